@@ -1,0 +1,5 @@
+"""``python -m litesnn`` is the ``litesnn`` command."""
+
+from litesnn.cli import main
+
+main()

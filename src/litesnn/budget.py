@@ -1,0 +1,72 @@
+"""What a network may cost: a vocabulary without torch.
+
+A budget is a record of up to three limits. People write it as one line of text,
+``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; files hold it as plain numbers.
+Prefixes are decimal (1 kB = 1000 bytes); ``KiB`` and ``MiB`` are binary.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from litesnn.errors import InputError
+
+__all__ = ["Budget"]
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+_PART_PATTERNS = {
+    "packed_bytes": re.compile(rf"(?:packed )?{_NUMBER} ?(?P<unit>ki|mi|gi|k|m|g|)(?:b|bytes?)(?: packed)?"),
+    "bit_synops": re.compile(rf"{_NUMBER} ?(?P<unit>k|m|g|) ?bit-?synops?(?: per inference)?"),
+    "timesteps": re.compile(r"(?:t ?(?:<=|≤|=) ?|at most )?(?P<number>\d+)(?P<unit>)(?: ?timesteps?)?"),
+}
+
+
+class Budget(BaseModel):
+    """Limits on the finished network; a limit of ``None`` is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packed_bytes: int | None = Field(None, gt=0, description="most bytes of the packed file on disk")
+    bit_synops: float | None = Field(None, gt=0, description="most Bit-SynOps per inference, mean over the test set")
+    timesteps: int | None = Field(None, ge=1, le=64, description="most timesteps per inference")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``"8 kB, 1 M Bit-SynOps, T <= 4"``; the parts may stand in any order and any may be missing.
+
+        Raises:
+            InputError: a part is not understood, or a limit is named twice.
+        """
+        limits: dict[str, float] = {}
+        for part in (part.strip() for part in text.split(",")):
+            key, value = _parse_part(part, text)
+            if key in limits:
+                raise InputError(f"budget {text!r} names its {key.replace('_', ' ')} limit twice")
+            if value <= 0:
+                raise InputError(f"budget part {part!r} must be greater than zero")
+            limits[key] = value
+        return cls.model_validate(limits)
+
+    def describe(self) -> str:
+        """The budget as one line that :meth:`parse` reads back."""
+        parts = []
+        if self.packed_bytes is not None:
+            parts.append(f"{self.packed_bytes} B packed")
+        if self.bit_synops is not None:
+            parts.append(f"{self.bit_synops:.15g} Bit-SynOps")
+        if self.timesteps is not None:
+            parts.append(f"T <= {self.timesteps}")
+        return ", ".join(parts) or "no limits"
+
+
+def _parse_part(part: str, text: str) -> tuple[str, float]:
+    for key, pattern in _PART_PATTERNS.items():
+        if match := pattern.fullmatch(part.lower()):
+            value = float(match["number"]) * _UNITS[match["unit"]]
+            return key, value if key == "bit_synops" else int(value)
+    raise InputError(
+        f"budget part {part!r} of {text!r} is not understood; expected for example '8 kB, 1 M Bit-SynOps, T <= 4'"
+    )

@@ -1,0 +1,229 @@
+"""The command line: commands and their options; what they do is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+
+from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.design import Job, check_budgets, make_recipe
+from litesnn.errors import LitesnnError
+from litesnn.loop.session import Session, find_device
+from litesnn.runs import STAGES, RunFolder
+from litesnn.show import info_table, predictions, summary_table
+from litesnn.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Design lightweight spiking neural networks: from data and a budget to a packed network.",
+)
+
+
+class Mode(StrEnum):
+    """How the search treats costs."""
+
+    budget = "budget"
+    paper = "paper"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
+RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="digits, a folder of images or parquet files, an .npz file, or a hub name")
+]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a shipped recipe or a TOML file; see recipes")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="seed of weights, batches and augmentation")]
+ModeOption = Annotated[Mode | None, typer.Option("--mode", help="limits as constraints, or the paper's fixed weights")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a recipe key, as in search.epochs=3")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; left out, torch decides")]
+BoardOption = Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard logs into the run folder")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+
+
+@app.command()
+def design(
+    run: RunOption = Path("runs/design"),
+    data: DataOption = None,
+    budget: BudgetOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = None,
+    mode: ModeOption = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Do the whole job, or go on with one that was interrupted. Exit code 3 if the result breaks its budget."""
+    folder = _begin(run, data, budget, recipe, seed, mode, changes)
+    session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
+    with folder.locked():
+        Job(folder, session).finish()
+    _conclude(folder)
+
+
+@app.command()
+def search(
+    run: RunOption = Path("runs/design"),
+    data: DataOption = None,
+    budget: BudgetOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = None,
+    mode: ModeOption = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Begin a run and search: weights, operations, bits, keep ratios, widths and timesteps together."""
+    folder = _begin(run, data, budget, recipe, seed, mode, changes)
+    _do_stage("search", folder, _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+
+
+@app.command()
+def derive(run: RunArgument) -> None:
+    """Choose the genotype that the search prefers within the packed-size budget."""
+    _do_stage("derive", RunFolder(run), _session("cpu", None))
+
+
+@app.command()
+def train(
+    run: RunArgument,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the derived network from scratch."""
+    _do_stage("train", RunFolder(run), _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+
+
+@app.command()
+def evaluate(run: RunArgument, device: DeviceOption = "auto", threads: ThreadsOption = None) -> None:
+    """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
+    folder = RunFolder(run)
+    _do_stage("evaluate", folder, _session(device, threads))
+    _conclude(folder)
+
+
+@app.command()
+def pack(run: RunArgument) -> None:
+    """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
+    _do_stage("pack", RunFolder(run), _session("cpu", None))
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write the report, one self-contained HTML page."""
+    _do_stage("report", RunFolder(run), _session("cpu", None))
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safetensors or a packed model")]) -> None:
+    """Print what a network is made of, and what it takes."""
+    Console().print(info_table(path))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="a packed model, model.safetensors")],
+    inputs: Annotated[list[Path], typer.Argument(help="image files, or arrays as .npy or .npz")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per input")] = False,
+) -> None:
+    """Classify inputs with a packed model."""
+    for row in predictions(model, inputs):
+        print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print in full")] = None) -> None:
+    """List the shipped recipes, or print every setting of one with its meaning."""
+    if name is None:
+        for shipped in shipped_recipes():
+            print(f"{shipped:20} {load_recipe(shipped).description}")
+        return
+    for key, value, meaning in describe_settings(load_recipe(name)):
+        print(f"{key:34} = {json.dumps(value, default=str):24} # {meaning}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; errors that a person caused become one line and an exit code."""
+    try:
+        app()
+    except LitesnnError as error:
+        print(f"litesnn: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _begin(
+    run: Path,
+    data: str | None,
+    budget: str | None,
+    recipe: str | None,
+    seed: int | None,
+    mode: Mode | None,
+    changes: list[str] | None,
+) -> RunFolder:
+    """The run folder; a run that exists goes on with its own recipe unless the options say something."""
+    folder = RunFolder(run)
+    said: dict[str, Any] = dict(map(parse_change, changes or []))
+    if mode is not None:
+        said["search.mode"] = str(mode)
+    nothing_said = not said and all(value is None for value in (data, budget, recipe, seed))
+    if nothing_said and (folder / "recipe.toml").exists():
+        folder.recipe()
+        return folder
+    folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=said))
+    return folder
+
+
+def _session(device: str, threads: int | None, *, tensorboard: bool = False, quiet: bool = False) -> Session:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Session(find_device(device), Console(quiet=quiet), tensorboard)
+
+
+def _do_stage(stage: str, folder: RunFolder, session: Session) -> None:
+    folder.recipe()
+    with folder.locked():
+        session.console.print(str(Job(folder, session).do(stage)))
+
+
+def _conclude(folder: RunFolder) -> None:
+    metrics = folder.metrics()
+    console = Console()
+    console.print(summary_table(metrics))
+    for stage in ("pack", "report"):
+        if folder.done(stage):
+            console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True)
+    check_budgets(metrics)
+

@@ -1,0 +1,241 @@
+"""Recipes: every setting of a design, typed, validated and frozen.
+
+A recipe is a TOML file. What it leaves out takes the default given here, unknown keys are errors, and the descriptions
+below are what ``litesnn recipe`` prints. The run folder keeps the whole recipe as ``recipe.toml``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from litesnn.budget import Budget
+from litesnn.data.augment import AugmentSettings
+from litesnn.data.sources import DataSettings
+from litesnn.errors import InputError
+from litesnn.genotype import BIT_WIDTHS, check_op
+
+__all__ = [
+    "ModelSettings",
+    "Recipe",
+    "SearchSettings",
+    "TrainSettings",
+    "describe_settings",
+    "load_recipe",
+    "shipped_recipes",
+]
+
+RECIPE_VERSION = 1
+
+_T = TypeVar("_T")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(_Settings):
+    """The macro path and the candidate operations."""
+
+    width: int = Field(16, ge=1, description="channels per node at level 0; each level doubles them")
+    nodes: int = Field(2, ge=1, le=8, description="nodes of a cell")
+    levels: tuple[int, ...] = Field(
+        (0, 0, 1, 1, 1, 2, 2, 2), min_length=1, description="level of each cell; each level halves height and width"
+    )
+    stem_channels: int = Field(32, ge=1, description="output channels of the stem")
+    stem_stride: Literal[1, 2, 4] = Field(1, description="stride of the stem")
+    ops: tuple[str, ...] = Field(("skip", "conv3x3"), min_length=1, description="candidate operations of an edge")
+    edges_per_node: int = Field(2, ge=1, description="incoming edges that each node of the derived cell keeps")
+    io_bits: int = Field(4, ge=1, le=4, description="weight bits of stem and classifier, which are not pruned")
+
+    @field_validator("ops")
+    @classmethod
+    def _known_ops(cls, ops: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct(tuple(check_op(op) for op in ops))
+
+    @field_validator("levels")
+    @classmethod
+    def _rising_levels(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if any(level < 0 or level > 6 for level in levels) or list(levels) != sorted(levels):
+            raise ValueError("levels must lie in 0…6 and not decrease")
+        return levels
+
+
+class SearchSettings(_Settings):
+    """The joint search over weights, operations, bit-widths, keep ratios, widths and timesteps."""
+
+    mode: Literal["budget", "paper"] = Field(
+        "budget", description="budget: limits as constraints; paper: fixed cost weights, keep ratio given"
+    )
+    epochs: int = Field(50, ge=1, description="epochs of the search")
+    warmup_epochs: int = Field(5, ge=0, description="epochs in which the timestep weights stay uniform")
+    batch_size: int = Field(120, ge=2, description="images per step")
+    timesteps: int = Field(6, ge=1, le=64, description="most timesteps considered; a budget may lower it")
+    bits: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="candidate weight bits of a cell")
+    keeps: tuple[float, ...] = Field((0.2,), min_length=1, description="candidate keep ratios of a cell")
+    widths: tuple[float, ...] = Field((1.0,), min_length=1, description="candidate widths of a cell, as fractions")
+    lr: float = Field(0.025, gt=0, description="first learning rate of the weights (SGD, cosine)")
+    lr_min: float = Field(0.001, ge=0, description="last learning rate of the weights")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights")
+    weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
+    grad_clip: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
+    alpha_lr: float = Field(1e-3, gt=0, description="learning rate of α (Adam)")
+    beta_lr: float = Field(1e-2, gt=0, description="learning rate of β, keep ratios, widths and scores (Adam)")
+    psi_lr: float = Field(0.025, gt=0, description="learning rate of ψ (SGD)")
+    architecture_weight_decay: float = Field(1e-3, ge=0, description="weight decay of all of these but ψ")
+    size_weight: float = Field(5e-10, ge=0, description="paper mode: cost weight per bit of model size")
+    synops_weight: float = Field(5e-14, ge=0, description="paper mode: cost weight per Bit-SynOp")
+    penalty: float = Field(1.0, gt=0, description="budget mode: weight of the squared violation (log-ratio)")
+    dual_lr: float = Field(0.05, gt=0, description="budget mode: step of the multipliers")
+
+    @field_validator("bits")
+    @classmethod
+    def _known_bits(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+        if set(bits) - set(BIT_WIDTHS):
+            raise ValueError(f"bits must be among {BIT_WIDTHS}")
+        return _distinct(bits)
+
+    @field_validator("keeps", "widths")
+    @classmethod
+    def _fractions(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < value <= 1 for value in values):
+            raise ValueError("every value must lie in (0, 1]")
+        return _distinct(values)
+
+    @model_validator(mode="after")
+    def _paper_mode(self) -> Self:
+        if self.mode == "paper" and (len(self.keeps) > 1 or len(self.widths) > 1):
+            raise ValueError("mode 'paper' takes one keep ratio and one width")
+        return self
+
+
+class TrainSettings(_Settings):
+    """Training of the derived network from scratch."""
+
+    epochs: int = Field(200, ge=1, description="epochs of training")
+    batch_size: int = Field(50, ge=2, description="images per step")
+    lr: float = Field(0.025, gt=0, description="first learning rate of the weights (SGD, cosine)")
+    lr_min: float = Field(0.001, ge=0, description="last learning rate of the weights")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights")
+    weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
+    grad_clip: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
+    score_lr: float = Field(1e-2, gt=0, description="first learning rate of the pruning scores (Adam, cosine)")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head; it needs at least 3 cells")
+    penalty: float = Field(1.0, gt=0, description="weight of the squared violation of the Bit-SynOps limit (log-ratio)")
+    dual_lr: float = Field(0.05, gt=0, description="step of its multiplier")
+
+
+class Recipe(_Settings):
+    """Everything that a design depends on, but for the data itself."""
+
+    version: Literal[1] = RECIPE_VERSION
+    name: str = Field("custom", description="name of the recipe")
+    description: str = Field("", description="what it is for, the published setting it follows, and where it differs")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and augmentation")
+    budget: Budget = Field(Budget(), description="limits on the finished network")
+    data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    search: SearchSettings = SearchSettings()
+    train: TrainSettings = TrainSettings()
+
+    def to_toml(self) -> str:
+        """The whole recipe as TOML text, defaults included; ``None`` is an absent key."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    @classmethod
+    def from_toml(cls, text: str, *, origin: str = "recipe", changes: Mapping[str, Any] | None = None) -> Recipe:
+        """Read a recipe; ``changes`` maps dotted keys such as ``search.epochs`` to other values.
+
+        Raises:
+            InputError: not TOML, an unknown key, or a value out of its range; the message names the key.
+        """
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{origin}: not valid TOML: {error}") from None
+        for key, value in (changes or {}).items():
+            _set(values, key, value)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "recipe"
+            if first["type"] == "extra_forbidden":
+                raise InputError(f"{origin}: unknown key {key!r}") from None
+            raise InputError(f"{origin}: {key}: {first['msg']}, not {first['input']!r}") from None
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("litesnn") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by name, or a TOML file by path, with dotted keys changed.
+
+    Raises:
+        InputError: no such recipe, or it is not valid.
+    """
+    if str(name) in shipped_recipes():
+        text = (resources.files("litesnn") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"no recipe {str(name)!r}: expected a TOML file or one of {', '.join(shipped_recipes())}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+    return Recipe.from_toml(text, origin=f"recipe {name}", changes=changes)
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """``"search.epochs=3"`` as a key and a TOML value; what is no TOML value is taken as a string.
+
+    Raises:
+        InputError: there is no ``=``.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"setting {text!r} is not understood; expected key=value, for example search.epochs=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def describe_settings(recipe: Recipe) -> Iterable[tuple[str, Any, str]]:
+    """Every setting of a recipe as (dotted key, value, description)."""
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if isinstance(value, BaseModel):
+            for inner, inner_field in type(value).model_fields.items():
+                yield f"{name}.{inner}", getattr(value, inner), inner_field.description or ""
+        else:
+            yield name, value, field.description or ""
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"unknown key {key!r}")
+    if value is None:
+        values.pop(last, None)
+    else:
+        values[last] = value
+
+
+def _distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("values must not repeat")
+    return values

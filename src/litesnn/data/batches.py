@@ -1,0 +1,56 @@
+"""Encoded images on the device, in batches that depend on seed, epoch and nothing else.
+
+A resumed run therefore sees exactly the batches that the unbroken one would have seen. Shapes: B batch, C channels,
+H × W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from litesnn.data.augment import AugmentSettings, augment
+
+__all__ = ["Samples", "generator_for", "shuffled_batches"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``x`` int8 [N, C, H, W] as the network takes it, and labels ``y`` int64 [N], both on the device."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in their order, as they are."""
+        for start in range(0, len(self), size):
+            yield self.x[start : start + size].float(), self.y[start : start + size]
+
+
+def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
+    """A CPU generator that depends on the seed and on what it is for, for example ``("search", epoch)``."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def shuffled_batches(
+    rows: Samples, size: int, generator: torch.Generator, settings: AugmentSettings | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of augmented batches (x float [B, C, H, W], y [B]).
+
+    All batches have the same size, so that batch statistics mean the same in each; the rows left over at the end of an
+    epoch come earlier in another one. A data set smaller than one batch is one batch.
+    """
+    order = torch.randperm(len(rows), generator=generator).to(rows.y.device)
+    size = min(size, len(rows))
+    for start in range(0, len(rows) - size + 1, size):
+        chosen = order[start : start + size]
+        x = rows.x[chosen].float()
+        yield augment(x, settings, generator) if settings is not None else x, rows.y[chosen]

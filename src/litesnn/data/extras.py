@@ -1,0 +1,26 @@
+"""Packages that only some sources need, imported when one of those sources is used."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from litesnn.errors import InputError
+
+__all__ = ["need"]
+
+
+def need(module: str, *, package: str, extra: str) -> ModuleType:
+    """Import ``module`` of the installable ``package``, which the extra ``extra`` of litesnn brings.
+
+    Raises:
+        InputError: the package is not installed. An installed package that fails to import raises its own error.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in {module, module.partition(".")[0]}:
+            raise
+        raise InputError(
+            f"this data needs the package '{package}', which is not installed: pip install 'litesnn[{extra}]'"
+        ) from None

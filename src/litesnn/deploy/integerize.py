@@ -1,0 +1,85 @@
+"""From a trained network to the records of the packed format.
+
+In: a :class:`~litesnn.snn.network.Network`. Out: a :class:`~litesnn.deploy.packed.PackedModel` that computes the same
+spikes and logits. The numbers are the ones that the network itself uses in evaluation mode; nothing is rounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from litesnn.deploy.packed import InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.snn.compconv import Connection, Folded, FoldedGroup
+from litesnn.snn.network import Network
+from litesnn.snn.neuron import LEAK, THRESHOLD
+
+__all__ = ["integerize"]
+
+_IMAGE = -1
+
+
+@torch.no_grad()
+def integerize(network: Network, rates: Mapping[str, float] | None = None) -> PackedModel:
+    """The packed form of a network.
+
+    Args:
+        network: on any device.
+        rates: measured firing rate of each population by name ("stem", "cell 1 node 0", …), to be stored in the file.
+    """
+    backbone, rates = network.backbone, rates or {}
+    group = backbone.folded_stem()
+    stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
+    populations = [Population((stem,), _array(group.bias), rates.get("stem"))]
+    older = newer = (0,)
+    for index, mix in enumerate(network.mixes()):
+        cell = backbone.cell(index)
+        bits, _ = mix.compression.choice()
+        sources: list[tuple[int, ...]] = [older, newer]
+        for node in range(cell.nodes):
+            group = cell.folded(node, mix.compression)
+            synapses = tuple(
+                _synapses(cell.connection(edge), folded, sources[edge.source], bits)
+                for edge, folded in zip(cell.edges_into(node), group.connections, strict=True)
+            )
+            rate = rates.get(f"cell {index + 1} node {node}")
+            sources.append((len(populations),))
+            populations.append(Population(synapses, _array(group.bias), rate))
+        older, newer = newer, tuple(population for source in sources[2:] for population in source)
+    group = backbone.folded_classifier()
+    (head,) = group.connections
+    assert head.codes is not None
+    readout = Readout(
+        newer, network.genotype.classifier_bits, _codes(head.codes), _array(head.scale), _array(group.bias)
+    )
+    info = network.info
+    return PackedModel(
+        input=InputSpec(info.shape, info.kind, info.mean, info.std),
+        timesteps=network.genotype.timesteps,
+        leak=LEAK,
+        threshold=THRESHOLD,
+        classes=info.classes,
+        populations=tuple(populations),
+        readout=readout,
+    )
+
+
+def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], bits: int) -> Synapses:
+    if folded.codes is None:
+        nothing = np.zeros((connection.outputs, 0, 0, 0), np.int8)
+        return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=_array(folded.scale))
+    return Synapses(
+        sources, connection.kernel, connection.stride, bits, codes=_codes(folded.codes), scale=_array(folded.scale)
+    )
+
+
+def _array(values: Tensor) -> npt.NDArray[np.float32]:
+    return values.cpu().numpy().astype(np.float32)
+
+
+def _codes(values: Tensor) -> npt.NDArray[np.int8]:
+    return values.to(torch.int8).contiguous().cpu().numpy()

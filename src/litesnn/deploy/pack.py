@@ -1,0 +1,66 @@
+"""The packing stage: a trained network as one file of real low-bit bytes, proven to compute the same.
+
+In: ``network.safetensors``, and the firing rates in ``metrics.json``. Out: ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from litesnn.data.sources import Data
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import read, write
+from litesnn.deploy.reference import Reference
+from litesnn.errors import LitesnnError
+from litesnn.loop.session import Session
+from litesnn.networks import load_network
+from litesnn.runs import RunFolder
+from litesnn.snn.network import Network
+
+__all__ = ["pack", "prove_equal"]
+
+PROOF_IMAGES = 64
+
+
+def pack(run: RunFolder, data: Data, session: Session) -> Path:
+    """Pack the trained network of a run and check the file against it. Returns the path of ``model.safetensors``.
+
+    Raises:
+        InputError: the network or its metrics are missing or damaged, or the file cannot be written.
+        LitesnnError: the file computes something else than the network, or has another size than evaluation said.
+    """
+    network = load_network(run.need("train"))
+    metrics = run.metrics()
+    run.start("pack")
+    path = run.output("pack")
+    rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
+    write(integerize(network, rates), path)
+    try:
+        if path.stat().st_size != metrics["packed_bytes"]:
+            raise LitesnnError(f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B")
+        prove_equal(network, path, data.validation.x[:PROOF_IMAGES])
+    except LitesnnError:
+        path.unlink()
+        raise
+    return path
+
+
+@torch.no_grad()
+def prove_equal(network: Network, path: Path, images: torch.Tensor) -> None:
+    """Run network and packed file on raw images [B, C, H, W]; every spike and every logit has to be the same.
+
+    Raises:
+        LitesnnError: they differ; the message names the first population that does.
+    """
+    record: dict[str, torch.Tensor] = {}
+    logits = network.eval()(network.encode(images), record=record).logits
+    trace = Reference(read(path)).run(images.numpy(), record=True)
+    assert trace.spikes is not None
+    for (name, ours), theirs in zip(record.items(), trace.spikes, strict=True):
+        if not np.array_equal(ours.cpu().numpy().astype(np.uint8), theirs):
+            raise LitesnnError(f"{path}: the packed model and the network differ in the spikes of {name}")
+    if not np.array_equal(logits.cpu().numpy(), trace.logits):
+        raise LitesnnError(f"{path}: the packed model and the network differ in their logits")

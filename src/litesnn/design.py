@@ -1,0 +1,162 @@
+"""The whole job, stage by stage, resumable: from data and a budget to a packed spiking network with a report.
+
+A stage runs if its result is missing or an earlier stage has just run; so a design that was killed goes on where it
+was, and deleting one result makes anew that result and what depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from litesnn.budget import Budget
+from litesnn.config import Recipe, load_recipe
+from litesnn.data.sources import Data, load
+from litesnn.deploy.pack import pack
+from litesnn.deploy.packed import read
+from litesnn.errors import BudgetExceeded
+from litesnn.loop.session import Session, find_device
+from litesnn.networks import load_network
+from litesnn.report.examples import collect_examples
+from litesnn.report.page import write_report
+from litesnn.runs import STAGES, RunFolder
+from litesnn.search.derive import derive
+from litesnn.search.joint import search
+from litesnn.snn.network import Network
+from litesnn.train.evaluate import evaluate
+from litesnn.train.fit import fit
+
+__all__ = ["Design", "Job", "check_budgets", "design", "make_recipe"]
+
+
+def report(run: RunFolder, data: Data, session: Session) -> Path:
+    """Write ``report.html``. Raises ``InputError`` if what it needs is missing, packages included."""
+    model = read(run.need("pack"))
+    run.start("report")
+    return write_report(run.path, collect_examples(model, data.test()))
+
+
+STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
+    "search": search,
+    "derive": derive,
+    "train": fit,
+    "evaluate": evaluate,
+    "pack": pack,
+    "report": report,
+}
+assert list(STAGE_FUNCTIONS) == list(STAGES)
+
+
+class Job:
+    """A run folder with its data, which are loaded when a stage first needs them."""
+
+    def __init__(self, run: RunFolder, session: Session) -> None:
+        self.run, self.session = run, session
+
+    @cached_property
+    def data(self) -> Data:
+        """The data of the run's recipe."""
+        data = load(self.run.recipe().data)
+        for note in data.notes:
+            self.session.console.print(f"[dim]{data.name}: {note}[/]")
+        return data
+
+    def do(self, stage: str) -> Path:
+        """Run one stage, whether or not it was done. Raises what the stage raises."""
+        return STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
+
+    def finish(self) -> None:
+        """Run every stage that is not done."""
+        for stage in STAGES:
+            if not self.run.done(stage):
+                self.session.console.print(f"[bold]{stage}[/] → {self.run.output(stage)}")
+                self.do(stage)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A finished design: where it is, and what was measured."""
+
+    path: Path
+    metrics: Mapping[str, Any]
+
+    def load(self) -> Network:
+        """The trained network as a torch module, in evaluation mode."""
+        return load_network(RunFolder(self.path).need("train"))
+
+
+def make_recipe(
+    *,
+    data: str | None = None,
+    budget: Budget | str | None = None,
+    recipe: str | Path | None = None,
+    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """A recipe from what a person names. Without a recipe, digits take "digits" and everything else "small".
+
+    Raises:
+        InputError: a name, key or value is not understood.
+    """
+    merged: dict[str, Any] = {}
+    if data is not None:
+        merged["data.source"] = data
+    if budget is not None:
+        limits = Budget.parse(budget) if isinstance(budget, str) else budget
+        merged["budget"] = limits.model_dump(exclude_none=True)
+    if seed is not None:
+        merged["seed"] = seed
+    default = "digits" if data in (None, "digits") else "small"
+    return load_recipe(recipe or default, merged | dict(changes or {}))
+
+
+def design(
+    *,
+    data: str | None = None,
+    budget: Budget | str | None = None,
+    recipe: str | Path | None = None,
+    run: str | Path = "runs/design",
+    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    tensorboard: bool = False,
+) -> Design:
+    """Design a spiking network for a data set and a budget, or go on with a design that was interrupted.
+
+    Args:
+        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub.
+        budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
+        recipe: name of a shipped recipe or path of a TOML file.
+        run: the run folder.
+        seed: seed of weights, batches and augmentation.
+        changes: dotted recipe keys with other values, such as ``{"search.epochs": 3}``.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        console: where progress is shown; left out, nowhere.
+        tensorboard: write TensorBoard logs as well.
+
+    Raises:
+        InputError: bad input; the message says what was expected.
+        BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
+    """
+    folder = RunFolder(run)
+    folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes))
+    session = Session(find_device(device), console or Console(quiet=True), tensorboard)
+    with folder.locked():
+        Job(folder, session).finish()
+    metrics = folder.metrics()
+    check_budgets(metrics)
+    return Design(folder.path, metrics)
+
+
+def check_budgets(metrics: Mapping[str, Any]) -> None:
+    """Raise ``BudgetExceeded``, naming every limit that the measured network breaks."""
+    broken = [row for row in metrics["budgets"] if not row["kept"]]
+    if broken:
+        parts = ", ".join(f"{row['name']} {row['value']:.10g} over its limit of {row['limit']:.10g}" for row in broken)
+        raise BudgetExceeded(f"budget exceeded: {parts}")

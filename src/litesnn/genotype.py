@@ -1,0 +1,148 @@
+"""The vocabulary of architectures: operations, edges, cells, the genotype. No torch.
+
+A genotype is everything that the search decides. It is the one record from which the network
+is built, and it is handed over as JSON. With the input's shape and the number of classes it
+fixes the shape of every layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from litesnn.errors import InputError
+
+__all__ = ["BIT_WIDTHS", "OPS", "CellGene", "Edge", "Genotype", "Op", "StemGene", "all_edges", "check_op"]
+
+BIT_WIDTHS = (1, 2, 3, 4)
+GENOTYPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Op:
+    """A candidate operation of an edge: a spiking convolution.
+
+    Where ``identity`` is set and an edge changes neither channels nor resolution, the operation hands the
+    spikes on without weights; everywhere else it is a compressive convolution of ``kernel`` × ``kernel``.
+    """
+
+    kernel: int
+    identity: bool = False
+
+
+OPS: dict[str, Op] = {
+    "skip": Op(kernel=1, identity=True),
+    "conv1x1": Op(kernel=1),
+    "conv3x3": Op(kernel=3),
+    "conv5x5": Op(kernel=5),
+}
+"""Every operation that the search can choose from. A new one is one more row."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Edge(_Record):
+    """One edge of a cell: ``op`` carries the spikes of ``source`` to ``node``.
+
+    Sources 0 and 1 are the outputs of the two cells before (0 the older one); source 2 + j is node j of this cell.
+    """
+
+    node: int = Field(ge=0)
+    source: int = Field(ge=0)
+    op: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Edge:
+        check_op(self.op)
+        if self.source >= self.node + 2:
+            raise ValueError(f"node {self.node} cannot read source {self.source}: sources must come before the node")
+        return self
+
+
+class StemGene(_Record):
+    """The 3×3 convolution that turns the analog input into spikes."""
+
+    channels: int = Field(ge=1)
+    stride: Literal[1, 2, 4] = 1
+    bits: int = Field(ge=1, le=4)
+
+
+class CellGene(_Record):
+    """What the search decides for one cell. Each of its nodes has ``width`` channels."""
+
+    level: int = Field(ge=0, le=6)
+    width: int = Field(ge=1)
+    bits: int = Field(ge=1, le=4)
+    keep: float = Field(gt=0, le=1)
+
+
+class Genotype(_Record):
+    """A network, but for its weights. ``edges`` is shared by all cells, as in the paper."""
+
+    version: Literal[1] = GENOTYPE_VERSION
+    timesteps: int = Field(ge=1, le=64)
+    stem: StemGene
+    edges: tuple[Edge, ...] = Field(min_length=1)
+    cells: tuple[CellGene, ...] = Field(min_length=1)
+    classifier_bits: int = Field(ge=1, le=4)
+
+    @model_validator(mode="after")
+    def _check(self) -> Genotype:
+        if {edge.node for edge in self.edges} != set(range(self.nodes)):
+            raise ValueError("edges must give every node, counted from 0 without a gap, at least one input")
+        keys = [(edge.node, edge.source, edge.op) for edge in self.edges]
+        if len(set(keys)) != len(keys):
+            raise ValueError("edges must not repeat")
+        levels = [cell.level for cell in self.cells]
+        if levels != sorted(levels):
+            raise ValueError("levels must not decrease from cell to cell")
+        return self
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of a cell."""
+        return 1 + max(edge.node for edge in self.edges)
+
+    def to_json(self) -> str:
+        """The genotype as JSON text that :meth:`from_json` reads back."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, origin: str = "genotype") -> Genotype:
+        """Read a genotype; ``origin`` is the name that an error gives the text.
+
+        Raises:
+            InputError: the text is not a genotype of a known version.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(f"{origin}: {where}: {first['msg']}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Genotype:
+        """Read a genotype file. Raises ``InputError`` if it is missing or damaged."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a genotype: {error}") from None
+        return cls.from_json(text, origin=str(path))
+
+
+def check_op(name: str) -> str:
+    """Return ``name`` if the operation table has it; raise ``ValueError`` if not."""
+    if name not in OPS:
+        raise ValueError(f"unknown op {name!r}; expected one of {', '.join(OPS)}")
+    return name
+
+
+def all_edges(nodes: int) -> list[tuple[int, int]]:
+    """The (node, source) pairs of a full cell in the order of α's rows."""
+    return [(node, source) for node in range(nodes) for source in range(node + 2)]

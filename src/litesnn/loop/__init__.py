@@ -1,0 +1,1 @@
+"""What search and training loops share: constraints, schedules, checkpoints, progress."""

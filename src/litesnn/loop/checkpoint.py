@@ -1,0 +1,118 @@
+"""Tensors and their description in one safetensors file that a kill cannot tear and damage cannot pass.
+
+The description is JSON under one metadata key, with a version; a SHA-256 over all tensor bytes finds damage that the
+container itself does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from litesnn.errors import InputError
+from litesnn.files import write_atomically
+
+__all__ = ["load_into", "load_state", "load_tensors", "save_state", "save_tensors"]
+
+_VERSION = 1
+
+
+def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and ``info`` (JSON) as a file of the given ``kind``, atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    description = {"version": _VERSION, "kind": kind, "sha256": _digest(plain), "info": info}
+    write_atomically(path, safetensors.torch.save(plain, metadata={"litesnn": json.dumps(description)}))
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind or of an unknown version.
+    """
+    tensors = {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            for name in file.keys():
+                tensors[name] = file.get_tensor(name)
+        description = json.loads(metadata.get("litesnn", "null"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged or not a safetensors file ({reason})") from None
+    if not isinstance(description, dict) or description.get("kind") != kind:
+        raise InputError(f"{path} is not a litesnn {kind} file")
+    if description.get("version") != _VERSION:
+        raise InputError(f"{path}: unknown version {description.get('version')!r}; expected {_VERSION}")
+    if description.get("sha256") != _digest(tensors):
+        raise InputError(f"{path} is damaged: its checksum does not match")
+    return tensors, description["info"]
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
+    """Load a module's state. Raises ``InputError`` if names or shapes do not fit."""
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{origin} does not fit the network: {reason}") from None
+
+
+def save_state(
+    path: Path,
+    kind: str,
+    module: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    info: Mapping[str, Any],
+) -> None:
+    """Everything that a loop needs to go on: a module, its optimizers, and ``info``. Raises as :func:`save_tensors`."""
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if value is not None:
+                    tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
+    save_tensors(path, kind, tensors, info)
+
+
+def load_state(
+    path: Path, kind: str, module: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """Put back what :func:`save_state` took and return its ``info``. Raises ``InputError`` as :func:`load_tensors`."""
+    tensors, info = load_tensors(path, kind)
+    load_into(module, _below("module", tensors), path)
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for full, value in _below(f"optimizer.{name}", tensors).items():
+            index, key = full.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return info
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix.``, without it."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

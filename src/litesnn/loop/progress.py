@@ -1,0 +1,96 @@
+"""What a person sees while a stage runs, and the logs it leaves: progress bars, JSON lines, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from torch import Tensor
+
+from litesnn.errors import InputError
+from litesnn.files import JsonLog
+from litesnn.runs import RunFolder
+
+__all__ = ["EpochLog", "RunningMeans", "TensorBoard", "open_tensorboard", "progress_bar"]
+
+
+class TensorBoard(Protocol):
+    """The part of TensorBoard's writer that the logs use."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """Add one point."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+def open_tensorboard(run: RunFolder, stage: str, first_epoch: int) -> TensorBoard:
+    """A TensorBoard writer for one stage of a run.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("TensorBoard logs need tensorboard: pip install 'litesnn[tensorboard]'") from None
+    writer: TensorBoard = SummaryWriter(run / "tensorboard" / stage, purge_step=first_epoch)
+    return writer
+
+
+class EpochLog:
+    """Writes a row per epoch to the stage's JSON lines and, if asked for, its scalars to TensorBoard."""
+
+    def __init__(self, run: RunFolder, stage: str, *, done_epochs: int, tensorboard: bool) -> None:
+        self._json = JsonLog(run / f"{stage}.jsonl", keep_epochs=done_epochs)
+        self._board = open_tensorboard(run, stage, done_epochs + 1) if tensorboard else None
+        self._stage = stage
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Log one epoch; ``row["epoch"]`` is counted from 1."""
+        self._json.write(row)
+        if self._board is None:
+            return
+        for key, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._board.add_scalar(f"{self._stage}/{key}", value, row["epoch"])
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._board is not None:
+            self._board.close()
+
+
+class RunningMeans:
+    """Means over the steps of an epoch. Tensors stay on their device until the end, so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor | float]) -> None:
+        """Add one step's values."""
+        for key, value in values.items():
+            plain = value.detach() if isinstance(value, Tensor) else value
+            self._totals[key] = self._totals.get(key, 0.0) + plain
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """The mean of every key, over the steps that had it."""
+        return {key: float(total) / self._counts[key] for key, total in self._totals.items()}
+
+
+def progress_bar(console: Console) -> Progress:
+    """A progress bar with counts, times and one free field, ``status``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+    )

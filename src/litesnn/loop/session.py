@@ -1,0 +1,64 @@
+"""How a stage is run, as opposed to what it computes: device, console, logs, learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+
+from litesnn.data.batches import Samples
+from litesnn.data.sources import Data, Split
+from litesnn.errors import InputError
+from litesnn.snn.network import InputInfo, encode
+
+__all__ = ["Session", "cosine_lr", "find_device", "input_info", "set_lr"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a stage computes and where it reports. None of this changes a result on one and the same device."""
+
+    device: torch.device = torch.device("cpu")
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+    tensorboard: bool = False
+
+    def samples(self, split: Split, info: InputInfo) -> Samples:
+        """A split encoded as the network takes it, on the device."""
+        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device))
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices found")
+    return device
+
+
+def input_info(data: Data) -> InputInfo:
+    """What a network has to know of its data."""
+    return InputInfo(data.shape, data.kind, data.mean, data.std, data.classes)
+
+
+def cosine_lr(first: float, last: float, progress: float) -> float:
+    """Learning rate after the fraction ``progress`` of all steps, on half a cosine from ``first`` to ``last``."""
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

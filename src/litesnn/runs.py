@@ -1,0 +1,141 @@
+"""The run folder: which file each stage writes, how a stage knows that it is done, and how nothing is half written.
+
+    recipe.toml → search.safetensors + search.jsonl → genotype.json → network.safetensors + train.jsonl →
+    metrics.json → model.safetensors (packed) → report.html
+
+A stage is done when its file is there; files appear whole (written beside, then renamed). When a stage runs again, what
+later stages made of its old result is removed first, so that the folder never mixes two designs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from litesnn.config import Recipe
+from litesnn.errors import InputError
+from litesnn.files import write_atomically
+
+__all__ = ["METRICS_VERSION", "STAGES", "RunFolder"]
+
+METRICS_VERSION = 1
+
+STAGES: dict[str, str] = {
+    "search": "search.safetensors",
+    "derive": "genotype.json",
+    "train": "network.safetensors",
+    "evaluate": "metrics.json",
+    "pack": "model.safetensors",
+    "report": "report.html",
+}
+"""The stages in their order, each with the file that shows that it is done."""
+
+
+class RunFolder:
+    """A run folder on disk. Making the object touches nothing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def output(self, stage: str) -> Path:
+        """The file that shows that ``stage`` is done."""
+        return self.path / STAGES[stage]
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage has left its result."""
+        return self.output(stage).is_file()
+
+    def need(self, stage: str) -> Path:
+        """The result of a stage that has to be there. Raises ``InputError`` naming the command that makes it."""
+        if not self.done(stage):
+            raise InputError(f"{self.output(stage)} is missing: run 'litesnn {stage} {self.path}' first")
+        return self.output(stage)
+
+    def recipe(self) -> Recipe:
+        """The recipe of this run. Raises ``InputError`` if the folder has none."""
+        path = self / "recipe.toml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is not a run folder: it has no recipe.toml") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+        return Recipe.from_toml(text, origin=str(path))
+
+    def metrics(self) -> dict[str, Any]:
+        """The evaluation of this run. Raises ``InputError`` if it is missing or damaged."""
+        path = self.need("evaluate")
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is damaged: {error}") from None
+        if not isinstance(metrics, dict) or metrics.get("version") != METRICS_VERSION:
+            raise InputError(f"{path}: not metrics of version {METRICS_VERSION}")
+        return metrics
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder, or check that it was made for the same recipe.
+
+        Raises:
+            InputError: the folder belongs to another recipe (the message names the first key that differs), or it is
+                a folder of something else.
+        """
+        if (self / "recipe.toml").exists():
+            difference = _first_difference(self.recipe().model_dump(), recipe.model_dump())
+            if difference:
+                raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
+        strangers = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+        if strangers:
+            raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
+        write_atomically(self / "recipe.toml", recipe.to_toml())
+
+    def start(self, stage: str) -> None:
+        """Remove the results of this stage and of every later one; checkpoints of this stage stay."""
+        names = list(STAGES)
+        for later in names[names.index(stage) :]:
+            self.output(later).unlink(missing_ok=True)
+            if later != stage:
+                self.checkpoint(later).unlink(missing_ok=True)
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage keeps its state while it runs."""
+        return self.path / f"{stage}.checkpoint.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            InputError: another process holds it, or there is no such folder.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: no such run folder")
+        with open(self / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path} is in use by another litesnn process") from None
+            yield
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+    for key in new:
+        before, after = old[key], new[key]
+        if isinstance(after, dict):
+            if inner := _first_difference(before, after, f"{prefix}{key}."):
+                return inner
+        elif before != after:
+            return f"{prefix}{key} was {before!r}, now {after!r}"
+    return None

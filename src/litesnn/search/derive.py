@@ -1,0 +1,295 @@
+"""Derivation: from learned preferences to one genotype that keeps the packed-size budget, whatever training does to it.
+
+In: ``search.safetensors``. Out: ``genotype.json``.
+
+1. Wiring, shared by all cells: each node keeps its strongest incoming edges, an edge's strength being the probability
+   of its strongest op (Liu et al., DARTS, 2019, section 2.4).
+2. Bits, keep ratio and width of every cell and the number of timesteps: the exact maximum of the summed log-probabilities
+   subject to the packed size and the estimated Bit-SynOps, as one mixed-integer program per T (solved by HiGHS).
+
+Sizes are the packer's guaranteed upper bounds in whole bytes, header included, so that the file of the trained network
+cannot be larger. Shapes: E edges, O ops, L cells, T timesteps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from litesnn.config import Recipe
+from litesnn.data.sources import Data
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import size_bound
+from litesnn.errors import InputError, LitesnnError
+from litesnn.files import write_atomically
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
+from litesnn.loop.session import Session, input_info
+from litesnn.runs import RunFolder
+from litesnn.search.joint import read_search
+from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
+from litesnn.snn.network import InputInfo, Network
+from litesnn.snn.supernet import Supernet, cell_width
+
+__all__ = ["Preferences", "choose", "derive", "learned_preferences", "strongest_edges"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a search prefers, as log-probabilities, and the firing rates that it saw.
+
+    ``alpha`` [E, O]; ``bits``, ``keep`` and ``width`` [L, candidates]; ``psi`` [T]; ``rates``: population → [T].
+    """
+
+    alpha: FloatArray
+    bits: FloatArray
+    keep: FloatArray
+    width: FloatArray
+    psi: FloatArray
+    rates: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One way to make one cell, given the widths of the two cells before it (indices into the candidate widths)."""
+
+    older: int
+    newer: int
+    width: int
+    bits: int
+    keep: int
+    score: float
+    size: int  # bytes
+    bit_synops: FloatArray  # [T], cumulative
+
+
+def derive(run: RunFolder, data: Data, session: Session) -> Path:
+    """Derive the genotype of a search. Returns the path of ``genotype.json``.
+
+    Raises:
+        InputError: the search's result is missing or damaged, or nothing fits the packed-size budget.
+    """
+    run.start("derive")
+    recipe, info = run.recipe(), input_info(data)
+    supernet, rates = read_search(run, info.shape, len(info.classes))
+    genotype, warning = choose(learned_preferences(supernet, rates), recipe, info)
+    if warning:
+        session.console.print(f"[yellow]{warning}[/]")
+    write_atomically(run.output("derive"), genotype.to_json())
+    return run.output("derive")
+
+
+def learned_preferences(supernet: Supernet, rates: Mapping[str, Sequence[float]]) -> Preferences:
+    """The log-probabilities of a searched supernet."""
+    rows = (supernet.alpha, supernet.beta, supernet.keep, supernet.width, supernet.psi)
+    return Preferences(*(row.detach().double().log_softmax(-1).cpu().numpy() for row in rows), rates=rates)
+
+
+def strongest_edges(alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per_node: int) -> tuple[Edge, ...]:
+    """Of each node the ``edges_per_node`` incoming edges whose best op is most probable, each with that op.
+
+    ``alpha`` [E, O] holds log-probabilities, rows in the order of :func:`litesnn.genotype.all_edges`. Of equals the
+    first wins.
+    """
+    chosen = []
+    pairs = all_edges(nodes)
+    for node in range(nodes):
+        rows = [row for row, pair in enumerate(pairs) if pair[0] == node]
+        best = sorted(rows, key=lambda row: -alpha[row].max())[:edges_per_node]
+        chosen += [Edge(node=node, source=pairs[row][1], op=ops[int(alpha[row].argmax())]) for row in sorted(best)]
+    return tuple(chosen)
+
+
+def choose(
+    preferences: Preferences, recipe: Recipe, info: InputInfo, *, edges: tuple[Edge, ...] | None = None
+) -> tuple[Genotype, str | None]:
+    """The best genotype within the budget, and a warning if Bit-SynOps are expected to pass their limit.
+
+    ``edges`` fixes the wiring; left out, it is read off α. The packed size is certain before training. Bit-SynOps
+    depend on the firing rates that training will bring, so their limit guides the choice as long as it can be met;
+    otherwise the cheapest network is taken, and training and evaluation have the last word.
+
+    Raises:
+        InputError: no choice fits the packed-size budget; the message says what the smallest one needs.
+    """
+    model = recipe.model
+    edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
+    options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
+    overhead = 0
+    while True:
+        genotype, warning = _choose_with(options, edges, preferences, recipe, overhead)
+        limit = recipe.budget.packed_bytes
+        excess = 0 if limit is None else size_bound(integerize(Network(genotype, info))) - limit
+        if excess <= 0:
+            return genotype, warning
+        # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
+        overhead += excess
+
+
+def _choose_with(
+    options: list[list[_Option]], edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, overhead: int
+) -> tuple[Genotype, str | None]:
+    budget = recipe.budget
+    room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
+    smallest = _solve(options, [-option.size for row in options for option in row], limits=[])
+    assert smallest is not None
+    least = sum(option.size for option in smallest)
+    if room is not None and least > room:
+        raise InputError(
+            f"the budget of {budget.packed_bytes} B packed cannot be kept: the smallest network of this recipe needs "
+            f"{least + overhead} B; allow more, or lower model.width, search.keeps or search.widths"
+        )
+    timesteps = range(1, len(preferences.psi) + 1)
+    best: tuple[float, int, list[_Option]] | None = None
+    for steps in timesteps:
+        limits: list[tuple[list[float], float]] = []
+        if room is not None:
+            limits.append(([option.size for row in options for option in row], room))
+        if budget.bit_synops is not None:
+            limits.append(([option.bit_synops[steps - 1] for row in options for option in row], budget.bit_synops))
+        found = _solve(options, [option.score for row in options for option in row], limits)
+        if found is None:
+            continue
+        score = sum(option.score for option in found) + preferences.psi[steps - 1]
+        if best is None or score > best[0]:
+            best = score, steps, found
+    if best is not None:
+        return _genotype(best[2], best[1], edges, recipe), None
+    size_only = [] if room is None else [([float(option.size) for row in options for option in row], float(room))]
+    frugal = _solve(options, [-option.bit_synops[0] for row in options for option in row], size_only)
+    assert frugal is not None
+    expected = sum(option.bit_synops[0] for option in frugal)
+    warning = (
+        f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
+        f"{budget.bit_synops:.3g}; training will push the firing rates down"
+    )
+    return _genotype(frugal, 1, edges, recipe), warning
+
+
+def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
+    model, search = recipe.model, recipe.search
+    cells = tuple(
+        CellGene(
+            level=level,
+            width=cell_width(model.width * 2**level, search.widths[option.width]),
+            bits=search.bits[option.bits],
+            keep=search.keeps[option.keep],
+        )
+        for level, option in zip(model.levels, chosen, strict=True)
+    )
+    stem = StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits)
+    return Genotype(timesteps=timesteps, stem=stem, edges=edges, cells=cells, classifier_bits=model.io_bits)
+
+
+def _cell_options(
+    index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
+) -> list[_Option]:
+    """Every way to make cell ``index``, with its price."""
+    search, model = recipe.search, recipe.model
+    sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
+    level = model.levels[index]
+    full = model.width * 2**level
+    rates = [_rate(preferences.rates, index - 2, model.nodes), _rate(preferences.rates, index - 1, model.nodes)]
+    inner = _rate(preferences.rates, index, model.nodes)
+    pixels = math.prod(conv_output(conv_output(size, model.stem_stride), 2**level) for size in info.shape[1:])
+    options = []
+    for older, newer, width in itertools.product(range(len(sources[0])), range(len(sources[1])), range(len(search.widths))):
+        outputs = cell_width(full, search.widths[width])
+        inputs = [sources[0][older], sources[1][newer]]
+        same = [  # whether a skip from this source needs no weights
+            source == outputs and (model.levels[before] if before >= 0 else 0) == level
+            for source, before in zip(inputs, (index - 2, index - 1), strict=True)
+        ]
+        for (b, bits), (k, keep) in itertools.product(enumerate(search.bits), enumerate(search.keeps)):
+            size, cost = model.nodes * outputs * AFFINE_BITS // 8, np.zeros(len(preferences.psi))
+            for edge in edges:
+                op = OPS[edge.op]
+                channels = inputs[edge.source] if edge.source < 2 else outputs
+                rate = rates[edge.source] if edge.source < 2 else inner
+                if op.identity and (edge.source >= 2 or same[edge.source]):
+                    size += outputs * AFFINE_BITS // 8
+                    cost += rate * outputs * pixels
+                    continue
+                weights = op.kernel**2 * channels * outputs
+                size += layer_bytes(weights, outputs, keep, bits)
+                cost += rate * keep * weights * pixels * bits
+            if index == len(model.levels) - 1:
+                classes = len(info.classes)
+                size += math.ceil(model.nodes * outputs * classes * model.io_bits / 8)
+                cost += inner * model.nodes * outputs * pixels * classes * model.io_bits
+            score = preferences.bits[index, b] + preferences.keep[index, k] + preferences.width[index, width]
+            options.append(_Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
+    return options
+
+
+def _source_widths(index: int, recipe: Recipe) -> list[int]:
+    """Output channels of cell ``index`` at each candidate width; of the stem, which has one, for negative indices."""
+    model = recipe.model
+    if index < 0:
+        return [model.stem_channels]
+    full = model.width * 2 ** model.levels[index]
+    return [model.nodes * cell_width(full, fraction) for fraction in recipe.search.widths]
+
+
+def _rate(rates: Mapping[str, Sequence[float]], index: int, nodes: int) -> FloatArray:
+    """Firing rate per timestep [T] of a cell's output, or of the stem for negative indices."""
+    names = ["stem"] if index < 0 else [f"cell {index + 1} node {node}" for node in range(nodes)]
+    return np.mean([rates[name] for name in names], axis=0)
+
+
+def _solve(
+    options: list[list[_Option]], scores: Sequence[float], limits: Sequence[tuple[Sequence[float], float]]
+) -> list[_Option] | None:
+    """One option per cell with the largest summed score, widths consistent, every limit kept; ``None`` if impossible.
+
+    Args:
+        options: per cell.
+        scores: one per option, cells one after the other.
+        limits: (cost per option, most that the chosen ones may cost together).
+    """
+    flat = [(index, option) for index, row in enumerate(options) for option in row]
+    rows: list[dict[int, float]] = [{} for _ in options]
+    for column, (index, _) in enumerate(flat):
+        rows[index][column] = 1.0
+    bounds = [1.0] * len(options)
+    for index in range(len(options) - 1):
+        # The widths that cell index + 1 believes its two predecessors to have are the ones that they have.
+        links: dict[tuple[int, int], dict[int, float]] = {}
+        for column, (owner, option) in enumerate(flat):
+            if owner == index:
+                links.setdefault((option.newer, option.width), {})[column] = 1.0
+            elif owner == index + 1:
+                links.setdefault((option.older, option.newer), {})[column] = -1.0
+        rows += links.values()
+        bounds += [0.0] * len(links)
+    equal = LinearConstraint(_matrix(rows, len(flat)), bounds, bounds)
+    # Whole bytes are compared exactly below; the solver's tolerance is absolute, so rows are scaled to about one.
+    scaled = [LinearConstraint(np.asarray([costs]) / limit, -np.inf, 1.0) for costs, limit in limits]
+    result = milp(
+        -np.asarray(scores), constraints=[equal, *scaled], integrality=np.ones(len(flat)), bounds=(0, 1),
+        options={"mip_rel_gap": 0.0},
+    )
+    if result.status == 2:
+        return None
+    if result.x is None:
+        raise LitesnnError(f"the exact choice failed: {result.message}")
+    chosen = [column for column, value in enumerate(result.x) if value > 0.5]
+    if any(sum(costs[column] for column in chosen) > limit for costs, limit in limits):
+        # Within the solver's tolerance, but over the limit: ask for a hair less.
+        return _solve(options, scores, [(costs, limit * (1 - 2e-6)) for costs, limit in limits])
+    return [flat[column][1] for column in chosen]
+
+
+def _matrix(rows: Sequence[Mapping[int, float]], columns: int) -> coo_array:
+    entries = [(row, column, value) for row, cells in enumerate(rows) for column, value in cells.items()]
+    at_row, at_column, values = zip(*entries, strict=True)
+    return coo_array((values, (at_row, at_column)), shape=(len(rows), columns)).tocsr()

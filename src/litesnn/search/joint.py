@@ -1,0 +1,227 @@
+"""The joint search: weights, α, β, pruning scores and ψ learned together.
+
+In: a recipe and data. Out: ``search.safetensors`` (the trained supernet) and ``search.jsonl`` (one row per epoch).
+
+    loss = Σ_t softmax(ψ)_t · CE(y_t) + cost terms                                    (LitE-SNN, section 3.4)
+
+Weight steps on training batches alternate with architecture steps on held-out validation batches. In mode "paper" the
+cost terms are fixed weights on model size and Bit-SynOps; in mode "budget" each limit is a constraint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from litesnn.budget import Budget
+from litesnn.config import Recipe
+from litesnn.data.batches import Samples, generator_for, shuffled_batches
+from litesnn.data.sources import Data
+from litesnn.genotype import CellGene, Edge, Genotype, StemGene
+from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
+from litesnn.loop.constraint import Constraint
+from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
+from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
+from litesnn.runs import RunFolder
+from litesnn.snn.cost import Meter
+from litesnn.snn.supernet import Choices, Supernet
+
+__all__ = ["build_supernet", "read_search", "search"]
+
+_HEADER_ESTIMATE = 1000
+"""Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
+
+
+def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> Supernet:
+    """The supernet of a recipe, its weights drawn from the recipe's seed."""
+    model, settings = recipe.model, recipe.search
+    full = Genotype(
+        timesteps=min(settings.timesteps, recipe.budget.timesteps or settings.timesteps),
+        stem=StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits),
+        edges=(Edge(node=0, source=0, op=model.ops[0]),),  # replaced by all candidates
+        cells=tuple(
+            CellGene(level=level, width=model.width * 2**level, bits=max(settings.bits), keep=max(settings.keeps))
+            for level in model.levels
+        ),
+        classifier_bits=model.io_bits,
+    )
+    choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(recipe.seed, "supernet").initial_seed())
+        return Supernet(full, nodes=model.nodes, choices=choices, shape=shape, classes=classes)
+
+
+class _Search:
+    """The state of a search between two steps, and the steps."""
+
+    def __init__(self, recipe: Recipe, supernet: Supernet) -> None:
+        self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
+        settings = recipe.search
+        self.scores = supernet.score_parameters()
+        slow = [supernet.beta, supernet.keep, supernet.width, *self.scores]
+        decay = settings.architecture_weight_decay
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "weights": torch.optim.SGD(
+                supernet.weight_parameters(),
+                lr=settings.lr,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+            ),
+            "alpha": torch.optim.Adam([supernet.alpha], lr=settings.alpha_lr, weight_decay=decay),
+            "beta": torch.optim.Adam(slow, lr=settings.beta_lr, weight_decay=decay),
+            "psi": torch.optim.SGD([supernet.psi], lr=settings.psi_lr),
+        }
+        self.constraints = _constraints(recipe.budget, recipe) if settings.mode == "budget" else {}
+        self.rates: dict[str, list[float]] = {}
+
+    def weight_step(self, x: Tensor, y: Tensor, psi: Tensor) -> dict[str, Tensor | float]:
+        """One step of the weights on a training batch."""
+        with torch.no_grad():
+            mixes = self.supernet.mixes()
+        for score in self.scores:
+            score.requires_grad_(False)
+        loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
+        optimizer = self.optimizers["weights"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.settings.grad_clip)
+        optimizer.step()
+        for score in self.scores:
+            score.requires_grad_(True)
+        return {"train_loss": loss, "train_accuracy": accuracy}
+
+    def architecture_step(self, x: Tensor, y: Tensor, *, warmup: bool) -> dict[str, Tensor | float]:
+        """One step of α, β, keep ratios, widths, scores and ψ on a validation batch."""
+        supernet, meter = self.supernet, Meter()
+        psi = _psi(supernet, warmup=warmup)
+        mixes = supernet.mixes()
+        loss, accuracy = _weighted_loss(supernet(x, mixes, meter=meter).logits, y, psi)
+        costs = {
+            "packed_bytes": supernet.expected_packed_bits(mixes) / 8 + _HEADER_ESTIMATE,
+            "bit_synops": supernet.expected_bit_synops(meter, psi),
+        }
+        total = loss
+        if self.settings.mode == "paper":
+            total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixes)
+            total = total + self.settings.synops_weight * costs["bit_synops"]
+        for key, constraint in self.constraints.items():
+            total = total + constraint.loss(costs[key])
+        names = ("alpha", "beta") if warmup else ("alpha", "beta", "psi")
+        supernet.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        for name in names:
+            self.optimizers[name].step()
+        for key, constraint in self.constraints.items():
+            constraint.update(float(costs[key]))
+        for name, rate in meter.rates.items():
+            self.rates[name] = rate.detach().tolist()
+        return {"validation_loss": loss, "validation_accuracy": accuracy, **costs}
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture parameters as probabilities, for the log."""
+        supernet = self.supernet
+        return {
+            "psi": supernet.psi.softmax(0).tolist(),
+            "alpha": supernet.alpha.softmax(1).tolist(),
+            "ops": supernet.choices.ops,
+            "bits": supernet.beta.softmax(1).tolist(),
+            "bit_choices": supernet.choices.bits,
+            "keep": supernet.keep.softmax(1).tolist(),
+            "keep_choices": supernet.choices.keeps,
+            "width": supernet.width.softmax(1).tolist(),
+            "width_choices": supernet.choices.widths,
+            "multipliers": {key: constraint.multiplier for key, constraint in self.constraints.items()},
+        }
+
+
+def search(run: RunFolder, data: Data, session: Session) -> Path:
+    """Search, from the last checkpoint if there is one. Returns the path of ``search.safetensors``.
+
+    Raises:
+        InputError: the checkpoint is damaged, or a file cannot be written.
+    """
+    recipe, info = run.recipe(), input_info(data)
+    run.start("search")
+    train, validation = session.samples(data.train, info), session.samples(data.validation, info)
+    supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
+    state = _Search(recipe, supernet)
+    checkpoint, done = run.checkpoint("search"), 0
+    if checkpoint.exists():
+        saved = load_state(checkpoint, "search state", supernet, state.optimizers)
+        done, state.rates = saved["epoch"], saved["rates"]
+        for key, constraint in state.constraints.items():
+            constraint.multiplier = saved["multipliers"][key]
+    epochs, size = recipe.search.epochs, recipe.search.batch_size
+    steps = max(1, len(train) // size)
+    log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
+    with progress_bar(session.console) as bar:
+        task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
+        for epoch in range(done, epochs):
+            started, sums = time.perf_counter(), RunningMeans()
+            warmup = epoch < recipe.search.warmup_epochs
+            held_out = _endless(validation, size, recipe, epoch)
+            batches = shuffled_batches(train, size, generator_for(recipe.seed, "search", epoch), recipe.augment)
+            for step, (x, y) in enumerate(batches):
+                lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
+                set_lr(state.optimizers["weights"], lr)
+                sums.add(state.architecture_step(*next(held_out), warmup=warmup))
+                sums.add(state.weight_step(x, y, _psi(supernet, warmup=warmup).detach()))
+                bar.advance(task)
+            row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row |= sums.means() | {"learning_rate": lr} | state.describe()
+            log.write(row)
+            bar.update(task, status=f"held-out accuracy {row['validation_accuracy']:.1%}")
+            multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
+            memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
+            save_state(checkpoint, "search state", supernet, state.optimizers, memory)
+    log.close()
+    save_tensors(run.output("search"), "search", supernet.state_dict(), {"rates": state.rates})
+    checkpoint.unlink()
+    return run.output("search")
+
+
+def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tuple[Supernet, dict[str, list[float]]]:
+    """The searched supernet, and the firing rate per timestep of each of its populations.
+
+    Raises:
+        InputError: the file is missing or damaged, or belongs to another recipe.
+    """
+    path = run.need("search")
+    tensors, info = load_tensors(path, "search")
+    supernet = build_supernet(run.recipe(), shape, classes)
+    load_into(supernet, tensors, path)
+    return supernet, info["rates"]
+
+
+def _constraints(budget: Budget, recipe: Recipe) -> dict[str, Constraint]:
+    limits = {"packed_bytes": budget.packed_bytes, "bit_synops": budget.bit_synops}
+    settings = recipe.search
+    return {
+        key: Constraint(limit, penalty=settings.penalty, dual_lr=settings.dual_lr)
+        for key, limit in limits.items()
+        if limit is not None
+    }
+
+
+def _psi(supernet: Supernet, *, warmup: bool) -> Tensor:
+    """softmax(ψ), held uniform during the warm-up."""
+    return torch.full_like(supernet.psi, 1 / supernet.timesteps) if warmup else supernet.psi.softmax(0)
+
+
+def _weighted_loss(logits: Tensor, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_t ψ_t · CE(y_t) for logits [T, B, K], and the accuracy at the last timestep."""
+    losses = torch.stack([F.cross_entropy(step, y) for step in logits])  # [T]
+    return (psi * losses).sum(), (logits[-1].argmax(1) == y).float().mean()
+
+
+def _endless(rows: Samples, size: int, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Validation batches, shuffled anew whenever they run out; not augmented."""
+    for turn in itertools.count():
+        yield from shuffled_batches(rows, size, generator_for(recipe.seed, "held out", epoch, turn), None)

@@ -1,0 +1,161 @@
+"""Stem, cells and classifier: what supernet and derived network have in common.
+
+In: quantized images [B, C, H, W] (integers −127…127 as floats). Out: the mean logits y_t of timesteps 1…t for every t.
+
+The image is static, so the stem's convolution runs once and its current is repeated. Global pooling sums spikes and the
+classifier is linear in them. Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from litesnn.genotype import Genotype
+from litesnn.snn.cell import Cell, CellMix, Source
+from litesnn.snn.compconv import CompConv, Compression, Connection, Folded, FoldedGroup, fold, to_float16
+from litesnn.snn.cost import Meter, conv_output, synops
+from litesnn.snn.neuron import lif
+from litesnn.snn.quantize import step_size, weight_codes
+
+__all__ = ["INPUT_SCALE", "Backbone", "Output"]
+
+INPUT_SCALE = 1 / 32
+"""What one unit of the int8 input is worth in units of the normalised image."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """``logits`` [T, B, K]: y_t, the mean logits of timesteps 1…t. ``tap``: spikes of the cell that was asked for."""
+
+    logits: Tensor
+    tap: Tensor | None = None
+
+
+class Backbone(nn.Module):
+    """The modules of a genotype.
+
+    Args:
+        genotype: the architecture; for a supernet, the one with every edge, every op and the full width.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+    """
+
+    def __init__(self, genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.genotype, self.shape = genotype, shape
+        stem = genotype.stem
+        self.stem = Connection(shape[0], stem.channels, kernel=3, stride=stem.stride)
+        older = newer = Source(stem.channels, level=0)
+        self.cells = nn.ModuleList()
+        for gene in genotype.cells:
+            cell = Cell(older, newer, level=gene.level, width=gene.width, edges=genotype.edges)
+            self.cells.append(cell)
+            older, newer = newer, cell.output
+        self.classifier = CompConv(newer.channels, classes, kernel=1)
+        self.classifier_bias = nn.Parameter(torch.zeros(classes))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.classifier_bias.device
+
+    def cell(self, index: int) -> Cell:
+        """Cell ``index``, counted from 0."""
+        cell = self.cells[index]
+        assert isinstance(cell, Cell)
+        return cell
+
+    def map_size(self, level: int) -> tuple[int, int]:
+        """Height and width of the spike maps of a level."""
+        height, width = (conv_output(size, self.genotype.stem.stride) for size in self.shape[1:])
+        return conv_output(height, 2**level), conv_output(width, 2**level)
+
+    def stem_compression(self) -> Compression:
+        """The stem is quantized, not pruned."""
+        return Compression.fixed(self.genotype.stem.bits, 1.0, self.device)
+
+    def classifier_compression(self) -> Compression:
+        """The classifier is quantized, not pruned."""
+        return Compression.fixed(self.genotype.classifier_bits, 1.0, self.device)
+
+    def stem_macs(self) -> int:
+        """Multiply-accumulates of the stem on the analog input, once per inference; padding counts as work."""
+        height, width = self.map_size(0)
+        return self.stem.weights * height * width
+
+    def folded_stem(self) -> FoldedGroup:
+        """The deployed form of the stem."""
+        return fold([self.stem], self.stem_compression(), input_scale=INPUT_SCALE)
+
+    @torch.no_grad()
+    def folded_classifier(self) -> FoldedGroup:
+        """The deployed form of the classifier: codes [K, C] on integer spike counts."""
+        weight, bits = self.classifier.weight, self.genotype.classifier_bits
+        codes = weight_codes(weight, bits) * self.classifier.mask(self.classifier_compression())
+        height, width = self.map_size(self.genotype.cells[-1].level)
+        scale = to_float16(step_size(weight, bits).double() / 2 / (height * width))
+        return FoldedGroup((Folded(codes.flatten(1), scale.expand(len(codes))),), to_float16(self.classifier_bias))
+
+    def run(
+        self,
+        x: Tensor,
+        timesteps: int,
+        mixes: Sequence[CellMix],
+        *,
+        integer: bool,
+        meter: Meter | None = None,
+        record: dict[str, Tensor] | None = None,
+        tap: int | None = None,
+    ) -> Output:
+        """Images [B, C, H, W], already quantized → logits of every prefix of the timesteps.
+
+        Args:
+            timesteps: T.
+            mixes: one per cell.
+            integer: the deployed arithmetic instead of the trainable one.
+            meter, record: collect costs, and the spikes of every population.
+            tap: index of a cell whose spikes are returned as well.
+        """
+        if integer:
+            stem = self.folded_stem()
+            current = self.stem.integrate(x, stem.connections[0]) + stem.bias[:, None, None]
+        else:
+            current, _ = self.stem(x * INPUT_SCALE, self.stem_compression())
+        spikes = lif(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
+        if record is not None:
+            record["stem"] = spikes
+        if meter is not None:
+            meter.add_rate("stem", spikes.mean(dim=1))
+        older = newer = spikes
+        tapped = None
+        for index, mix in enumerate(mixes):
+            name = f"cell {index + 1}"
+            out = self.cell(index)(older, newer, mix, integer=integer, meter=meter, name=name, record=record)
+            older, newer = newer, out
+            tapped = out if index == tap else tapped
+        if meter is not None:
+            means = newer.mean(dim=1)
+            fan = self.classifier.mask(self.classifier_compression()).sum(0).expand(-1, *means.shape[-2:])
+            meter.add("classifier", synops(means, fan), float(self.genotype.classifier_bits))
+        return Output(self._read_out(newer, integer=integer), tapped)
+
+    def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:
+        """Spikes [T, B, C, H, W] → y_t for every t [T, B, K]."""
+        elapsed = torch.arange(1, len(spikes) + 1, device=spikes.device, dtype=spikes.dtype)[:, None, None]
+        if integer:
+            folded = self.folded_classifier()
+            (part,) = folded.connections
+            assert part.codes is not None
+            # Counts times codes may pass 2²⁴, where float32 stops holding every integer: float64 is exact here.
+            counts = spikes.sum(dim=(3, 4), dtype=torch.float64)  # [T, B, C]
+            total = (counts @ part.codes.double().T).round_().cumsum(0).float()  # [T, B, K]
+            return part.scale * total / elapsed + folded.bias
+        rates = spikes.mean(dim=(3, 4))  # [T, B, C]
+        compression = self.classifier_compression()
+        mask = self.classifier.mask(compression)
+        weight = self.classifier.effective_weight(compression, mask).flatten(1)
+        return (rates @ weight.T).cumsum(0) / elapsed + self.classifier_bias

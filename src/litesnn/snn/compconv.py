@@ -1,0 +1,197 @@
+"""The compressive convolution (CompConv) and the connection built on it.
+
+    W_eff = M ⊙ Σ_b softmax(β)_b · Q_b(W),   M = Σ_κ softmax(κ)_κ · M_κ(scores),   then ONE convolution
+
+(LitE-SNN, section 3.2; the mixture over keep ratios is ours.) With one-hot mixtures it *is* the compressed layer:
+search, training, evaluation and packing all come through here.
+
+Shapes: T timesteps, B batch, I input and O output channels, k kernel, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litesnn.snn.cost import fan_out, synops
+from litesnn.snn.neuron import THRESHOLD
+from litesnn.snn.prune import initial_scores, keep_mask
+from litesnn.snn.quantize import quantize, step_size, weight_codes
+
+__all__ = ["CompConv", "Compression", "Connection", "Folded", "FoldedGroup", "fold", "to_float16"]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Bit-widths and keep ratios of a layer, each with its weight in the mixture (1-d tensors that sum to one)."""
+
+    bits: tuple[int, ...]
+    bit_weights: Tensor
+    keeps: tuple[float, ...]
+    keep_weights: Tensor
+
+    @classmethod
+    def fixed(cls, bits: int, keep: float, device: torch.device) -> Compression:
+        """A finished layer: one bit-width, one keep ratio."""
+        one = torch.ones(1, device=device)
+        return cls((bits,), one, (keep,), one)
+
+    @cached_property
+    def expected_bits(self) -> Tensor:
+        """Σ_b p_b · b, a scalar tensor."""
+        return (self.bit_weights * self.bit_weights.new_tensor(self.bits)).sum()
+
+    @cached_property
+    def expected_keep(self) -> Tensor:
+        """Σ_κ p_κ · κ, a scalar tensor."""
+        return (self.keep_weights * self.keep_weights.new_tensor(self.keeps)).sum()
+
+    def choice(self) -> tuple[int, float]:
+        """The bit-width and keep ratio of a finished layer. Raises ``ValueError`` for a mixture."""
+        if len(self.bits) != 1 or len(self.keeps) != 1:
+            raise ValueError("a mixture has no single bit-width and keep ratio")
+        return self.bits[0], self.keeps[0]
+
+
+class CompConv(nn.Module):
+    """One weight tensor and one score tensor [O, I, k, k], shared by all bit-widths and keep ratios."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride, self.kernel = stride, kernel
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        nn.init.kaiming_normal_(self.weight)
+        self.scores = nn.Parameter(initial_scores(self.weight))
+
+    def mask(self, compression: Compression) -> Tensor:
+        """M [O, I, k, k], soft where the keep ratio is a mixture."""
+        masks = [keep_mask(self.scores, keep) for keep in compression.keeps]
+        if len(masks) == 1:
+            return masks[0]
+        return torch.stack([p * mask for p, mask in zip(compression.keep_weights, masks, strict=True)]).sum(0)
+
+    def effective_weight(self, compression: Compression, mask: Tensor) -> Tensor:
+        """W_eff [O, I, k, k]. Computed once per optimisation step, whatever the number of timesteps."""
+        if len(compression.bits) == 1:
+            return quantize(self.weight, compression.bits[0]) * mask
+        mixed = [p * quantize(self.weight, b) for p, b in zip(compression.bit_weights, compression.bits, strict=True)]
+        return torch.stack(mixed).sum(0) * mask
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
+        return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A finished connection as integers: ``codes`` [O, I, k, k] (odd, 0 where pruned; ``None`` for an identity)."""
+
+    codes: Tensor | None
+    scale: Tensor  # [O] float32, float16-representable
+
+
+@dataclass(frozen=True)
+class FoldedGroup:
+    """All connections of one population: current = Σ_e scale_e · acc_e + bias, in this order."""
+
+    connections: tuple[Folded, ...]
+    bias: Tensor  # [O] float32, float16-representable
+
+
+class Connection(nn.Module):
+    """A CompConv (or, for an identity, nothing) followed by batch normalisation: spikes in, currents out.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: odd kernel size.
+        stride: stride of the convolution.
+        identity: hand the spikes on without weights; needs equal channels and stride 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, identity: bool = False) -> None:
+        super().__init__()
+        self.outputs, self.stride = outputs, stride
+        self.conv = None if identity else CompConv(inputs, outputs, kernel, stride)
+        self.norm = nn.BatchNorm2d(outputs)
+        # Currents are normalised to the threshold, not to one, so that neurons start out neither silent nor
+        # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021).
+        nn.init.constant_(self.norm.weight, THRESHOLD)
+
+    @property
+    def kernel(self) -> int:
+        """Kernel size; 0 for an identity."""
+        return 0 if self.conv is None else self.conv.kernel
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, pruned ones included."""
+        return 0 if self.conv is None else self.conv.weight.numel()
+
+    def forward(self, x: Tensor, compression: Compression) -> tuple[Tensor, Tensor | None]:
+        """[N, I, H, W] → currents [N, O, H', W'], and the mask that was used [O, I, k, k] (``None``: identity)."""
+        if self.conv is None:
+            return self.norm(x), None
+        mask = self.conv.mask(compression)
+        return self.norm(self.conv.convolve(x, self.conv.effective_weight(compression, mask))), mask
+
+    def integrate(self, x: Tensor, folded: Folded) -> Tensor:
+        """The deployed arithmetic of one connection: scale · Σ code·x, [N, I, H, W] → [N, O, H', W'].
+
+        Sums of integers below 2²⁴ are exact in float32 in any order; the rounding guards against convolution
+        algorithms that leave the integers on the way.
+        """
+        if self.conv is None or folded.codes is None:
+            return x * folded.scale[:, None, None]
+        return self.conv.convolve(x, folded.codes).round_() * folded.scale[:, None, None]
+
+    def measure(
+        self, mask: Tensor | None, mean_spikes: Tensor, output_weights: Tensor | None
+    ) -> Tensor:
+        """SynOps per timestep [T] for mean input spikes [T, I, H, W].
+
+        ``output_weights`` [O] says how much of each output channel exists (the search over widths); ``None``: all.
+        """
+        height, width = mean_spikes.shape[-2:]
+        if mask is None:  # an identity hands on each spike once
+            present = mean_spikes.new_ones(self.outputs) if output_weights is None else output_weights
+            return synops(mean_spikes, present[:, None, None].expand(-1, height, width))
+        if output_weights is not None:
+            mask = mask * output_weights[:, None, None, None]
+        return synops(mean_spikes, fan_out(mask.sum(0), self.stride, height, width))
+
+
+def to_float16(values: Tensor) -> Tensor:
+    """Round to float16 and back: stored scales and biases take two bytes, and every implementation sees the same."""
+    return values.to(torch.float16).to(torch.float32)
+
+
+@torch.no_grad()
+def fold(connections: Sequence[Connection], compression: Compression, *, input_scale: float = 1.0) -> FoldedGroup:
+    """Batch norm, quantization step and input scale of a population's connections as scales and one bias.
+
+    Args:
+        connections: the connections in their order of summation.
+        compression: a finished choice, not a mixture.
+        input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
+    """
+    bits, _ = compression.choice()
+    folded, bias = [], torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
+    for connection in connections:
+        norm = connection.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        bias += norm.bias.double() - gain * norm.running_mean.double()
+        if connection.conv is None:
+            folded.append(Folded(None, to_float16(gain * input_scale)))
+            continue
+        weight = connection.conv.weight
+        codes = weight_codes(weight, bits) * connection.conv.mask(compression)
+        step = step_size(weight, bits).double() / 2
+        folded.append(Folded(codes, to_float16(gain * step * input_scale)))
+    return FoldedGroup(tuple(folded), to_float16(bias))
+

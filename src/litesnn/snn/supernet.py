@@ -1,0 +1,167 @@
+"""The supernet: every edge, every op, every bit-width, keep ratio and width at once, mixed by learned weights.
+
+α [E, O] is shared by all cells; β [L, bits] and, beyond the paper, the keep-ratio and width logits are per cell; ψ [T]
+chooses the timesteps (LitE-SNN, section 3). Shapes: E edges, O ops, L cells, T timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from litesnn.genotype import Edge, Genotype, all_edges
+from litesnn.snn.backbone import Backbone, Output
+from litesnn.snn.cell import CellMix, edge_key
+from litesnn.snn.compconv import Compression
+from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
+
+__all__ = ["Choices", "Supernet", "cell_width"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The candidates of a search."""
+
+    ops: tuple[str, ...]
+    bits: tuple[int, ...]
+    keeps: tuple[float, ...]
+    widths: tuple[float, ...]  # fractions of the full width
+    edges_per_node: int  # how many incoming edges a derived node keeps
+
+
+def cell_width(full: int, fraction: float) -> int:
+    """Channels per node at a fraction of the full width: rounded, at least one."""
+    return max(1, round(full * fraction))
+
+
+class Supernet(nn.Module):
+    """All candidates of a search, and the architecture parameters that weigh them.
+
+    Args:
+        genotype: macro path at full width; its edges, bits and keep ratios are replaced by the candidates.
+        nodes: nodes per cell.
+        choices: the candidates.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+    """
+
+    def __init__(
+        self, genotype: Genotype, *, nodes: int, choices: Choices, shape: tuple[int, int, int], classes: int
+    ) -> None:
+        super().__init__()
+        self.choices, self.pairs = choices, all_edges(nodes)
+        edges = tuple(Edge(node=node, source=source, op=op) for node, source in self.pairs for op in choices.ops)
+        self.backbone = Backbone(genotype.model_copy(update={"edges": edges}), shape, classes)
+        cells = len(genotype.cells)
+        self.alpha = nn.Parameter(1e-3 * torch.randn(len(self.pairs), len(choices.ops)))
+        self.beta = nn.Parameter(torch.zeros(cells, len(choices.bits)))
+        self.keep = nn.Parameter(torch.zeros(cells, len(choices.keeps)))
+        self.width = nn.Parameter(torch.zeros(cells, len(choices.widths)))
+        self.psi = nn.Parameter(torch.zeros(genotype.timesteps))
+
+    @property
+    def timesteps(self) -> int:
+        """T_max of the search."""
+        return len(self.psi)
+
+    def score_parameters(self) -> list[nn.Parameter]:
+        """Pruning scores of all cells."""
+        return [p for name, p in self.backbone.cells.named_parameters() if name.endswith(".scores")]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Weights, norms and biases: all that is neither a score nor an architecture parameter."""
+        return [p for name, p in self.backbone.named_parameters() if not name.endswith("scores")]
+
+    def compression(self, cell: int) -> Compression:
+        """The mixture over bit-widths and keep ratios of one cell."""
+        return Compression(
+            self.choices.bits, self.beta[cell].softmax(0), self.choices.keeps, self.keep[cell].softmax(0)
+        )
+
+    def mixes(self) -> list[CellMix]:
+        """The mixture of every cell. Compute it once per optimisation step."""
+        probabilities = self.alpha.softmax(1)  # [E, O]
+        weights, shares = {}, {}
+        for row, (node, source) in enumerate(self.pairs):
+            for column, op in enumerate(self.choices.ops):
+                key = edge_key(Edge(node=node, source=source, op=op))
+                weights[key] = probabilities[row, column]
+                # A node derives to the strongest of its inputs; until they are known, each has the same chance.
+                shares[key] = weights[key] * min(1.0, self.choices.edges_per_node / (node + 2))
+        return [
+            CellMix(self.compression(i), weights, shares, self._channel_weights(i)) for i in range(len(self.beta))
+        ]
+
+    def _channel_weights(self, index: int) -> Tensor | None:
+        """Σ_w softmax(width)_w · [channel exists at width w] (FBNetV2, Wan et al., CVPR 2020); ``None`` if one width."""
+        if len(self.choices.widths) == 1:
+            return None
+        full = self.backbone.cell(index).width
+        kept = torch.tensor([cell_width(full, w) for w in self.choices.widths], device=self.width.device)
+        exists = torch.arange(full, device=self.width.device) < kept[:, None]  # [widths, C]
+        return (self.width[index].softmax(0)[:, None] * exists).sum(0)
+
+    def forward(self, x: Tensor, mixes: Sequence[CellMix] | None = None, *, meter: Meter | None = None) -> Output:
+        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
+        mixes = self.mixes() if mixes is None else mixes
+        return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter)
+
+    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
+        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar (section 3.3)."""
+        weights = self.psi.softmax(0) if psi is None else psi
+        return (weights * meter.bit_synops().cumsum(0)).sum()
+
+    def expected_packed_bits(self, mixes: Sequence[CellMix]) -> Tensor:
+        """Expected bits of the derived network's packed file, header left out; a scalar."""
+        biases = sum(layer.biases for layer in self._layers(mixes))
+        return AFFINE_BITS * biases + sum(  # type: ignore[return-value]
+            layer.share
+            * packed_bits(
+                layer.weights,
+                layer.outputs,
+                layer.compression.keeps,
+                layer.compression.keep_weights,
+                layer.compression.expected_bits,
+            )
+            for layer in self._layers(mixes)
+        )
+
+    def expected_model_size_bits(self, mixes: Sequence[CellMix]) -> Tensor:
+        """Expected model size by the paper's definition, in bits; a scalar."""
+        return sum(  # type: ignore[return-value]
+            layer.share
+            * model_size_bits(layer.weights, layer.compression.expected_keep, layer.compression.expected_bits)
+            for layer in self._layers(mixes)
+        )
+
+    def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layer]:
+        backbone, one = self.backbone, self.psi.new_ones(())
+        stem = self.psi.new_tensor(float(backbone.stem.outputs))
+        yield _Layer(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
+        channels = [stem, stem]  # expected channels of the two cells before
+        for index, mix in enumerate(mixes):
+            cell = backbone.cell(index)
+            width = one * cell.width if mix.channel_weights is None else mix.channel_weights.sum()
+            for position, edge in enumerate(cell.edges):
+                kernel = cell.connection(edge).kernel
+                inputs = channels[edge.source] if edge.source < 2 else width
+                share = one if mix.edge_shares is None else mix.edge_shares[edge_key(edge)]
+                biases = width * cell.nodes if position == 0 else 0 * one
+                yield _Layer(inputs * width * kernel**2, width, mix.compression, share, biases=biases)
+            channels = [channels[1], width * cell.nodes]
+        classes = one * len(backbone.classifier_bias)
+        yield _Layer(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Expected size of one layer; an identity has no weights. All scalar tensors."""
+
+    weights: Tensor
+    outputs: Tensor
+    compression: Compression
+    share: Tensor
+    biases: Tensor

@@ -1,0 +1,1 @@
+"""Training of the derived network from scratch, and its evaluation."""

@@ -1,0 +1,195 @@
+"""Evaluation on the test split: what the network is worth, and what it costs.
+
+In: ``network.safetensors`` and the test rows, read here for the first time. Out: ``metrics.json``. Everything is
+measured with the deployed arithmetic; costs are counted, per sample and as means over the test set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from litesnn.budget import Budget
+from litesnn.data.batches import Samples
+from litesnn.data.sources import Data
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import population_shapes, size_table, to_bytes
+from litesnn.errors import InputError
+from litesnn.files import write_atomically
+from litesnn.loop.session import Session
+from litesnn.networks import load_network
+from litesnn.runs import METRICS_VERSION, RunFolder
+from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
+from litesnn.snn.network import Network
+from litesnn.version import __version__
+
+__all__ = ["Measured", "evaluate", "measure"]
+
+_BATCH = 256
+
+
+def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
+    """Measure the trained network of a run on test. Returns the path of ``metrics.json``.
+
+    Raises:
+        InputError: the network is missing or damaged, or does not fit the data.
+    """
+    recipe = run.recipe()
+    path = run.need("train")
+    network = load_network(path).to(session.device)
+    if (network.info.shape, network.info.classes) != (data.shape, data.classes):
+        raise InputError(f"{path} was trained on other data than {data.name}: shapes or classes differ")
+    run.start("evaluate")
+    test = session.samples(data.test(), network.info)
+    metrics: dict[str, Any] = {
+        "version": METRICS_VERSION,
+        "litesnn": __version__,
+        "data": {
+            "name": data.name,
+            "shape": data.shape,
+            "train": len(data.train.y),
+            "validation": len(data.validation.y),
+            "test": len(test),
+            "notes": data.notes,
+        },
+        "recipe": recipe.name,
+        "mode": recipe.search.mode,
+        "seed": recipe.seed,
+    }
+    measured = measure(network, test)
+    metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
+    metrics["energy"] = _energy(metrics["layers"], metrics["stem_macs"], network)
+    metrics["budgets"] = _compare(metrics, recipe.budget)
+    metrics["budgets_kept"] = all(row["kept"] for row in metrics["budgets"])
+    write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
+    return run.output("evaluate")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a pass over a split gives. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
+
+    samples: int
+    loss: float
+    accuracy_at: list[float]  # accuracy of y_t for t = 1…T
+    confusion: list[list[int]]  # rows: true class, columns: predicted class
+    synops: dict[str, float]
+    bit_synops: dict[str, float]
+    rates: dict[str, float]
+
+    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The part of ``metrics.json`` that comes from here."""
+        return {
+            "test_accuracy": self.accuracy_at[-1],
+            "test_loss": self.loss,
+            "accuracy_at": self.accuracy_at,
+            "classes": list(classes),
+            "confusion": self.confusion,
+            "timesteps": len(self.accuracy_at),
+            "synops": sum(self.synops.values()),
+            "bit_synops": sum(self.bit_synops.values()),
+        }
+
+
+@torch.no_grad()
+def measure(network: Network, rows: Samples) -> Measured:
+    """Run a network over a split with the deployed arithmetic, and count."""
+    network.eval()
+    classes, count = len(network.info.classes), len(rows)
+    correct = torch.zeros(network.genotype.timesteps, dtype=torch.int64)
+    confusion = torch.zeros(classes**2, dtype=torch.int64)
+    loss = 0.0
+    synops: defaultdict[str, float] = defaultdict(float)
+    bit_synops: defaultdict[str, float] = defaultdict(float)
+    rates: defaultdict[str, float] = defaultdict(float)
+    for x, y in rows.batches(_BATCH):
+        meter, share = Meter(), len(y) / count
+        logits = network(x, meter=meter).logits  # [T, B, K]
+        loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
+        guesses = logits.argmax(2)  # [T, B]
+        correct += (guesses == y).sum(1).cpu()
+        confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
+        for name, layer in meter.layers.items():
+            used = float(layer.synops.double().sum()) * share
+            synops[name] += used
+            bit_synops[name] += used * float(layer.bits)
+        for name, rate in meter.rates.items():
+            rates[name] += float(rate.double().mean()) * share
+    return Measured(
+        samples=count,
+        loss=loss,
+        accuracy_at=[int(value) / count for value in correct],
+        confusion=confusion.view(classes, classes).tolist(),
+        synops=dict(synops),
+        bit_synops=dict(bit_synops),
+        rates=dict(rates),
+    )
+
+
+def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
+    """Sizes in bytes, and every layer and population with what it costs."""
+    packed = integerize(network, measured.rates)
+    table = size_table(packed)
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "cell": layer.cell,
+            "bits": layer.bits,
+            "keep": layer.keep,
+            "weights": layer.weights,
+            "kept": layer.kept,
+            "synops": measured.synops.get(layer.name),
+            "bit_synops": measured.bit_synops.get(layer.name),
+        }
+        for layer in network.layers()
+    ]
+    shapes = population_shapes(packed)
+    neurons = [
+        {"name": name, "channels": c, "height": h, "width": w, "firing_rate": measured.rates[name]}
+        for name, (c, h, w) in zip(measured.rates, shapes, strict=True)
+    ]
+    return {
+        "packed_bytes": len(to_bytes(packed)),
+        "header_bytes": table.header_bytes,
+        "size_table": [
+            {
+                "name": layer.name,
+                "coding": str(layer.coding),
+                "positions": layer.positions_bytes,
+                "codes": layer.codes_bytes,
+                "affine": layer.affine_bytes,
+            }
+            for layer in table.layers
+        ],
+        "weights": sum(layer.weights for layer in network.layers()),
+        "kept_weights": sum(layer.kept for layer in network.layers()),
+        "model_size_bytes": network.model_size_bits() / 8,
+        "stem_macs": network.backbone.stem_macs(),
+        "layers": layers,
+        "neurons": neurons,
+    }
+
+
+def _energy(layers: Sequence[Mapping[str, Any]], stem_macs: int, network: Network) -> dict[str, Any]:
+    """Estimated nanojoules per inference, with the table behind them."""
+    table = energy_table()
+    stem = stem_macs * table[f"stem_mac_{network.genotype.stem.bits}bit"] / 1000
+    spikes = sum(layer["synops"] * table[f"synop_{max(1, layer['bits'])}bit"] for layer in layers if layer["synops"]) / 1000
+    return {"total_nj": stem + spikes, "stem_nj": stem, "synops_nj": spikes, "table_pj": table, "note": ENERGY_NOTE}
+
+
+def _compare(metrics: Mapping[str, Any], budget: Budget) -> list[dict[str, Any]]:
+    """Every figure that a budget can limit, beside its limit."""
+    rows = []
+    for name in ("packed_bytes", "bit_synops", "timesteps"):
+        value, limit = metrics[name], getattr(budget, name)
+        rows.append({"name": name, "value": value, "limit": limit, "kept": limit is None or value <= limit})
+    return rows

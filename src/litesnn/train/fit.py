@@ -1,0 +1,206 @@
+"""Training of a derived network from scratch.
+
+In: ``genotype.json`` and data. Out: ``network.safetensors``, the best network on validation that keeps the Bit-SynOps
+limit, and ``train.jsonl`` (one row per epoch).
+
+    loss = CE(y_T) + auxiliary weight · CE(auxiliary head) + Bit-SynOps constraint
+
+Cosine learning rates; the pruning scores go on learning, ever slower. Shapes: T timesteps, B batch, C channels.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litesnn.config import Recipe
+from litesnn.data.batches import Samples, generator_for, shuffled_batches
+from litesnn.data.sources import Data
+from litesnn.genotype import Genotype
+from litesnn.loop.checkpoint import load_state, save_state
+from litesnn.loop.constraint import Constraint
+from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
+from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
+from litesnn.networks import build_network, save_network
+from litesnn.runs import RunFolder
+from litesnn.snn.cost import Meter
+from litesnn.snn.network import Network
+
+__all__ = ["AuxiliaryHead", "auxiliary_cell", "fit", "validate"]
+
+LIMIT_MARGIN = 0.97
+"""Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
+
+_EVALUATION_BATCH = 256
+
+
+def auxiliary_cell(cells: int) -> int | None:
+    """The cell, two thirds of the way, that an auxiliary head reads; ``None`` below three cells."""
+    return None if cells < 3 else 2 * cells // 3 - 1
+
+
+class AuxiliaryHead(nn.Module):
+    """Pooled spikes of an inner cell, averaged over time, to logits. Only training has it."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """[T, B, C, H, W] → [B, K]."""
+        logits: Tensor = self.linear(spikes.mean(dim=(0, 3, 4)))
+        return logits
+
+
+class _Trainee(nn.Module):
+    """The network, its auxiliary head, and the best network so far."""
+
+    def __init__(self, network: Network, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        tap = auxiliary_cell(len(network.genotype.cells))
+        self.tap = tap if recipe.train.auxiliary_weight > 0 else None
+        self.auxiliary: AuxiliaryHead | None = None
+        if self.tap is not None:
+            channels = network.backbone.cell(self.tap).output.channels
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(generator_for(recipe.seed, "auxiliary").initial_seed())
+                self.auxiliary = AuxiliaryHead(channels, len(network.info.classes))
+
+    def scores(self) -> list[nn.Parameter]:
+        """Pruning scores of the cells."""
+        return [p for name, p in self.network.backbone.cells.named_parameters() if name.endswith(".scores")]
+
+    def weights(self) -> list[nn.Parameter]:
+        """All other parameters that learn."""
+        return [p for name, p in self.named_parameters() if not name.endswith("scores")]
+
+
+class _Training:
+    """The state of a training between two steps, and the step."""
+
+    def __init__(self, trainee: _Trainee, recipe: Recipe) -> None:
+        settings = recipe.train
+        self.trainee, self.settings = trainee, settings
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "weights": torch.optim.SGD(
+                trainee.weights(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            ),
+            "scores": torch.optim.Adam(trainee.scores(), lr=settings.score_lr),
+        }
+        limit = recipe.budget.bit_synops
+        self.activity = (
+            None
+            if limit is None
+            else Constraint(LIMIT_MARGIN * limit, penalty=settings.penalty, dual_lr=settings.dual_lr)
+        )
+
+    def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor | float]:
+        """One optimisation step after the fraction ``progress`` of all steps."""
+        settings, trainee = self.settings, self.trainee
+        lr = cosine_lr(settings.lr, settings.lr_min, progress)
+        set_lr(self.optimizers["weights"], lr)
+        set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
+        meter = None if self.activity is None else Meter()
+        output = trainee.network(x, meter=meter, tap=trainee.tap)
+        loss = F.cross_entropy(output.logits[-1], y)
+        values: dict[str, Tensor | float] = {
+            "train_loss": loss,
+            "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean(),
+        }
+        if trainee.auxiliary is not None and output.tap is not None:
+            loss = loss + settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
+        if self.activity is not None and meter is not None:
+            used = meter.bit_synops().sum()
+            loss = loss + self.activity.loss(used)
+            self.activity.update(float(used))
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return values
+
+
+def fit(run: RunFolder, data: Data, session: Session) -> Path:
+    """Train, from the last checkpoint if there is one. Returns the path of ``network.safetensors``.
+
+    Raises:
+        InputError: the genotype or a checkpoint is missing or damaged, or a file cannot be written.
+    """
+    recipe, info = run.recipe(), input_info(data)
+    genotype = Genotype.read(run.need("derive"))
+    run.start("train")
+    train, validation = session.samples(data.train, info), session.samples(data.validation, info)
+    network = build_network(genotype, info, recipe.seed)
+    trainee = _Trainee(network, recipe).to(session.device)
+    training = _Training(trainee, recipe)
+    checkpoint, best_path = run.checkpoint("train"), run / "train.best.safetensors"
+    done, best = 0, None
+    if checkpoint.exists():
+        saved = load_state(checkpoint, "train state", trainee, training.optimizers)
+        done, best = saved["epoch"], saved["best"]
+        if training.activity is not None:
+            training.activity.multiplier = saved["multiplier"]
+    epochs, size = recipe.train.epochs, recipe.train.batch_size
+    steps = max(1, len(train) // size)
+    log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
+    with progress_bar(session.console) as bar:
+        task = bar.add_task("train", total=epochs * steps, completed=done * steps, status="")
+        for epoch in range(done, epochs):
+            started, means = time.perf_counter(), RunningMeans()
+            trainee.train()
+            batches = shuffled_batches(train, size, generator_for(recipe.seed, "train", epoch), recipe.augment)
+            for step, (x, y) in enumerate(batches):
+                means.add(training.step(x, y, (epoch + step / steps) / epochs))
+                bar.advance(task)
+            measured = validate(network, validation)
+            rank = _rank(measured, None if training.activity is None else training.activity.limit)
+            is_best = best is None or rank > tuple(best)
+            if is_best:
+                best = rank
+            multiplier = 0.0 if training.activity is None else training.activity.multiplier
+            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row |= means.means() | measured | {"activity_multiplier": multiplier, "best": is_best}
+            row["learning_rate"] = training.optimizers["weights"].param_groups[0]["lr"]
+            log.write(row)
+            bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")
+            if is_best:
+                save_network(best_path, network)
+            memory = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
+            save_state(checkpoint, "train state", trainee, training.optimizers, memory)
+    log.close()
+    best_path.replace(run.output("train"))
+    checkpoint.unlink()
+    return run.output("train")
+
+
+@torch.no_grad()
+def validate(network: Network, rows: Samples) -> dict[str, float]:
+    """Loss, accuracy and Bit-SynOps per sample of the deployed arithmetic on a split."""
+    network.eval()
+    loss = correct = bit_synops = 0.0
+    for x, y in rows.batches(_EVALUATION_BATCH):
+        meter = Meter()
+        logits = network(x, meter=meter).logits[-1]
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        correct += int((logits.argmax(1) == y).sum())
+        bit_synops += float(meter.bit_synops().sum()) * len(y)
+    count = len(rows)
+    return {
+        "validation_loss": loss / count,
+        "validation_accuracy": correct / count,
+        "bit_synops": bit_synops / count,
+    }
+
+
+def _rank(measured: dict[str, float], limit: float | None) -> tuple[float, float, float]:
+    """Networks within the limit come before those beyond it; then accuracy counts, then loss."""
+    excess = 0.0 if limit is None else max(0.0, measured["bit_synops"] / limit - 1)
+    return (-excess, measured["validation_accuracy"], -measured["validation_loss"])
