@@ -104,7 +104,7 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
     neurons = [{"name": "stem", "channels": 16, "height": 8, "width": 8, "firing_rate": 0.21}]
 
     def layer(name: str, kind: str, cell: int | None, bits: int, keep: float, weights: int) -> None:
-        synops = 0.0 if kind == "stem" else float(weights * keep * rng.uniform(5, 30))
+        synops = None if kind == "stem" else float(weights * keep * rng.uniform(5, 30))
         layers.append(
             {
                 "name": name,
@@ -115,7 +115,7 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
                 "weights": weights,
                 "kept": round(weights * keep),
                 "synops": synops,
-                "bit_synops": synops * bits,
+                "bit_synops": None if synops is None else synops * bits,
             }
         )
 
@@ -126,14 +126,14 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
             inputs = previous if edge.source < 2 else gene.width
             if edge.op == "skip" and edge.source >= 2:
                 continue
-            name = f"cell {index} node {edge.node} <- {edge.source} {edge.op}"
+            name = f"cell {index + 1} {edge.node}_{edge.source}_{edge.op}"
             layer(name, "edge", index, gene.bits, gene.keep, inputs * gene.width * OPS[edge.op].kernel ** 2)
         side = max(1, 8 >> gene.level)
         for node in range(genotype.nodes):
             rate = float(rng.uniform(0.03, 0.25))
             neurons.append(
                 {
-                    "name": f"cell {index} node {node}",
+                    "name": f"cell {index + 1} node {node}",
                     "channels": gene.width,
                     "height": side,
                     "width": side,
@@ -153,7 +153,7 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
         for entry in layers
     ]
     packed = sum(row["positions"] + row["codes"] + row["affine"] for row in table) + 412
-    bit_synops = sum(entry["bit_synops"] for entry in layers)
+    bit_synops = sum(entry["bit_synops"] or 0 for entry in layers)
     limits = [None, None, None] if paper else [packed * 1.08, bit_synops * 1.3, 4]
     values = [packed, bit_synops, genotype.timesteps]
     return {
@@ -175,12 +175,12 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
         "model_size_bytes": sum(entry["kept"] * entry["bits"] for entry in layers) / 8,
         "weights": sum(entry["weights"] for entry in layers),
         "kept_weights": sum(entry["kept"] for entry in layers),
-        "synops": sum(entry["synops"] for entry in layers),
+        "synops": sum(entry["synops"] or 0 for entry in layers),
         "bit_synops": bit_synops,
         "stem_macs": 9216.0,
         "energy": {
             "total_nj": 41.7,
-            "table_pj": {"mac 8x4": 0.13, "add 1": 0.02, "add 2": 0.024, "add 4": 0.03},
+            "table_pj": {"stem_mac_4bit": 0.13, "synop_1bit": 0.02, "synop_2bit": 0.024, "synop_4bit": 0.03},
             "note": "45 nm figures (Horowitz 2014); arithmetic only, memory traffic and leakage are left out.",
         },
         "layers": layers,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_run import fake_genotype, write_fake_run
 
+from fake_run import fake_genotype, write_fake_run
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Edge, all_edges
 from litesnn.report import diagrams, plots
@@ -181,6 +181,20 @@ def test_search_records_may_be_missing(tmp_path: Path, keys: tuple[str, ...]) ->
             del line[key]
     (run / "search.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "search" in Page(write_report(run).read_text(encoding="utf-8")).sections
+
+
+@pytest.mark.parametrize("name", ["cell 2 0_1_conv3x3", "cell 2 node 0 <- 1 conv3x3"])
+def test_layers_meet_their_size_and_rate(tmp_path: Path, name: str) -> None:
+    """The packed file names its layers in its own way; the order is the same."""
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    layer = {"name": name, "cell": 1, "bits": 2, "synops": 5, "bit_synops": 10}
+    size = {"name": "population 1, synapses 0", "codes": 1234, "coding": "gap"}
+    neurons = [{"name": "cell 2 node 0", "firing_rate": 0.123}]
+    _change(run / "metrics.json", layers=[layer], size_table=[size], neurons=neurons)
+    words = Page(write_report(run).read_text(encoding="utf-8")).words
+    assert {"cell 2 node 0 ← 1 conv3x3", "1,234", "gap"} <= set(words)
+    assert words.count("12.3\u202f%") == 2  # in the chart and in the table
 
 
 def test_over_budget_is_said(tmp_path: Path) -> None:

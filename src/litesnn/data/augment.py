@@ -44,10 +44,8 @@ def augment(x: Tensor, settings: AugmentSettings, generator: torch.Generator) ->
     if settings.cutout:
         top = torch.randint(0, height, (batch, 1), generator=generator) - settings.cutout // 2
         left = torch.randint(0, width, (batch, 1), generator=generator) - settings.cutout // 2
-        hit = (
-            _within(top, settings.cutout, height)[:, :, None] & _within(left, settings.cutout, width)[:, None, :]
-        )  # [B, H, W]
-        x = x.masked_fill(hit[:, None].to(x.device), 0)
+        rows, columns = _within(top, settings.cutout, height), _within(left, settings.cutout, width)  # [B, H], [B, W]
+        x = x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0)
     return x
 
 

@@ -190,7 +190,7 @@ def load(settings: DataSettings) -> Data:
         return _fitting(rows.split(shape), train_split, f"{settings.source}: test rows")
 
     return Data(
-        name=Path(settings.source).stem if _is_path(settings.source) else settings.source,
+        name=_name(settings.source),
         classes=opened.classes,
         shape=shape,
         kind=opened.kind,
@@ -299,7 +299,7 @@ def _read_npz(settings: DataSettings) -> _Opened:
 def _read_folder(settings: DataSettings) -> _Opened:
     """A folder of parquet files, or of images in one folder per class; split folders or file names are understood.
 
-    Reads no network. Audio and event recordings in folders are refused with a message that says so.
+    Reads no network: a folder that exists goes before a data set of the hub with the same name. Audio and event recordings in folders are refused with a message that says so.
     """
     folder = Path(settings.source).expanduser()
     if not folder.exists():
@@ -341,11 +341,18 @@ def _read_hub(settings: DataSettings) -> _Opened:
 
 
 def _is_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or "\\" in source or _is_npz(source) or Path(source).exists()
+    return source.startswith((".", "/", "~")) or "\\" in source or _is_npz(source) or os.path.exists(source)
 
 
 def _is_npz(source: str) -> bool:
     return source.lower().endswith(".npz")
+
+
+def _name(source: str) -> str:
+    if not _is_path(source):
+        return source
+    path = Path(source).expanduser().resolve()
+    return path.stem if _is_npz(source) else path.name
 
 
 def _is_hub_name(source: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,7 +25,7 @@ from litesnn.errors import InputError
 from litesnn.genotype import Genotype, all_edges
 from litesnn.report import diagrams, plots
 from litesnn.report.plots import si
-from litesnn.report.records import Layer, Metrics, Run, SearchEpoch, TrainEpoch, read_run
+from litesnn.report.records import Metrics, Run, SearchEpoch, TrainEpoch, read_run
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -259,7 +260,6 @@ def _macro(run: Run) -> list[MacroRow]:
     genotype, metrics = run.genotype, run.metrics
     last = run.search[-1] if run.search else None
     shapes = {row.name: f"{row.height}×{row.width}" for row in metrics.neurons if row.height and row.width}
-    names = {layer.cell: layer.name.split(" node ")[0] for layer in metrics.layers if layer.cell is not None}
 
     def fixed(value: object) -> Choice:
         return Choice(str(value))
@@ -277,7 +277,7 @@ def _macro(run: Run) -> list[MacroRow]:
         )
     ]
     for index, cell in enumerate(genotype.cells):
-        name = names.get(index, f"cell {index}")
+        name = _cell_name(index)
         rows.append(
             MacroRow(
                 name=name,
@@ -455,7 +455,7 @@ def _work_bars(metrics: Metrics) -> list[tuple[str, float, float, float, float]]
     for layer in metrics.layers:
         if layer.kind == "stem" or layer.synops is None or layer.bit_synops is None:
             continue
-        name = layer.name.split(" node ")[0]
+        name = layer.name if layer.cell is None else _cell_name(layer.cell)
         synops, bit_synops = groups.get(name, (0.0, 0.0))
         groups[name] = (synops + layer.synops, bit_synops + layer.bit_synops)
     top = max((max(pair) for pair in groups.values()), default=0) or 1.0
@@ -479,13 +479,27 @@ def _size_parts(metrics: Metrics) -> list[tuple[str, int, float, str]]:
 
 
 def _layer_rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """Each layer with its bytes and the firing rate of the population that it feeds."""
     sizes = {row.name: row for row in metrics.size_table}
+    if len(metrics.size_table) == len(metrics.layers):  # the packed file has names of its own, but the same order
+        sizes |= {layer.name: row for layer, row in zip(metrics.layers, metrics.size_table, strict=True)}
     rates = {row.name: row.firing_rate for row in metrics.neurons}
+    rows = []
+    for layer in metrics.layers:
+        name = _layer_name(layer.name)
+        rate = rates.get(name.split(" ← ")[0])
+        rows.append({"name": name, "layer": layer, "size": sizes.get(layer.name), "rate": rate})
+    return rows
 
-    def row(layer: Layer) -> dict[str, Any]:
-        return {"layer": layer, "size": sizes.get(layer.name), "rate": rates.get(layer.name.split(" <- ")[0])}
 
-    return [row(layer) for layer in metrics.layers]
+def _cell_name(index: int) -> str:
+    """Cells count from 1 in every name that a person reads."""
+    return f"cell {index + 1}"
+
+
+def _layer_name(name: str) -> str:
+    """``cell 1 0_2_conv3x3`` or ``cell 1 node 0 <- 2 conv3x3`` as ``cell 1 node 0 ← 2 conv3x3``."""
+    return re.sub(r"^(cell \d+) (\d+)_(\d+)_(\w+)$", r"\1 node \2 ← \3 \4", name).replace(" <- ", " ← ")
 
 
 # Errors and examples

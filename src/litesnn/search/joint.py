@@ -119,7 +119,7 @@ class _Search:
         for name in names:
             self.optimizers[name].step()
         for key, constraint in self.constraints.items():
-            constraint.update(float(costs[key]))
+            constraint.update(float(costs[key].detach()))
         for name, rate in meter.rates.items():
             self.rates[name] = rate.detach().tolist()
         return {"validation_loss": loss, "validation_accuracy": accuracy, **costs}

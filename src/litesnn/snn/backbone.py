@@ -23,6 +23,8 @@ from litesnn.snn.quantize import step_size, weight_codes
 
 __all__ = ["INPUT_SCALE", "Backbone", "Output"]
 
+INITIAL_GAIN = 3.0
+
 INPUT_SCALE = 1 / 32
 """What one unit of the int8 input is worth in units of the normalised image."""
 
@@ -57,6 +59,8 @@ class Backbone(nn.Module):
             older, newer = newer, cell.output
         self.classifier = CompConv(newer.channels, classes, kernel=1)
         self.classifier_bias = nn.Parameter(torch.zeros(classes))
+        # Mean firing rates differ by a few percent between classes; the gain brings logits to order one at the start.
+        self.classifier_gain = nn.Parameter(torch.tensor(INITIAL_GAIN))
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +101,7 @@ class Backbone(nn.Module):
         weight, bits = self.classifier.weight, self.genotype.classifier_bits
         codes = weight_codes(weight, bits) * self.classifier.mask(self.classifier_compression())
         height, width = self.map_size(self.genotype.cells[-1].level)
-        scale = to_float16(step_size(weight, bits).double() / 2 / (height * width))
+        scale = to_float16(self.classifier_gain.double() * step_size(weight, bits).double() / 2 / (height * width))
         return FoldedGroup((Folded(codes.flatten(1), scale.expand(len(codes))),), to_float16(self.classifier_bias))
 
     def run(
@@ -158,4 +162,4 @@ class Backbone(nn.Module):
         compression = self.classifier_compression()
         mask = self.classifier.mask(compression)
         weight = self.classifier.effective_weight(compression, mask).flatten(1)
-        return (rates @ weight.T).cumsum(0) / elapsed + self.classifier_bias
+        return self.classifier_gain * (rates @ weight.T).cumsum(0) / elapsed + self.classifier_bias

@@ -118,7 +118,7 @@ class _Training:
         if self.activity is not None and meter is not None:
             used = meter.bit_synops().sum()
             loss = loss + self.activity.loss(used)
-            self.activity.update(float(used))
+            self.activity.update(float(used.detach()))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
