@@ -64,7 +64,7 @@ def fake_search(genotype: Genotype, rng: np.random.Generator, *, epochs: int, t_
             line["keep"] = [one_hot(KEEP, cell.keep, 3 * done) for cell in genotype.cells]
             line["keep_choices"] = KEEP
             line["width"] = [one_hot(WIDTH, cell.width, 2 * done) for cell in genotype.cells]
-            line["width_choices"] = WIDTH
+            line["width_choices"] = [width / WIDTH[-1] for width in WIDTH]
             line["multipliers"] = {"packed_bytes": 0.4 * done * (1.4 - done), "bit_synops": 0.8 * done * (1.2 - done)}
         lines.append(line)
     return lines

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,20 +22,22 @@ def numbered(*shape: int) -> Tensor:
 
 
 @given(shapes)
-def test_the_defaults_change_nothing(shape):
+def test_the_defaults_change_nothing(shape: tuple[int, int, int, int]) -> None:
     x = numbered(*shape)
     assert torch.equal(augment(x, AugmentSettings(), rng()), x)
 
 
 @given(shapes, st.integers(0, 2**31))
-def test_a_flip_mirrors_whole_images(shape, seed):
+def test_a_flip_mirrors_whole_images(shape: tuple[int, int, int, int], seed: int) -> None:
     x = numbered(*shape)
     for image, result in zip(x, augment(x, AugmentSettings(flip=True), rng(seed)), strict=True):
         assert torch.equal(result, image) or torch.equal(result, image.flip(-1))
 
 
 @given(shapes, st.integers(1, 4), st.integers(0, 2**31))
-def test_a_crop_is_one_shift_of_each_whole_image_filled_with_zeros(shape, crop, seed):
+def test_a_crop_is_one_shift_of_each_whole_image_filled_with_zeros(
+    shape: tuple[int, int, int, int], crop: int, seed: int
+) -> None:
     x = numbered(*shape)
     height, width = shape[2:]
     for image, result in zip(x, augment(x, AugmentSettings(crop=crop), rng(seed)), strict=True):
@@ -44,7 +48,9 @@ def test_a_crop_is_one_shift_of_each_whole_image_filled_with_zeros(shape, crop, 
 
 
 @given(shapes, st.integers(1, 12), st.integers(0, 2**31))
-def test_a_cutout_zeroes_one_rectangle_of_at_most_its_size_in_all_channels(shape, size, seed):
+def test_a_cutout_zeroes_one_rectangle_of_at_most_its_size_in_all_channels(
+    shape: tuple[int, int, int, int], size: int, seed: int
+) -> None:
     x = numbered(*shape)
     result = augment(x, AugmentSettings(cutout=size), rng(seed))
     assert torch.equal(result[result != 0], x[result != 0])
@@ -61,7 +67,9 @@ def test_a_cutout_zeroes_one_rectangle_of_at_most_its_size_in_all_channels(shape
 
 @given(shapes, st.integers(0, 3), st.booleans(), st.integers(0, 3), st.integers(0, 2**31))
 @settings(max_examples=30)
-def test_a_seed_fixes_the_result(shape, crop, flip, cutout, seed):
+def test_a_seed_fixes_the_result(
+    shape: tuple[int, int, int, int], crop: int, flip: bool, cutout: int, seed: int
+) -> None:
     x, chosen = numbered(*shape), AugmentSettings(crop=crop, flip=flip, cutout=cutout)
     before = x.clone()
     first, second = augment(x, chosen, rng(seed)), augment(x, chosen, rng(seed))
@@ -70,7 +78,7 @@ def test_a_seed_fixes_the_result(shape, crop, flip, cutout, seed):
     assert first.shape == x.shape
 
 
-def test_images_draw_for_themselves_and_use_the_whole_range():
+def test_images_draw_for_themselves_and_use_the_whole_range() -> None:
     x = numbered(1, 1, 5, 5).expand(400, 1, 5, 5)
     shifted = augment(x, AugmentSettings(crop=2), rng())
     assert len({tuple(image.flatten().tolist()) for image in shifted}) == 25
@@ -81,18 +89,18 @@ def test_images_draw_for_themselves_and_use_the_whole_range():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float64])
-def test_the_type_is_kept(dtype):
+def test_the_type_is_kept(dtype: torch.dtype) -> None:
     x = torch.ones(2, 3, 5, 4, dtype=dtype)
     assert augment(x, AugmentSettings(crop=1, flip=True, cutout=2), rng()).dtype == dtype
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_devices_agree():
+def test_devices_agree() -> None:
     x, chosen = numbered(6, 3, 9, 7), AugmentSettings(crop=2, flip=True, cutout=4)
     assert torch.equal(augment(x.cuda(), chosen, rng()).cpu(), augment(x, chosen, rng()))
 
 
 @pytest.mark.parametrize("wrong", [{"crop": -1}, {"cutout": -1}, {"mirror": True}])
-def test_settings_refuse(wrong):
+def test_settings_refuse(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AugmentSettings.model_validate(wrong)

@@ -1,15 +1,17 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litesnn.data.splits import stratified_cut, stratified_limit
+from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
 
 labels_of_any_kind = st.lists(st.integers(0, 4), max_size=60).map(lambda values: np.array(values, np.int64))
 
 
 @given(labels_of_any_kind, st.floats(0.01, 0.99))
-def test_a_cut_parts_the_rows_and_takes_from_every_class(labels, fraction):
+def test_a_cut_parts_the_rows_and_takes_from_every_class(labels: IntArray, fraction: float) -> None:
     rest, cut = stratified_cut(labels, fraction)
     assert sorted([*rest, *cut]) == list(range(len(labels)))
     assert list(rest) == sorted(rest)
@@ -20,7 +22,7 @@ def test_a_cut_parts_the_rows_and_takes_from_every_class(labels, fraction):
 
 
 @given(labels_of_any_kind, st.integers(1, 70))
-def test_a_limit_takes_that_many_rows_in_proportion(labels, limit):
+def test_a_limit_takes_that_many_rows_in_proportion(labels: IntArray, limit: int) -> None:
     rows = stratified_limit(labels, limit)
     assert len(set(rows.tolist())) == len(rows) == min(limit, len(labels))
     assert list(rows) == sorted(rows)
@@ -32,22 +34,22 @@ def test_a_limit_takes_that_many_rows_in_proportion(labels, limit):
         assert (taken[present] >= np.minimum(counts[present], 2)).all()
 
 
-def test_shares_are_those_of_the_classes():
+def test_shares_are_those_of_the_classes() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 100])
     _, cut = stratified_cut(labels, 0.25)
     assert np.bincount(labels[cut]).tolist() == [150, 75, 25]
     assert np.abs(np.bincount(labels[stratified_limit(labels, 100)]) - [60, 30, 10]).max() <= 1
 
 
-def test_rows_are_fixed_for_good():
+def test_rows_are_fixed_for_good() -> None:
     """Golden rows: a change here would change the test set of every published result."""
     rest, cut = stratified_cut(np.arange(12) % 3, 0.5)
     assert cut.tolist() == [1, 2, 4, 6, 9, 11]
-    assert rest.tolist() == sorted(set(range(12)) - set([1, 2, 4, 6, 9, 11]))
+    assert rest.tolist() == sorted(set(range(12)) - {1, 2, 4, 6, 9, 11})
     assert stratified_limit(np.arange(12) % 3, 5).tolist() == [1, 4, 6, 9, 11]
 
 
-def test_a_seed_gives_other_rows_and_a_larger_cut_holds_the_smaller():
+def test_a_seed_gives_other_rows_and_a_larger_cut_holds_the_smaller() -> None:
     labels = np.arange(200) % 2
     _, small = stratified_cut(labels, 0.1)
     _, large = stratified_cut(labels, 0.3)
@@ -58,7 +60,7 @@ def test_a_seed_gives_other_rows_and_a_larger_cut_holds_the_smaller():
 
 
 @pytest.mark.parametrize("limit", [1, 5])
-def test_no_rows(limit):
+def test_no_rows(limit: int) -> None:
     none = np.zeros(0, np.int64)
     assert [len(rows) for rows in stratified_cut(none, 0.5)] == [0, 0]
     assert len(stratified_limit(none, limit)) == 0

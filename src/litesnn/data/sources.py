@@ -36,6 +36,7 @@ Shape = tuple[int, int, int]
 _IMAGE_NAMES = ("image", "img", "x")
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+_AUDIO_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
 _EXPECTED = (
     "expected 'digits', an .npz file, a folder of parquet files or images, or the name of a data set on the "
     "Hugging Face hub"
@@ -299,7 +300,8 @@ def _read_npz(settings: DataSettings) -> _Opened:
 def _read_folder(settings: DataSettings) -> _Opened:
     """A folder of parquet files, or of images in one folder per class; split folders or file names are understood.
 
-    Reads no network: a folder that exists goes before a data set of the hub with the same name. Audio and event recordings in folders are refused with a message that says so.
+    Reads no network: a folder that exists goes before a data set of the hub with the same name. Audio and event
+    recordings in folders are refused with a message that says so.
     """
     folder = Path(settings.source).expanduser()
     if not folder.exists():
@@ -316,6 +318,8 @@ def _read_folder(settings: DataSettings) -> _Opened:
             "(audio and event recordings are not supported yet)"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if any(file.suffix.lower() in _AUDIO_SUFFIXES for file in folder.rglob("*")):
+            raise _no_audio(settings) from None
         raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
     return _open_tables(found, settings, datasets)
 
@@ -437,11 +441,15 @@ def _image_column(features: Any, settings: DataSettings, datasets: ModuleType) -
     if images or named:
         return (images or named)[0]
     if any(isinstance(feature, datasets.Audio) for feature in features.values()):
-        raise InputError(f"{settings.source}: holds audio, which is not supported yet; expected images")
+        raise _no_audio(settings)
     raise InputError(
         f"{settings.source}: no image column found among {', '.join(features)}; set data.image_column "
         "(event recordings are not supported yet)"
     )
+
+
+def _no_audio(settings: DataSettings) -> InputError:
+    return InputError(f"{settings.source}: holds audio, which is not supported yet; expected images")
 
 
 def _label_column(features: Any, settings: DataSettings, datasets: ModuleType) -> str:

@@ -283,7 +283,7 @@ def _macro(run: Run) -> list[MacroRow]:
                 name=name,
                 level=str(cell.level),
                 shape=shapes.get(f"{name} node 0", "–"),
-                width=Choice(f"{genotype.nodes} × {cell.width}", _shares(last, "width", index, str)),
+                width=Choice(f"{genotype.nodes} × {cell.width}", _shares(last, "width", index, _keep)),
                 bits=Choice(str(cell.bits), _shares(last, "bits", index, lambda bits: _plural(int(bits), "bit"))),
                 keep=Choice(_keep(cell.keep), _shares(last, "keep", index, _keep)),
             )

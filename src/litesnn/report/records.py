@@ -150,7 +150,7 @@ class SearchEpoch(_Record):
     keep: tuple[tuple[float, ...], ...] = ()
     keep_choices: tuple[float, ...] = ()
     width: tuple[tuple[float, ...], ...] = ()
-    width_choices: tuple[int, ...] = ()
+    width_choices: tuple[float, ...] = ()
     packed_bytes: float | None = None
     bit_synops: float | None = None
     multipliers: dict[str, float] = {}

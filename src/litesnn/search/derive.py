@@ -47,12 +47,11 @@ FloatArray = npt.NDArray[np.float64]
 class Preferences:
     """What a search prefers, as log-probabilities, and the firing rates that it saw.
 
-    ``alpha`` [E, O]; ``bits``, ``keep`` and ``width`` [L, candidates]; ``psi`` [T]; ``rates``: population → [T].
+    ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T]; ``rates``: population → [T].
     """
 
     alpha: FloatArray
-    bits: FloatArray
-    keep: FloatArray
+    compression: FloatArray
     width: FloatArray
     psi: FloatArray
     rates: Mapping[str, Sequence[float]]
@@ -90,8 +89,10 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
 
 def learned_preferences(supernet: Supernet, rates: Mapping[str, Sequence[float]]) -> Preferences:
     """The log-probabilities of a searched supernet."""
-    rows = (supernet.alpha, supernet.beta, supernet.keep, supernet.width, supernet.psi)
-    return Preferences(*(row.detach().double().log_softmax(-1).cpu().numpy() for row in rows), rates=rates)
+    alpha, width, psi = (
+        row.detach().double().log_softmax(-1).cpu().numpy() for row in (supernet.alpha, supernet.width, supernet.psi)
+    )
+    return Preferences(alpha, supernet.compression_weights().detach().double().log().cpu().numpy(), width, psi, rates)
 
 
 def strongest_edges(alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per_node: int) -> tuple[Edge, ...]:
@@ -226,7 +227,7 @@ def _cell_options(
                 classes = len(info.classes)
                 size += math.ceil(model.nodes * outputs * classes * model.io_bits / 8)
                 cost += inner * model.nodes * outputs * pixels * classes * model.io_bits
-            score = preferences.bits[index, b] + preferences.keep[index, k] + preferences.width[index, width]
+            score = preferences.compression[index, b, k] + preferences.width[index, width]
             options.append(_Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
     return options
 

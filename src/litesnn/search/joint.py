@@ -65,7 +65,7 @@ class _Search:
         self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
         settings = recipe.search
         self.scores = supernet.score_parameters()
-        slow = [supernet.beta, supernet.keep, supernet.width, *self.scores]
+        slow = [supernet.beta, supernet.width, *self.scores]
         decay = settings.architecture_weight_decay
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
@@ -127,14 +127,16 @@ class _Search:
     def describe(self) -> dict[str, Any]:
         """The architecture parameters as probabilities, for the log."""
         supernet = self.supernet
+        pairs = supernet.compression_weights()  # [L, bits, keeps]
         return {
             "psi": supernet.psi.softmax(0).tolist(),
             "alpha": supernet.alpha.softmax(1).tolist(),
             "ops": supernet.choices.ops,
-            "bits": supernet.beta.softmax(1).tolist(),
+            "bits": pairs.sum(2).tolist(),
             "bit_choices": supernet.choices.bits,
-            "keep": supernet.keep.softmax(1).tolist(),
+            "keep": pairs.sum(1).tolist(),
             "keep_choices": supernet.choices.keeps,
+            "compression": pairs.tolist(),
             "width": supernet.width.softmax(1).tolist(),
             "width_choices": supernet.choices.widths,
             "multipliers": {key: constraint.multiplier for key, constraint in self.constraints.items()},

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
     def folded_classifier(self) -> FoldedGroup:
         """The deployed form of the classifier: codes [K, C] on integer spike counts."""
         weight, bits = self.classifier.weight, self.genotype.classifier_bits
-        codes = weight_codes(weight, bits) * self.classifier.mask(self.classifier_compression())
+        codes = weight_codes(weight, bits) * self.classifier.masks(self.classifier_compression())[0]
         height, width = self.map_size(self.genotype.cells[-1].level)
         scale = to_float16(self.classifier_gain.double() * step_size(weight, bits).double() / 2 / (height * width))
         return FoldedGroup((Folded(codes.flatten(1), scale.expand(len(codes))),), to_float16(self.classifier_bias))
@@ -128,7 +128,8 @@ class Backbone(nn.Module):
             stem = self.folded_stem()
             current = self.stem.integrate(x, stem.connections[0]) + stem.bias[:, None, None]
         else:
-            current, _ = self.stem(x * INPUT_SCALE, self.stem_compression())
+            compression = self.stem_compression()
+            current = self.stem(x * INPUT_SCALE, compression, self.stem.masks(compression))
         spikes = lif(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
         if record is not None:
             record["stem"] = spikes
@@ -143,8 +144,9 @@ class Backbone(nn.Module):
             tapped = out if index == tap else tapped
         if meter is not None:
             means = newer.mean(dim=1)
-            fan = self.classifier.mask(self.classifier_compression()).sum(0).expand(-1, *means.shape[-2:])
-            meter.add("classifier", synops(means, fan), float(self.genotype.classifier_bits))
+            (mask,) = self.classifier.masks(self.classifier_compression())
+            used = synops(means, mask.sum(0).expand(-1, *means.shape[-2:]))
+            meter.add("classifier", used, used * self.genotype.classifier_bits)
         return Output(self._read_out(newer, integer=integer), tapped)
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:
@@ -160,6 +162,5 @@ class Backbone(nn.Module):
             return part.scale * total / elapsed + folded.bias
         rates = spikes.mean(dim=(3, 4))  # [T, B, C]
         compression = self.classifier_compression()
-        mask = self.classifier.mask(compression)
-        weight = self.classifier.effective_weight(compression, mask).flatten(1)
+        weight = self.classifier.effective_weight(compression, self.classifier.masks(compression)).flatten(1)
         return self.classifier_gain * (rates @ weight.T).cumsum(0) / elapsed + self.classifier_bias

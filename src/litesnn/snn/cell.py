@@ -126,20 +126,20 @@ class Cell(nn.Module):
             for position, edge in enumerate(edges):
                 key, connection = edge_key(edge), self.connection(edge)
                 spikes = states[edge.source].flatten(0, 1)  # [T·B, I, H, W]: one call for all timesteps
+                masks = connection.masks(mix.compression)
                 if folded is not None:
                     part = connection.integrate(spikes, folded.connections[position])
-                    weight_mask = None if connection.conv is None else connection.conv.mask(mix.compression)
                 else:
-                    part, weight_mask = connection(spikes, mix.compression)
+                    part = connection(spikes, mix.compression, masks)
                 if mix.edge_weights is not None:
                     part = part * mix.edge_weights[key]
                 current = part if current is None else current + part
                 if meter is not None:
-                    used = connection.measure(weight_mask, means[edge.source], mix.channel_weights)
-                    if mix.edge_shares is not None:
-                        used = used * mix.edge_shares[key]
-                    bits = 1.0 if connection.conv is None else mix.compression.expected_bits
-                    meter.add(f"{name} {key}", used, bits)
+                    used, bit_used = connection.measure(
+                        mix.compression, masks, means[edge.source], mix.channel_weights
+                    )
+                    share = 1.0 if mix.edge_shares is None else mix.edge_shares[key]
+                    meter.add(f"{name} {key}", used * share, bit_used * share)
             assert current is not None
             if folded is not None:
                 current = current + folded.bias[:, None, None]

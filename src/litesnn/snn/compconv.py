@@ -1,18 +1,19 @@
 """The compressive convolution (CompConv) and the connection built on it.
 
-    W_eff = M ⊙ Σ_b softmax(β)_b · Q_b(W),   M = Σ_κ softmax(κ)_κ · M_κ(scores),   then ONE convolution
+    W_eff = Σ_κ M_κ(scores) ⊙ Σ_b softmax(β)_bκ · Q_b(W),   then ONE convolution
 
-(LitE-SNN, section 3.2; the mixture over keep ratios is ours.) With one-hot mixtures it *is* the compressed layer:
-search, training, evaluation and packing all come through here.
+With one keep ratio κ this is the paper's layer (LitE-SNN, section 3.2). Several keep ratios are ours; β then has an entry
+for each pair of bit-width and keep ratio, because what a keep ratio costs depends on the bit-width: the positions of the
+kept weights are paid for once, whatever the bits. With one-hot β it *is* the compressed layer: search, training, evaluation
+and packing all come through here.
 
 Shapes: T timesteps, B batch, I input and O output channels, k kernel, H × W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -28,34 +29,28 @@ __all__ = ["CompConv", "Compression", "Connection", "Folded", "FoldedGroup", "fo
 
 @dataclass(frozen=True)
 class Compression:
-    """Bit-widths and keep ratios of a layer, each with its weight in the mixture (1-d tensors that sum to one)."""
+    """A mixture of bit-widths and keep ratios: ``weights`` [bits, keeps] sums to one."""
 
     bits: tuple[int, ...]
-    bit_weights: Tensor
     keeps: tuple[float, ...]
-    keep_weights: Tensor
+    weights: Tensor
 
     @classmethod
     def fixed(cls, bits: int, keep: float, device: torch.device) -> Compression:
         """A finished layer: one bit-width, one keep ratio."""
-        one = torch.ones(1, device=device)
-        return cls((bits,), one, (keep,), one)
-
-    @cached_property
-    def expected_bits(self) -> Tensor:
-        """Σ_b p_b · b, a scalar tensor."""
-        return (self.bit_weights * self.bit_weights.new_tensor(self.bits)).sum()
-
-    @cached_property
-    def expected_keep(self) -> Tensor:
-        """Σ_κ p_κ · κ, a scalar tensor."""
-        return (self.keep_weights * self.keep_weights.new_tensor(self.keeps)).sum()
+        return cls((bits,), (keep,), torch.ones(1, 1, device=device))
 
     def choice(self) -> tuple[int, float]:
         """The bit-width and keep ratio of a finished layer. Raises ``ValueError`` for a mixture."""
         if len(self.bits) != 1 or len(self.keeps) != 1:
             raise ValueError("a mixture has no single bit-width and keep ratio")
         return self.bits[0], self.keeps[0]
+
+    def pairs(self) -> Iterator[tuple[int, float, Tensor]]:
+        """Every (bits, keep ratio, weight)."""
+        for row, bits in enumerate(self.bits):
+            for column, keep in enumerate(self.keeps):
+                yield bits, keep, self.weights[row, column]
 
 
 class CompConv(nn.Module):
@@ -68,23 +63,28 @@ class CompConv(nn.Module):
         nn.init.kaiming_normal_(self.weight)
         self.scores = nn.Parameter(initial_scores(self.weight))
 
-    def mask(self, compression: Compression) -> Tensor:
-        """M [O, I, k, k], soft where the keep ratio is a mixture."""
-        masks = [keep_mask(self.scores, keep) for keep in compression.keeps]
-        if len(masks) == 1:
-            return masks[0]
-        return torch.stack([p * mask for p, mask in zip(compression.keep_weights, masks, strict=True)]).sum(0)
+    def masks(self, compression: Compression) -> list[Tensor]:
+        """M_κ [O, I, k, k] of every keep ratio. Computed once per optimisation step, like the weight."""
+        return [keep_mask(self.scores, keep) for keep in compression.keeps]
 
-    def effective_weight(self, compression: Compression, mask: Tensor) -> Tensor:
-        """W_eff [O, I, k, k]. Computed once per optimisation step, whatever the number of timesteps."""
-        if len(compression.bits) == 1:
-            return quantize(self.weight, compression.bits[0]) * mask
-        mixed = [p * quantize(self.weight, b) for p, b in zip(compression.bit_weights, compression.bits, strict=True)]
-        return torch.stack(mixed).sum(0) * mask
+    def effective_weight(self, compression: Compression, masks: Sequence[Tensor]) -> Tensor:
+        """W_eff [O, I, k, k]."""
+        if len(compression.bits) == len(masks) == 1:
+            return quantize(self.weight, compression.bits[0]) * masks[0]
+        parts = [
+            quantize(self.weight, bits) * _mix(compression.weights[row], masks)
+            for row, bits in enumerate(compression.bits)
+        ]
+        return torch.stack(parts).sum(0)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
         return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
+
+
+def _mix(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Σ_i weights_i · tensors_i."""
+    return torch.stack([weight * tensor for weight, tensor in zip(weights, tensors, strict=True)]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,16 @@ class Connection(nn.Module):
         """Number of weights, pruned ones included."""
         return 0 if self.conv is None else self.conv.weight.numel()
 
-    def forward(self, x: Tensor, compression: Compression) -> tuple[Tensor, Tensor | None]:
-        """[N, I, H, W] → currents [N, O, H', W'], and the mask that was used [O, I, k, k] (``None``: identity)."""
-        if self.conv is None:
-            return self.norm(x), None
-        mask = self.conv.mask(compression)
-        return self.norm(self.conv.convolve(x, self.conv.effective_weight(compression, mask))), mask
+    def masks(self, compression: Compression) -> list[Tensor]:
+        """The masks of :meth:`CompConv.masks`; none for an identity."""
+        return [] if self.conv is None else self.conv.masks(compression)
+
+    def forward(self, x: Tensor, compression: Compression, masks: Sequence[Tensor]) -> Tensor:
+        """[N, I, H, W] → currents [N, O, H', W']."""
+        if self.conv is not None:
+            x = self.conv.convolve(x, self.conv.effective_weight(compression, masks))
+        currents: Tensor = self.norm(x)
+        return currents
 
     def integrate(self, x: Tensor, folded: Folded) -> Tensor:
         """The deployed arithmetic of one connection: scale · Σ code·x, [N, I, H, W] → [N, O, H', W'].
@@ -150,19 +154,33 @@ class Connection(nn.Module):
         return self.conv.convolve(x, folded.codes).round_() * folded.scale[:, None, None]
 
     def measure(
-        self, mask: Tensor | None, mean_spikes: Tensor, output_weights: Tensor | None
-    ) -> Tensor:
-        """SynOps per timestep [T] for mean input spikes [T, I, H, W].
+        self,
+        compression: Compression,
+        masks: Sequence[Tensor],
+        mean_spikes: Tensor,
+        output_weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """SynOps and Bit-SynOps per timestep, [T] each, for mean input spikes [T, I, H, W].
 
-        ``output_weights`` [O] says how much of each output channel exists (the search over widths); ``None``: all.
+        An identity hands on each spike once, as one bit.
+
+        Args:
+            output_weights: how much of each output channel exists [O] (the search over widths); ``None``: all.
         """
         height, width = mean_spikes.shape[-2:]
-        if mask is None:  # an identity hands on each spike once
-            present = mean_spikes.new_ones(self.outputs) if output_weights is None else output_weights
-            return synops(mean_spikes, present[:, None, None].expand(-1, height, width))
-        if output_weights is not None:
-            mask = mask * output_weights[:, None, None, None]
-        return synops(mean_spikes, fan_out(mask.sum(0), self.stride, height, width))
+        present = mean_spikes.new_ones(self.outputs) if output_weights is None else output_weights
+        if self.conv is None:
+            used = synops(mean_spikes, present[:, None, None].expand(-1, height, width))
+            return used, used
+        reached = [  # non-zero weights [I, k, k] by keep ratio
+            (mask * present[:, None, None, None]).sum(0) for mask in masks
+        ]
+        bits = compression.weights.new_tensor(compression.bits)[:, None]
+        used_by_keep = torch.stack(
+            [synops(mean_spikes, fan_out(taps, self.stride, height, width)) for taps in reached]
+        )  # [keeps, T]
+        shares, bit_shares = compression.weights.sum(0), (bits * compression.weights).sum(0)  # [keeps]
+        return shares @ used_by_keep, bit_shares @ used_by_keep
 
 
 def to_float16(values: Tensor) -> Tensor:
@@ -190,7 +208,7 @@ def fold(connections: Sequence[Connection], compression: Compression, *, input_s
             folded.append(Folded(None, to_float16(gain * input_scale)))
             continue
         weight = connection.conv.weight
-        codes = weight_codes(weight, bits) * connection.conv.mask(compression)
+        codes = weight_codes(weight, bits) * connection.conv.masks(compression)[0]
         step = step_size(weight, bits).double() / 2
         folded.append(Folded(codes, to_float16(gain * step * input_scale)))
     return FoldedGroup(tuple(folded), to_float16(bias))

@@ -7,9 +7,9 @@ H × W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -42,32 +42,24 @@ def conv_output(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def model_size_bits(weights: Number, keep: float | Tensor, bits: float | Tensor) -> Number:
-    """κ · params · bits: a layer's size by the paper's definition (section 3.2), which leaves positions out."""
-    return weights * keep * bits  # type: ignore[return-value]
-
-
-def packed_bits(
-    weights: Number,
-    outputs: Number,
-    keeps: Sequence[float],
-    keep_weights: Tensor | Sequence[float],
-    bits: float | Tensor,
-) -> Number:
-    """Bits of one layer in the packed file: codes, positions and scales.
-
-    Positions are counted with the bound that holds for every mask, so that a budget promised before training
-    is still kept after it.
+def model_size_bits(weights: Number, pairs: Iterable[tuple[int, float, Any]]) -> Number:
+    """Σ κ · params · bits: a layer's size by the paper's definition (section 3.2), which leaves positions out.
 
     Args:
         weights: weights of the layer, pruned ones included (a number, or its expectation as a tensor).
-        outputs: output channels; each stores one scale.
-        keeps: candidate keep ratios, and ``keep_weights`` their probabilities.
-        bits: (expected) bits of a weight.
+        pairs: (bits, keep ratio, probability) of every candidate.
     """
-    density = sum(p * keep for p, keep in zip(keep_weights, keeps, strict=True))
-    positions = sum(p * position_bits(1.0, min(keep, 1.0)) for p, keep in zip(keep_weights, keeps, strict=True))
-    return weights * (density * bits + positions) + AFFINE_BITS * outputs  # type: ignore[return-value]
+    return weights * sum(p * keep * bits for bits, keep, p in pairs)  # type: ignore[no-any-return]
+
+
+def packed_bits(weights: Number, outputs: Number, pairs: Iterable[tuple[int, float, Any]]) -> Number:
+    """Bits of one layer in the packed file: codes, positions and one scale per output channel.
+
+    Positions are counted with the bound that holds for every mask, so that a budget promised before training
+    is still kept after it. Arguments as in :func:`model_size_bits`.
+    """
+    per_weight = sum(p * (keep * bits + position_bits(1.0, keep)) for bits, keep, p in pairs)
+    return weights * per_weight + AFFINE_BITS * outputs  # type: ignore[no-any-return]
 
 
 def layer_bytes(weights: int, outputs: int, keep: float, bits: int) -> int:
@@ -111,10 +103,10 @@ def synops(mean_spikes: Tensor, fan: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """SynOps per timestep [T] of one layer, and the (expected) bits of its weights."""
+    """SynOps and Bit-SynOps per timestep of one layer, [T] each."""
 
     synops: Tensor
-    bits: float | Tensor
+    bit_synops: Tensor
 
 
 class Meter:
@@ -124,9 +116,9 @@ class Meter:
         self.layers: dict[str, Measured] = {}
         self.rates: dict[str, Tensor] = {}
 
-    def add(self, name: str, layer_synops: Tensor, bits: float | Tensor) -> None:
-        """Record a layer's SynOps per timestep [T] and bits."""
-        self.layers[name] = Measured(layer_synops, bits)
+    def add(self, name: str, layer_synops: Tensor, layer_bit_synops: Tensor) -> None:
+        """Record a layer's SynOps and Bit-SynOps per timestep, [T] each."""
+        self.layers[name] = Measured(layer_synops, layer_bit_synops)
 
     def add_rate(self, name: str, mean_spikes: Tensor) -> None:
         """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
@@ -134,7 +126,7 @@ class Meter:
 
     def bit_synops(self) -> Tensor:
         """Σ over layers of SynOps × bits, per timestep [T]."""
-        return torch.stack([layer.synops * layer.bits for layer in self.layers.values()]).sum(0)
+        return torch.stack([layer.bit_synops for layer in self.layers.values()]).sum(0)
 
 
 ENERGY_NOTE = (

@@ -1,7 +1,7 @@
 """The supernet: every edge, every op, every bit-width, keep ratio and width at once, mixed by learned weights.
 
-α [E, O] is shared by all cells; β [L, bits] and, beyond the paper, the keep-ratio and width logits are per cell; ψ [T]
-chooses the timesteps (LitE-SNN, section 3). Shapes: E edges, O ops, L cells, T timesteps.
+α [E, O] is shared by all cells; β [L, bits, keep ratios] and the width logits [L, widths] are per cell (the paper's β is
+[L, bits]: it gives the keep ratio and the width); ψ [T] chooses the timesteps (LitE-SNN, section 3). Shapes: E edges, O ops, L cells, T timesteps.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class Supernet(nn.Module):
         self.backbone = Backbone(genotype.model_copy(update={"edges": edges}), shape, classes)
         cells = len(genotype.cells)
         self.alpha = nn.Parameter(1e-3 * torch.randn(len(self.pairs), len(choices.ops)))
-        self.beta = nn.Parameter(torch.zeros(cells, len(choices.bits)))
-        self.keep = nn.Parameter(torch.zeros(cells, len(choices.keeps)))
+        self.beta = nn.Parameter(torch.zeros(cells, len(choices.bits), len(choices.keeps)))
         self.width = nn.Parameter(torch.zeros(cells, len(choices.widths)))
         self.psi = nn.Parameter(torch.zeros(genotype.timesteps))
 
@@ -75,11 +74,9 @@ class Supernet(nn.Module):
         """Weights, norms and biases: all that is neither a score nor an architecture parameter."""
         return [p for name, p in self.backbone.named_parameters() if not name.endswith("scores")]
 
-    def compression(self, cell: int) -> Compression:
-        """The mixture over bit-widths and keep ratios of one cell."""
-        return Compression(
-            self.choices.bits, self.beta[cell].softmax(0), self.choices.keeps, self.keep[cell].softmax(0)
-        )
+    def compression_weights(self) -> Tensor:
+        """softmax(β) over the pairs of bit-width and keep ratio of each cell [L, bits, keeps]."""
+        return self.beta.flatten(1).softmax(1).view_as(self.beta)
 
     def mixes(self) -> list[CellMix]:
         """The mixture of every cell. Compute it once per optimisation step."""
@@ -91,8 +88,10 @@ class Supernet(nn.Module):
                 weights[key] = probabilities[row, column]
                 # A node derives to the strongest of its inputs; until they are known, each has the same chance.
                 shares[key] = weights[key] * min(1.0, self.choices.edges_per_node / (node + 2))
+        bits, keeps = self.choices.bits, self.choices.keeps
         return [
-            CellMix(self.compression(i), weights, shares, self._channel_weights(i)) for i in range(len(self.beta))
+            CellMix(Compression(bits, keeps, pairs), weights, shares, self._channel_weights(index))
+            for index, pairs in enumerate(self.compression_weights())
         ]
 
     def _channel_weights(self, index: int) -> Tensor | None:
@@ -116,26 +115,19 @@ class Supernet(nn.Module):
 
     def expected_packed_bits(self, mixes: Sequence[CellMix]) -> Tensor:
         """Expected bits of the derived network's packed file, header left out; a scalar."""
-        biases = sum(layer.biases for layer in self._layers(mixes))
-        return AFFINE_BITS * biases + sum(  # type: ignore[return-value]
-            layer.share
-            * packed_bits(
-                layer.weights,
-                layer.outputs,
-                layer.compression.keeps,
-                layer.compression.keep_weights,
-                layer.compression.expected_bits,
-            )
+        biases = torch.stack([layer.biases for layer in self._layers(mixes)]).sum()
+        layers = [
+            layer.share * packed_bits(layer.weights, layer.outputs, layer.compression.pairs())
             for layer in self._layers(mixes)
-        )
+        ]
+        return AFFINE_BITS * biases + torch.stack(layers).sum()
 
     def expected_model_size_bits(self, mixes: Sequence[CellMix]) -> Tensor:
         """Expected model size by the paper's definition, in bits; a scalar."""
-        return sum(  # type: ignore[return-value]
-            layer.share
-            * model_size_bits(layer.weights, layer.compression.expected_keep, layer.compression.expected_bits)
-            for layer in self._layers(mixes)
-        )
+        layers = [
+            layer.share * model_size_bits(layer.weights, layer.compression.pairs()) for layer in self._layers(mixes)
+        ]
+        return torch.stack(layers).sum()
 
     def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layer]:
         backbone, one = self.backbone, self.psi.new_ones(())

@@ -7,12 +7,14 @@ measured with the deployed arithmetic; costs are counted, per sample and as mean
 from __future__ import annotations
 
 import json
+import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +22,7 @@ from litesnn.budget import Budget
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import population_shapes, size_table, to_bytes
+from litesnn.deploy.packed import SizeTable, population_shapes, size_table, to_bytes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.loop.session import Session
@@ -62,6 +64,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         "recipe": recipe.name,
         "mode": recipe.search.mode,
         "seed": recipe.seed,
+        "command": "litesnn design --recipe recipe.toml --run AGAIN",
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
     measured = measure(network, test)
     metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
@@ -117,9 +121,8 @@ def measure(network: Network, rows: Samples) -> Measured:
         correct += (guesses == y).sum(1).cpu()
         confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
         for name, layer in meter.layers.items():
-            used = float(layer.synops.double().sum()) * share
-            synops[name] += used
-            bit_synops[name] += used * float(layer.bits)
+            synops[name] += float(layer.synops.double().sum()) * share
+            bit_synops[name] += float(layer.bit_synops.double().sum()) * share
         for name, rate in meter.rates.items():
             rates[name] += float(rate.double().mean()) * share
     return Measured(
@@ -159,16 +162,7 @@ def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
     return {
         "packed_bytes": len(to_bytes(packed)),
         "header_bytes": table.header_bytes,
-        "size_table": [
-            {
-                "name": layer.name,
-                "coding": str(layer.coding),
-                "positions": layer.positions_bytes,
-                "codes": layer.codes_bytes,
-                "affine": layer.affine_bytes,
-            }
-            for layer in table.layers
-        ],
+        "size_table": _size_rows(table, [row["name"] for row in layers], list(measured.rates)),
         "weights": sum(layer.weights for layer in network.layers()),
         "kept_weights": sum(layer.kept for layer in network.layers()),
         "model_size_bytes": network.model_size_bits() / 8,
@@ -176,6 +170,21 @@ def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
         "layers": layers,
         "neurons": neurons,
     }
+
+
+def _size_rows(table: SizeTable, layers: Sequence[str], populations: Sequence[str]) -> list[dict[str, Any]]:
+    """Where the bytes go, under the names that the rest of the metrics uses; the file knows only numbers."""
+    names, owners = iter(layers), iter(populations)
+    return [
+        {
+            "name": f"{next(owners)} bias" if layer.name.endswith("bias") else next(names),
+            "coding": layer.coding,
+            "positions": layer.positions_bytes,
+            "codes": layer.codes_bytes,
+            "affine": layer.affine_bytes,
+        }
+        for layer in table.layers
+    ]
 
 
 def _energy(layers: Sequence[Mapping[str, Any]], stem_macs: int, network: Network) -> dict[str, Any]:

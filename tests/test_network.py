@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import oracle
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import from_bytes, to_bytes
+from litesnn.deploy.reference import Reference
+from litesnn.genotype import Genotype
+from litesnn.networks import build_network
+from litesnn.snn.cost import Meter
+from litesnn.snn.network import encode
+from tiny import genotype, genotypes, images, input_info, lively_network, quantized_images, shapes
+
+
+def test_encode_by_hand() -> None:
+    # (x − 1)/2 · 32 = 16·(x − 1): halves go to the even neighbour, and ±127 is the end
+    x = torch.tensor([1.0, 2.0, 1.03125, 1.09375, 0.96875, 0.90625, 8.9375, 9.0, 1e6, -1e6])
+    assert encode(x.view(-1, 1, 1, 1), (1.0,), (2.0,)).flatten().tolist() == [0, 16, 0, 2, 0, -2, 127, 127, 127, -127]
+
+
+def test_encode_takes_each_channel_with_its_own_numbers() -> None:
+    x = torch.full((1, 2, 1, 1), 10, dtype=torch.uint8)
+    found = encode(x, (8.0, 12.0), (1.0, 4.0))
+    assert found.flatten().tolist() == [64, -16]
+    assert found.dtype == torch.int8
+
+
+def test_training_is_the_oracles() -> None:
+    gene = genotype(levels=(0, 0, 1))
+    network = lively_network(gene, input_info()).double().train()
+    x = quantized_images((2, 6, 5), 3).double()
+    mixtures = [oracle.Mixture({(cell.bits, cell.keep): 1.0}) for cell in gene.cells]
+    # Network.forward takes float32, whose spikes may differ at a threshold: the oracle is compared in float64.
+    ours = network.backbone.run(x, 3, network.mixes(), integer=False).logits
+    torch.testing.assert_close(ours, oracle.backbone(network.backbone, x, 3, mixtures), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(network.float()(x).logits, ours.float(), rtol=0.2, atol=0.2)
+
+
+def test_training_and_evaluation_agree_but_for_rounding() -> None:
+    """Given the running statistics, the two arithmetics differ only where a membrane is next to the threshold."""
+    gene = genotype(levels=(0,), bits=4, keep=1.0, timesteps=1)
+    network = lively_network(gene, input_info())
+    x, records = quantized_images((2, 6, 5), 8), ({}, {})  # type: tuple[Tensor, tuple[dict[str, Tensor], ...]]
+    with torch.no_grad():
+        network(x, record=records[0])
+        network.backbone.run(x, 1, network.mixes(), integer=False, record=records[1])
+    assert list(records[0]) == ["stem", "cell 1 node 0", "cell 1 node 1"]
+    for name, spikes in records[0].items():
+        assert (spikes != records[1][name]).float().mean() < 0.01
+        assert 0.02 < spikes.mean() < 0.98
+
+
+@torch.no_grad()
+def test_predict_is_the_evaluation_and_restores_the_mode() -> None:
+    network = lively_network(genotype(), input_info())
+    network.backbone.classifier_bias.zero_()
+    network.backbone.classifier_gain.fill_(20)
+    x = images((2, 6, 5), 16)
+    expected = network(network.encode(x)).logits[-1].argmax(1)
+    assert len(expected.unique()) > 1
+    for mode in (True, False):
+        network.train(mode)
+        before = {name: p.clone() for name, p in network.state_dict().items()}
+        assert torch.equal(network.predict(x), expected)
+        assert network.training is mode
+        assert all(m.training is mode for m in network.modules())
+        assert all(torch.equal(before[name], p) for name, p in network.state_dict().items())
+
+
+def test_predict_restores_the_mode_after_an_error() -> None:
+    network = lively_network(genotype(), input_info()).train()
+    with pytest.raises(RuntimeError):
+        network.predict(torch.zeros(1, 5, 6, 5))
+    assert network.training
+
+
+@torch.no_grad()
+def test_logits_are_means_over_the_timesteps_so_far() -> None:
+    info = input_info()
+    x = quantized_images(info.shape)
+    network = lively_network(genotype(timesteps=4), info)
+    logits = network(x).logits
+    for steps in (1, 2, 3):
+        shorter = lively_network(genotype(timesteps=steps), info)
+        assert torch.equal(shorter(x).logits, logits[:steps])
+    per_step = torch.diff(
+        logits * torch.arange(1, 5)[:, None, None], dim=0, prepend=torch.zeros(1, *logits.shape[1:])
+    )
+    assert not torch.allclose(per_step[1], per_step[0])
+
+
+@torch.no_grad()
+def test_the_tap_is_the_cells_output() -> None:
+    network = lively_network(genotype(levels=(0, 1)), input_info())
+    record: dict[str, Tensor] = {}
+    x = quantized_images((2, 6, 5))
+    for index in (0, 1):
+        tapped = network(x, record=record, tap=index).tap
+        nodes = [record[f"cell {index + 1} node {node}"] for node in (0, 1)]
+        assert torch.equal(tapped, torch.cat(nodes, dim=2))
+    assert network(x).tap is None
+
+
+def test_layers_and_sizes_by_hand() -> None:
+    # stem 2→4; cell 1 (level 0, width 3) reads the stem twice; cell 2 (level 1) reads the stem and cell 1 (6 channels)
+    edges = ((0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "skip"))
+    network = build_network(genotype(edges=edges, keep=0.5, bits=2), input_info(), 0)
+    rows = [(row.name, row.weights, row.kept, row.bits, row.cell) for row in network.layers()]
+    assert rows == [
+        ("stem", 72, 72, 4, None),
+        ("cell 1 0_0_conv3x3", 108, 54, 2, 0),
+        ("cell 1 0_1_skip", 12, 6, 2, 0),
+        ("cell 1 1_2_skip", 0, 0, 0, 0),
+        ("cell 2 0_0_conv3x3", 108, 54, 2, 1),
+        ("cell 2 0_1_skip", 18, 9, 2, 1),
+        ("cell 2 1_2_skip", 0, 0, 0, 1),
+        ("classifier", 18, 18, 4, None),
+    ]
+    assert network.model_size_bits() == 4 * (72 + 18) + 2 * (54 + 6 + 54 + 9)
+    assert network.backbone.stem_macs() == 72 * 30
+    assert network.backbone.map_size(1) == (3, 3)
+
+
+@given(genotypes(), shapes)
+def test_layers_say_what_the_modules_hold(gene: Genotype, shape: tuple[int, int, int]) -> None:
+    network = build_network(gene, input_info(shape), 0)
+    assert sum(row.weights for row in network.layers()) == sum(
+        p.numel() for name, p in network.named_parameters() if name.endswith(("conv.weight", "classifier.weight"))
+    )
+
+
+fired: list[tuple[float, float]] = []
+
+
+@given(genotypes(), shapes, st.integers(1, 5), st.integers(0, 2**31))
+@torch.no_grad()
+def test_torch_and_reference_agree_spike_for_spike(
+    gene: Genotype, shape: tuple[int, int, int], classes: int, seed: int
+) -> None:
+    """Invariant 5, through the packed bytes."""
+    network = lively_network(gene, input_info(shape, classes), seed)
+    x = images(shape, 3, seed)
+    record: dict[str, Tensor] = {}
+    logits = network(network.encode(x), record=record).logits
+    trace = Reference(from_bytes(to_bytes(integerize(network)))).run(x.numpy(), record=True)
+    assert trace.spikes is not None
+    assert len(record) == len(trace.spikes) == 1 + gene.nodes * len(gene.cells)
+    for (name, ours), theirs in zip(record.items(), trace.spikes, strict=True):
+        assert np.array_equal(ours.numpy(), theirs), name
+    assert logits.shape == (gene.timesteps, 3, classes)
+    assert np.array_equal(logits.numpy(), trace.logits)
+    assert np.array_equal(network.predict(x).numpy(), Reference(integerize(network)).classify(x.numpy()))
+    rates = [float(spikes.mean()) for spikes in record.values()]
+    fired.append((min(rates), max(rates)))
+
+
+def test_the_networks_compared_above_spike() -> None:
+    """The comparison is of something: most of them have a population that is neither silent nor saturated."""
+    if not fired:
+        test_torch_and_reference_agree_spike_for_spike()
+    assert len(fired) >= 10
+    assert sum(0 < high < 1 for _, high in fired) > 0.6 * len(fired)
+    assert sum(low > 0 for low, _ in fired) > 0.4 * len(fired)
+
+
+@torch.no_grad()
+def test_the_meter_sees_the_same_spikes_in_either_mode() -> None:
+    network = lively_network(genotype(bits=4, keep=1.0, timesteps=1), input_info())
+    x = quantized_images((2, 6, 5), 8)
+    meters = Meter(), Meter()
+    network(x, meter=meters[0])
+    network.backbone.run(x, 1, network.mixes(), integer=False, meter=meters[1])
+    assert list(meters[0].layers) == list(meters[1].layers)
+    assert float(meters[0].bit_synops()) == pytest.approx(float(meters[1].bit_synops()), rel=0.05)
+
+
+@torch.no_grad()
+def test_synops_are_counted_one_by_one() -> None:
+    """A brute count from recorded spikes and the deployed codes: every spike, every non-zero weight that it meets."""
+    gene = genotype(levels=(1,), edges=((0, 0, "conv3x3"), (1, 2, "conv1x1")), timesteps=2)
+    network = lively_network(gene, input_info())
+    meter, record = Meter(), {}  # type: tuple[Meter, dict[str, Tensor]]
+    network(quantized_images((2, 6, 5), 2), meter=meter, record=record)
+    model = integerize(network)
+    for key, spikes, codes, stride in (
+        ("cell 1 0_0_conv3x3", record["stem"], model.populations[1].synapses[0].codes, 2),
+        ("cell 1 1_2_conv1x1", record["cell 1 node 0"], model.populations[2].synapses[0].codes, 1),
+    ):
+        nonzero = torch.from_numpy((codes != 0).astype(np.float32))
+        met = torch.nn.functional.conv2d(spikes.flatten(0, 1), nonzero, stride=stride, padding=nonzero.shape[-1] // 2)
+        expected = met.unflatten(0, (2, 2)).sum((2, 3, 4)).mean(1)  # [T]
+        assert expected.sum() > 0
+        assert torch.equal(meter.layers[key].synops, expected)
+        assert torch.equal(meter.layers[key].bit_synops, 2 * expected)
+    last = torch.cat([record["cell 1 node 0"], record["cell 1 node 1"]], dim=2).sum((2, 3, 4)).mean(1)
+    torch.testing.assert_close(meter.layers["classifier"].bit_synops, 4 * 3 * last)
+    torch.testing.assert_close(meter.layers["classifier"].synops, 3 * last)  # each spike reaches the three classes

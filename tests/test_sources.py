@@ -1,0 +1,559 @@
+"""Sources, with the files they rest on: arrays, encoded images, single inputs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from litesnn.data import sources
+from litesnn.data.images import decode_images
+from litesnn.data.single import load_inputs
+from litesnn.data.sources import SOURCES, Data, DataSettings, load
+from litesnn.data.splits import IntArray
+from litesnn.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pictures(count: int, height: int = 4, width: int = 5, channels: int = 3) -> list[np.ndarray]:
+    """Images that all differ: each holds its own number."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return [np.full(shape, number, np.uint8) for number in range(count)]
+
+
+def write_parquet(
+    folder: Path, split: str, images: list[Any], labels: list[Any], names: list[str] | None = None, **columns: Any
+) -> None:
+    folder.mkdir(exist_ok=True)
+    rows = {"img": [{"bytes": image, "path": None} for image in images], "label": labels, **columns}
+    table = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+    if names:
+        table = table.cast_column("label", datasets.ClassLabel(names=names))
+    table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def parquet(folder: Path, rows: int = 12, **splits: int) -> Path:
+    """A folder of parquet files: ``rows`` training images of two classes, and further splits of given lengths."""
+    for split, count in {"train": rows, **splits}.items():
+        images = [encoded(picture) for picture in pictures(count)]
+        write_parquet(folder, split, images, [row % 2 for row in range(count)], ["cat", "dog"])
+    return folder
+
+
+def image_folder(folder: Path, layout: dict[str, int], pixels: Any = None) -> Path:
+    for place, count in layout.items():
+        (folder / place).mkdir(parents=True)
+        for number, picture in enumerate(pictures(count)):
+            Image.fromarray(picture if pixels is None else pixels).save(folder / place / f"{number}.png")
+    return folder
+
+
+def npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def values(x: torch.Tensor) -> set[int]:
+    """The numbers of the images of :func:`pictures`."""
+    return set(x.flatten(1)[:, 0].tolist())
+
+
+SAMPLES: dict[str, Callable[[Path], Path | str]] = {
+    "digits": lambda folder: "digits",
+    "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
+    "folder": lambda folder: parquet(folder / "a"),
+    "hub": lambda folder: "someone/pets",
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hub that holds one data set."""
+    held = datasets.load_dataset(str(parquet(tmp_path / "hub", test=4)))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: held)
+
+
+def test_every_source_has_a_sample() -> None:
+    assert SOURCES
+    assert set(SAMPLES) == {source.name for source in SOURCES}
+
+
+@pytest.mark.parametrize("name", [source.name for source in SOURCES])
+def test_every_source_gives_data(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name == "hub":
+        request.getfixturevalue("hub")
+    chosen = str(SAMPLES[name](tmp_path))
+    assert next(source.name for source in SOURCES if source.takes(chosen)) == name
+    data = load(DataSettings(source=chosen))
+    for split in (data.train, data.validation, data.test()):
+        assert split.x.shape[1:] == data.shape
+        assert split.x.dtype == (torch.uint8 if data.kind == "image" else torch.float32)
+        assert split.y.dtype == torch.int64
+        assert len(split.x) == len(split.y) > 0
+        assert set(split.y.tolist()) <= set(range(len(data.classes)))
+    raw = data.train.x.double()
+    assert data.mean == pytest.approx(raw.mean((0, 2, 3)).tolist())
+    assert data.std == pytest.approx(raw.std((0, 2, 3), correction=0).tolist())
+    again = load(DataSettings(source=chosen))
+    assert torch.equal(again.train.x, data.train.x)
+    assert torch.equal(again.test().x, data.test().x)
+
+
+def test_digits() -> None:
+    data = load(DataSettings())
+    assert (data.name, data.shape, data.kind) == ("digits", (1, 8, 8), "image")
+    assert data.classes == tuple("0123456789")
+    sizes = [len(split.y) for split in (data.train, data.validation, data.test())]
+    assert sum(sizes) == 1797
+    assert sizes == pytest.approx([1150, 288, 359], abs=3)
+    assert data.train.x.max() == 255
+    assert load(DataSettings(size=5)).test().x.shape[1:] == (1, 5, 5)
+
+
+@pytest.mark.parametrize("extra", [{}, {"train_limit": 30}, {"train_limit": 30, "test_limit": 7}])
+@pytest.mark.parametrize("own_test", [False, True])
+def test_splits_never_overlap_and_limits_hold(tmp_path: Path, extra: dict[str, Any], own_test: bool) -> None:
+    x = np.arange(100, dtype=np.uint8)[:, None, None] + np.zeros((100, 3, 2), np.uint8)
+    test = {"x_test": x[80:], "y_test": np.arange(20) % 2} if own_test else {}
+    rows = 80 if own_test else 100
+    path = npz(tmp_path / "a.npz", x=x[:rows], y=np.arange(rows) % 2, **test)
+    data = load(DataSettings(source=str(path), **extra))
+    parts = [values(split.x) for split in (data.train, data.validation, data.test())]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert len(parts[0]) + len(parts[1]) == extra.get("train_limit", 80)
+    assert len(parts[1]) == 0.2 * extra.get("train_limit", 80)
+    assert len(parts[2]) == extra.get("test_limit", 20)
+    assert parts[2] <= values(load(DataSettings(source=str(path))).test().x)
+    for split in (data.train, data.validation, data.test()):
+        assert [int(row[0, 0, 0]) % 2 for row in split.x] == split.y.tolist()
+
+
+def test_test_rows_are_not_read_before_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = np.zeros((8, 2, 2), np.float32), np.full((8, 2, 2), np.nan)
+    path = npz(tmp_path / "a.npz", x=good + np.arange(8)[:, None, None], y=np.arange(8) % 2, x_test=bad, y_test=good)
+    data = load(DataSettings(source=str(path)))  # does not notice
+    with pytest.raises(InputError, match=r"x_test: 32 of 32 values are not finite .* \[0, 0, 0, 0\]"):
+        data.test()
+
+    folder = parquet(tmp_path / "b", test=4)
+    decoded: list[int] = []
+
+    def counted(read: Any, rows: IntArray, **options: Any) -> torch.Tensor:
+        decoded.append(len(rows))
+        return decode_images(read, rows, **options)
+
+    monkeypatch.setattr(sources, "decode_images", counted)
+    data = load(DataSettings(source=str(folder)))
+    assert decoded == [10, 2]  # training and validation
+    assert len(data.test().y) == 4
+    assert decoded == [10, 2, 4]
+
+
+def test_load_never_calls_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Data, "test", lambda self: pytest.fail("test rows were read"))
+    assert len(load(DataSettings(train_limit=40)).train.y) == 30
+
+
+class TestNpz:
+    def test_images_arrays_and_class_names(self, tmp_path: Path) -> None:
+        y = np.arange(12) % 3
+        data = load(DataSettings(source=str(npz(tmp_path / "toys.npz", x=np.ones((12, 4, 5), np.uint8), y=y))))
+        assert (data.name, data.kind, data.shape, data.classes) == ("toys", "image", (1, 4, 5), ("0", "1", "2"))
+        assert (data.mean, data.std) == ((1.0,), (1.0,))  # constant: the std is 1
+        x, names = np.arange(96).reshape(12, 2, 4, 1), np.array(["a", "b", "c"])
+        data = load(DataSettings(source=str(npz(tmp_path / "b.npz", x=x, y=y.astype(np.uint8), classes=names))))
+        assert (data.kind, data.shape, data.classes) == ("array", (2, 4, 1), ("a", "b", "c"))
+        assert values(data.train.x) | values(data.validation.x) | values(data.test().x) == set(range(0, 96, 8))
+
+    def test_resizes_images(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 6)).astype(np.uint8)
+        path = npz(tmp_path / "a.npz", x=x, y=np.zeros(10, int) + np.arange(10) // 5, x_test=x[:1], y_test=[0])
+        result = load(DataSettings(source=str(path), size=4)).test().x[0].int()
+        pillow = Image.fromarray(x[0].transpose(1, 2, 0)).resize((4, 4), Image.Resampling.BILINEAR)
+        assert (result - torch.from_numpy(np.array(pillow).transpose(2, 0, 1))).abs().max() <= 1
+
+    X, Y = np.zeros((8, 4, 4)), np.arange(8) % 2
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"x": X}, "has no array y; it holds x"),
+            ({"y": Y}, "has no array x; it holds y"),
+            ({}, "has no array x; it holds nothing"),
+            ({"x": X, "y": Y, "x_test": X}, "only one of x_test and y_test"),
+            ({"x": X[:, 0, 0], "y": Y}, r"x: has shape \[8\]; expected \[N, C, H, W\]"),
+            ({"x": X[:, :0], "y": Y}, "x: is empty"),
+            ({"x": np.zeros((8, 6, 6, 3)), "y": Y}, "channels first"),
+            ({"x": X.astype(str), "y": Y}, "x: holds values of type <U32"),
+            ({"x": X.astype(complex), "y": Y}, "x: holds values of type complex128"),
+            ({"x": X.astype(object), "y": Y}, "Python objects"),
+            ({"x": np.where(np.arange(16).reshape(4, 4) == 5, np.nan, X), "y": Y}, r"x: 8 of 128 .* \[0, 0, 1, 1\]"),
+            ({"x": X + 1e39, "y": Y}, "128 of 128 values are not finite"),
+            ({"x": X, "y": Y[:5]}, r"y: has shape \[5\]; expected \[8\]"),
+            ({"x": X, "y": np.eye(8)[:, :2].astype(int)}, r"y: has shape \[8, 2\]"),
+            ({"x": X, "y": Y / 1}, "expected integer labels"),
+            ({"x": X, "y": Y - 1}, "have 1 class; at least 2 are needed"),
+            (
+                {"x": X, "y": np.where(Y, 2, -1)},
+                "4 of 8 labels are outside 0 to 2, the first is -1 in row 0 .*withheld",
+            ),
+            ({"x": X, "y": 2 * Y}, "class '1' has no training inputs"),
+            ({"x": X, "y": 0 * Y}, "have 1 class; at least 2 are needed"),
+            ({"x": X, "y": Y, "classes": np.array(["a"])}, "have 1 class;"),
+            ({"x": X, "y": Y, "classes": np.array(["a", "b", "c"])}, "class 'c' has no training inputs"),
+            ({"x": X, "y": Y, "classes": np.arange(2)}, "classes must be a list of names"),
+            ({"x": X.astype(np.uint8), "y": np.array([0] * 6 + [1, 1])}, "'1' has only 1 of the 2 training images"),
+        ],
+    )
+    def test_refuses(self, tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+        refused(npz(tmp_path / "a.npz", **arrays), message)
+
+    def test_refuses_files_that_are_not_npz(self, tmp_path: Path) -> None:
+        refused(tmp_path / "none.npz", "no such file or folder")
+        path = tmp_path / "a.npz"
+        path.write_bytes(b"")
+        refused(path, "cannot be read as NumPy arrays")
+        path.write_bytes(b"PK\x03\x04 and then something else")
+        refused(path, "cannot be read as NumPy arrays")
+        with path.open("wb") as file:
+            np.save(file, self.X)
+        refused(path, "a single unnamed array")
+        whole = npz(path, x=self.X, y=self.Y).read_bytes()
+        path.write_bytes(whole[:300] + b"damage" + whole[306:])
+        refused(path, "cannot be read as NumPy arrays")
+        refused(npz(tmp_path / "b.npz", x=self.X, y=self.Y), "rescales images of type uint8", size=4)
+
+    def test_refuses_test_rows_that_do_not_fit(self, tmp_path: Path) -> None:
+        x = np.arange(8.0)[:, None, None] + self.X
+        for x_test, y_test, message in [
+            (self.X[:, :3], self.Y, r"are \[1, 3, 4\] .* training rows are \[1, 4, 4\]"),
+            (self.X.astype(np.uint8), self.Y, "torch.uint8"),
+            (self.X, self.Y + 1, "outside 0 to 1"),
+        ]:
+            data = load(DataSettings(source=str(npz(tmp_path / "a.npz", x=x, y=self.Y, x_test=x_test, y_test=y_test))))
+            with pytest.raises(InputError, match=message):
+                data.test()
+
+
+class TestParquet:
+    def test_reads_the_splits_it_has(self, tmp_path: Path) -> None:
+        data = load(DataSettings(source=str(parquet(tmp_path / "pets", test=6))))
+        assert (data.name, data.shape, data.classes, data.notes) == ("pets", (3, 4, 5), ("cat", "dog"), ())
+        assert values(data.train.x) | values(data.validation.x) == set(range(12))
+        assert values(data.test().x) == set(range(6))
+        assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+
+    def test_a_validation_split_of_its_own(self, tmp_path: Path) -> None:
+        data = load(DataSettings(source=str(parquet(tmp_path / "a", validation=4, test=6))))
+        assert [len(split.y) for split in (data.train, data.validation, data.test())] == [12, 4, 6]
+        assert "'validation'" in data.notes[0]
+        data = load(DataSettings(source=str(parquet(tmp_path / "b", validation=4))))
+        assert len(data.train.y) + len(data.validation.y) == 12
+        assert len(data.test().y) == 4
+        assert "no test split" in data.notes[0]
+
+    def test_only_one_split(self, tmp_path: Path) -> None:
+        data = load(DataSettings(source=str(parquet(tmp_path / "a", rows=20)), test_fraction=0.5))
+        assert [len(split.y) for split in (data.train, data.validation, data.test())] == [8, 2, 10]
+
+    @pytest.mark.parametrize(
+        ("labels", "classes"), [([0, 1, 2] * 4, ("0", "1", "2")), (["owl", "ant", "bee"] * 4, ("ant", "bee", "owl"))]
+    )
+    def test_labels_without_class_names(self, tmp_path: Path, labels: list[Any], classes: tuple[str, ...]) -> None:
+        images = [encoded(picture) for picture in pictures(12)]
+        write_parquet(tmp_path / "a", "train", images, labels)
+        write_parquet(tmp_path / "a", "test", images[:3], labels[:3])
+        data = load(DataSettings(source=str(tmp_path / "a")))
+        assert data.classes == classes
+        assert [data.classes[label] for label in data.test().y] == [str(label) for label in labels[:3]]
+        write_parquet(tmp_path / "a", "test", images[:1], ["yak" if isinstance(labels[0], str) else 3])
+        with pytest.raises(InputError, match=r"'yak' is not among|outside 0 to 2"):
+            load(DataSettings(source=str(tmp_path / "a"))).test()
+
+    def test_columns_can_be_named(self, tmp_path: Path) -> None:
+        images = [encoded(picture) for picture in pictures(12)]
+        write_parquet(tmp_path / "a", "train", images, [0] * 12, kind=[0, 1] * 6)
+        data = load(DataSettings(source=str(tmp_path / "a"), label_column="kind", image_column="img"))
+        assert data.classes == ("0", "1")
+        refused(
+            tmp_path / "a", "data.label_column is 'sort', but the columns are img, label, kind", label_column="sort"
+        )
+        refused(tmp_path / "a", "data.image_column is 'x'", image_column="x")
+        refused(tmp_path / "a", "'kind' holds int values", image_column="kind", label_column="kind")
+        refused(tmp_path / "a", "have 1 class;")
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"text": ["a"] * 8, "label": [0, 1] * 4}, "no image column found among text, label"),
+            ({"image": [b"a"] * 8, "size": [0, 1] * 4}, "no label column found among image, size"),
+            ({"image": [b"a"] * 8, "label": [0, 1] * 4}, r"row \d: cannot be decoded as an image"),
+            ({"image": [None] * 8, "label": [0, 1] * 4}, r"row \d: is missing"),
+            ({"image": [b"a"] * 8, "label": [0, None] * 4}, "label in row 1 is missing"),
+            ({"image": [b"a"] * 8, "label": [0.5] * 8}, "label in row 0 is of type float"),
+            ({"image": [b"a"] * 8, "label": [[0], [1]] * 4}, "label in row 0 is of type list"),
+            ({"image": [b"a"] * 8, "label": [-1, 1] * 4}, "labels are withheld"),
+        ],
+    )
+    def test_refuses_columns(self, tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+        (tmp_path / "a").mkdir()
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "a" / "train.parquet")
+        refused(tmp_path / "a", message)
+
+    def test_refuses_what_it_cannot_choose(self, tmp_path: Path) -> None:
+        images = [{"bytes": encoded(picture), "path": None} for picture in pictures(4)]
+        table = datasets.Dataset.from_dict({"img": images, "second": images, "label": [0, 1] * 2})
+        (tmp_path / "b").mkdir()
+        for column in ("img", "second"):
+            table = table.cast_column(column, datasets.Image())
+        table.to_parquet(tmp_path / "b" / "a.parquet")
+        refused(tmp_path / "b", r"several image columns \(img, second\)")
+        sound = datasets.Dataset.from_dict({"audio": [b"a"], "label": [0]}).cast_column(
+            "audio", datasets.Audio(decode=False)
+        )
+        (tmp_path / "c").mkdir()
+        sound.to_parquet(tmp_path / "c" / "a.parquet")
+        refused(tmp_path / "c", "audio, which is not supported yet")
+
+    def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
+        images = [encoded(picture) for picture in pictures(12)]
+        images[7] = images[7][:45]
+        write_parquet(tmp_path / "a", "train", images, [0, 1] * 6)
+        write_parquet(tmp_path / "a", "test", images[:4], [0, 1] * 2)
+        refused(tmp_path / "a", "split 'train', row 7: cannot be decoded as an image")
+
+    def test_classes_that_a_limit_empties(self, tmp_path: Path) -> None:
+        refused(parquet(tmp_path / "a"), r"class 'dog' has only 1 .* within data.train_limit = 3", train_limit=3)
+
+
+class TestImages:
+    def test_folders_are_classes(self, tmp_path: Path) -> None:
+        image_folder(tmp_path / "flat", {"cat": 8, "dog": 8})
+        data = load(DataSettings(source=str(tmp_path / "flat")))
+        assert (data.classes, data.shape) == (("cat", "dog"), (3, 4, 5))
+        assert sum(len(split.y) for split in (data.train, data.validation, data.test())) == 16
+        image_folder(tmp_path / "split", {"train/cat": 4, "train/dog": 4, "test/cat": 1, "test/dog": 2})
+        assert load(DataSettings(source=str(tmp_path / "split"))).test().y.tolist() == [0, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ({}, "holds no parquet files and no images"),
+            ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files and no images"),
+            ({"notes.txt": b"a"}, "no image column found among text"),
+            ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
+            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "audio, which is not supported yet"),
+            ({"cat/a.png": b"a"}, "no label column found"),
+            ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
+            ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"row \d \(\d.png\): cannot be"),
+        ],
+    )
+    def test_refuses_folders(self, tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+        (tmp_path / "a").mkdir()
+        for name, content in files.items():
+            (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "a" / name).write_bytes(content)
+        refused(tmp_path / "a", message)
+
+    def test_sizes_must_agree_or_be_set(self, tmp_path: Path) -> None:
+        image_folder(tmp_path / "a", {"cat": 6, "dog": 6})
+        Image.new("RGB", (9, 7)).save(tmp_path / "a" / "cat" / "0.png")
+        with pytest.raises(InputError, match=r"set data\.size to rescale all images"):  # wherever the odd one lands
+            load(DataSettings(source=str(tmp_path / "a"))).test()
+        assert load(DataSettings(source=str(tmp_path / "a"), size=6)).test().x.shape[1:] == (3, 6, 6)
+
+    @pytest.mark.parametrize(
+        ("modes", "channels"),
+        [(["L"], 1), (["1"], 1), (["LA"], 1), (["RGB"], 3), (["P"], 3), (["RGBA"], 3), (["L", "RGB"], 3)],
+    )
+    def test_modes(self, tmp_path: Path, modes: list[str], channels: int) -> None:
+        images = [encoded(picture, modes[row // 2 % len(modes)]) for row, picture in enumerate(pictures(16))]
+        write_parquet(tmp_path / "a", "train", images, [0, 1] * 8)
+        data = load(DataSettings(source=str(tmp_path / "a")))
+        assert data.shape == (channels, 4, 5)
+        assert data.test().x.shape[1:] == data.shape
+
+    def test_deep_images_are_refused(self, tmp_path: Path) -> None:
+        images = [encoded(np.full((4, 4), 300, np.uint16)) for _ in range(12)]
+        write_parquet(tmp_path / "a", "train", images, [0, 1] * 6)
+        refused(tmp_path / "a", r"more than 8 bits per channel \(Pillow mode I;16\)")
+
+    def test_turned_images_are_turned_upright(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        content = encoded(np.zeros((4, 6, 3), np.uint8), kind="JPEG", exif=exif)
+        write_parquet(tmp_path / "a", "train", [content] * 12, [0, 1] * 6)
+        assert load(DataSettings(source=str(tmp_path / "a"))).shape == (3, 6, 4)
+
+    def test_many_images_keep_their_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("litesnn.data.images._CHUNK", 20)
+        data = load(DataSettings(source=str(parquet(tmp_path / "a", rows=150))))
+        assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+        assert len(values(data.train.x)) == len(data.train.y)
+
+
+class TestHubAndNames:
+    def test_reads_it(self, hub: None) -> None:
+        data = load(DataSettings(source="someone/pets"))
+        assert (data.name, len(data.test().y)) == ("someone/pets", 4)
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (ConnectionError("Couldn't reach it"), "'a/b' is not here and the Hugging Face hub cannot be reached"),
+            (datasets.exceptions.DatasetNotFoundError("doesn't\nexist"), "'a/b' is not on the Hugging Face hub"),
+            (ValueError("Config name is missing.\nPick one"), "cannot be read: Config name is missing. Pick one"),
+            (RuntimeError("Dataset scripts are no longer supported"), "scripts are no longer supported"),
+        ],
+    )
+    def test_its_errors_are_one_line(self, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+        def fail(name: str) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        refused("a/b", message)
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("./nowhere", "./nowhere: no such file or folder"),
+            ("/nowhere/at/all", "no such file or folder"),
+            ("~/nowhere/at/all", "no such file or folder"),
+            ("one/two/three", "is not a data set; expected 'digits', an .npz file"),
+            ("has space", "is not a data set"),
+            ("x" * 5000 + "/" * 2, "is not a data set"),
+            (__file__, "is not a folder or an .npz file"),
+        ],
+    )
+    def test_refuses_names(self, source: str, message: str) -> None:
+        refused(source, message)
+
+    def test_a_missing_train_split_is_named(self, tmp_path: Path) -> None:
+        for split in ("validation", "test"):
+            parquet(tmp_path / "a", **{split: 4})
+        (tmp_path / "a" / "train-00000-of-00001.parquet").unlink()
+        refused(tmp_path / "a", "has no split 'train'; it has validation, test")
+
+    @pytest.mark.parametrize(
+        ("source", "module", "message"),
+        [
+            ("digits", "sklearn.datasets", r"'scikit-learn'.*pip install 'litesnn\[demo\]'"),
+            (".", "datasets", r"'datasets'.*pip install 'litesnn\[data\]'"),
+            ("a/b", "datasets", r"'datasets'.*pip install 'litesnn\[data\]'"),
+        ],
+    )
+    def test_a_missing_package_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, source: str, module: str, message: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, module, None)
+        refused(source, message)
+
+    def test_the_quiet_of_a_folder_ends_with_it(self, tmp_path: Path) -> None:
+        before = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+        load(DataSettings(source=str(parquet(tmp_path / "a"))))
+        assert (datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()) == before
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"source": ""}, {"train_limit": 0}, {"validation_fraction": 1.0}, {"test_fraction": 0}, {"size": 0}, {"a": 1}],
+    )
+    def test_settings_refuse(self, wrong: dict[str, object]) -> None:
+        with pytest.raises(ValidationError):
+            DataSettings.model_validate(wrong)
+
+
+class TestLoadInputs:
+    def test_an_image_takes_the_shape_of_the_network(self, tmp_path: Path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        same = load_inputs(tmp_path / "a.png", (3, 6, 5), "image")
+        assert torch.equal(same, torch.from_numpy(pixels.transpose(2, 0, 1))[None])
+        assert load_inputs(tmp_path / "a.png", (1, 9, 8), "image").shape == (1, 1, 9, 8)
+
+    @pytest.mark.parametrize(
+        ("found", "shape", "rows"),
+        [
+            ((5, 3, 4, 2), (3, 4, 2), 5),
+            ((3, 4, 2), (3, 4, 2), 1),
+            ((5, 4, 2), (1, 4, 2), 5),
+            ((4, 2), (1, 4, 2), 1),
+            ((1, 1, 1), (1, 1, 1), 1),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+    def test_arrays(
+        self, tmp_path: Path, found: tuple[int, ...], shape: tuple[int, int, int], rows: int, dtype: Any
+    ) -> None:
+        array = np.arange(np.prod(found)).reshape(found).astype(dtype)
+        np.save(tmp_path / "a.npy", array)
+        npz(tmp_path / "a.npz", x=array, y=np.array([object()]))  # what is not asked for is not read
+        for name in ("a.npy", "a.npz"):
+            x = load_inputs(tmp_path / name, shape, "image" if dtype == np.uint8 else "array")
+            assert x.shape == (rows, *shape)
+            assert x.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
+            assert x.flatten().tolist() == list(range(array.size))
+
+    @pytest.mark.parametrize(
+        ("array", "kind", "message"),
+        [
+            (np.zeros((2, 3, 5, 4), np.uint8), "image", r"has shape \[2, 3, 5, 4\]; expected \[N, 3, 4, 5\]"),
+            (np.zeros((2, 4, 5), np.uint8), "image", r"expected \[N, 3, 4, 5\]"),
+            (np.zeros((0, 3, 4, 5), np.uint8), "image", "is empty"),
+            (np.zeros((3, 4, 5)), "image", "takes images of type uint8"),
+            (np.zeros((3, 4, 5), np.uint8), "array", "takes arrays of real numbers"),
+            (np.full((3, 4, 5), np.inf), "array", "60 of 60 values are not finite"),
+            (np.full((3, 4, 5), None), "array", "Python objects"),
+        ],
+    )
+    def test_refuses_arrays(self, tmp_path: Path, array: Any, kind: Any, message: str) -> None:
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(InputError, match=message) as caught:
+            load_inputs(tmp_path / "a.npy", (3, 4, 5), kind)
+        assert "\n" not in str(caught.value)
+
+    def test_refuses_files(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(b"nonsense")
+        (tmp_path / "a.npy").write_bytes(b"nonsense")
+        npz(tmp_path / "a.npz", y=[1])
+        with (tmp_path / "b.npy").open("wb") as file:
+            np.savez(file, x=[1])
+        cases: list[tuple[str, Literal["image", "array"], str]] = [
+            ("a.png", "image", "a.png: cannot be decoded as an image"),
+            ("a.png", "array", "this network takes arrays"),
+            ("a.npy", "image", "cannot be read as NumPy arrays"),
+            ("a.npz", "image", "has no array x; it holds y"),
+            ("b.npy", "image", "holds several arrays"),
+            ("none.png", "image", "no such file or folder"),
+            (".", "image", "is a folder; expected a file"),
+        ]
+        for name, kind, message in cases:
+            with pytest.raises(InputError, match=message) as caught:
+                load_inputs(tmp_path / name, (3, 4, 5), kind)
+            assert "\n" not in str(caught.value)
+
+
+def refused(source: Path | str, message: str, **settings: Any) -> None:
+    """Loading raises an error of one line that matches ``message``."""
+    with pytest.raises(InputError, match=message) as caught:
+        load(DataSettings(source=str(source), **settings))
+    assert "\n" not in str(caught.value)
