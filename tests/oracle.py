@@ -58,7 +58,7 @@ def lif(currents: Sequence[Tensor]) -> list[Tensor]:
 def quantized(weight: Tensor, bits: int) -> Tensor:
     """Each weight as the nearest odd multiple of half a step; the gradient of the identity."""
     flat = weight.detach().flatten()
-    spread = ((flat - flat.sum() / len(flat)) ** 2).sum().div(len(flat)).sqrt()
+    spread = ((flat - flat.sum() / len(flat)) ** 2).sum().div(len(flat)).sqrt().clamp_min(1e-8)
     levels = torch.arange(1 - 2**bits, 2**bits, 2).to(weight) * (STEPS[bits] * spread / 2)
     nearest = levels[(weight.detach()[..., None] - levels).abs().argmin(-1)]
     return weight + (nearest - weight).detach()

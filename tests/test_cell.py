@@ -82,7 +82,7 @@ def test_the_gradients_compared_above_are_not_all_zero() -> None:
     inputs = [random_spikes(3, 2, (6, 6), seed).requires_grad_() for seed in (0, 1)]
     out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)))
     assert 0 < out.mean() < 1
-    out.sum().backward()  # type: ignore[no-untyped-call]
+    out.sum().backward()
     for parameter in [*cell.parameters(), *inputs]:
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0

@@ -89,7 +89,7 @@ def test_meter_by_hand() -> None:
 
 def test_sizes_by_hand() -> None:
     assert model_size_bits(100.0, one(4, 0.2)) == 80
-    # 100 weights, 10 kept, 3 bits: 30 bits of codes; positions: k = 3 gives 10·4 + 90/8 = 51.25, k = 2: 52.5, k = 4: 55.6
+    # 100 weights, 10 kept, 3 bits: 30 bits of codes; positions: k = 3 gives 10·4 + 90/8 = 51.25, others more
     assert position_bits(100, 10) == 51.25
     assert packed_bits(100.0, 5.0, one(3, 0.1)) == pytest.approx(30 + 51.25 + 5 * AFFINE_BITS)
     assert layer_bytes(100, 5, 0.1, 3) == 4 + 7 + 10  # ⌈30/8⌉ + ⌈51.25/8⌉ + 5·2
@@ -100,8 +100,10 @@ def test_sizes_by_hand() -> None:
 
 def test_the_price_of_a_mixture_is_the_mean_price() -> None:
     mixture = [(2, 0.2, 0.25), (4, 0.2, 0.5), (1, 1.0, 0.25)]
-    for price in (lambda pairs: packed_bits(64.0, 8.0, pairs), lambda pairs: model_size_bits(64.0, pairs)):
-        assert price(mixture) == pytest.approx(sum(p * price(one(bits, keep)) for bits, keep, p in mixture))
+    sizes = [p * model_size_bits(64.0, one(bits, keep)) for bits, keep, p in mixture]
+    assert model_size_bits(64.0, mixture) == pytest.approx(sum(sizes))
+    packed = [p * packed_bits(64.0, 8.0, one(bits, keep)) for bits, keep, p in mixture]
+    assert packed_bits(64.0, 8.0, mixture) == pytest.approx(sum(packed))
 
 
 @given(st.integers(1, 3000), st.integers(1, 60), st.sampled_from([*pruning_keeps, 1.0]), st.integers(1, 4))

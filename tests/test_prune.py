@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,7 +42,7 @@ def test_the_count_is_exact_when_scores_tie(values: list[int], keep: float) -> N
 def test_a_lower_keep_ratio_keeps_no_others() -> None:
     scores = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     masks = [keep_mask(scores, keep) for keep in (0.1, 0.3, 0.7, 1.0)]
-    assert all((small <= large).all() for small, large in zip(masks, masks[1:], strict=False))
+    assert all((small <= large).all() for small, large in itertools.pairwise(masks))
 
 
 @pytest.mark.parametrize("keep", [0.3, 1.0])

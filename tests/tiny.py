@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from litesnn.config import ModelSettings, Recipe, SearchSettings
-from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
+from litesnn.config import Recipe
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene
 from litesnn.networks import build_network
 from litesnn.snn.network import InputInfo, Network
 
@@ -41,11 +42,12 @@ def genotype(
     bits: int = 2,
     keep: float = 0.5,
     stem: int = 4,
+    stride: Literal[1, 2, 4] = 1,
 ) -> Genotype:
     """A genotype of which a test changes what it is about."""
     return Genotype(
         timesteps=timesteps,
-        stem=StemGene(channels=stem, bits=4),
+        stem=StemGene(channels=stem, stride=stride, bits=4),
         edges=tuple(Edge(node=node, source=source, op=op) for node, source, op in edges),
         cells=tuple(CellGene(level=level, width=width, bits=bits, keep=keep) for level in levels),
         classifier_bits=4,
@@ -104,9 +106,7 @@ def liven(module: nn.Module, seed: int) -> None:
                 layer.weight.copy_(torch.rand(size, generator=rng) + 0.3)
                 layer.bias.copy_(torch.randn(size, generator=rng) * 0.5 + 0.2)
         for name, parameter in module.named_parameters():
-            if name.endswith("classifier_bias"):
-                parameter.copy_(torch.randn(parameter.shape, generator=rng))
-            elif name.endswith("scores"):
+            if name.endswith(("classifier_bias", "scores")):
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
 
 
@@ -130,12 +130,6 @@ def recipe(
     edges_per_node: int = 2,
 ) -> Recipe:
     """A small recipe without a budget."""
-    model = ModelSettings(
-        width=width, nodes=nodes, levels=levels, stem_channels=4, ops=ops, edges_per_node=edges_per_node
-    )
-    return Recipe(model=model, search=SearchSettings(bits=bits, keeps=keeps, widths=widths, timesteps=timesteps))
-
-
-def every_pair(nodes: int, ops: tuple[str, ...]) -> tuple[tuple[int, int, str], ...]:
-    """All (node, source) pairs, each with an op of ``ops`` in turn."""
-    return tuple((node, source, ops[i % len(ops)]) for i, (node, source) in enumerate(all_edges(nodes)))
+    model = {"width": width, "nodes": nodes, "levels": levels, "stem_channels": 4, "ops": ops}
+    search = {"bits": bits, "keeps": keeps, "widths": widths, "timesteps": timesteps}
+    return Recipe.model_validate({"model": model | {"edges_per_node": edges_per_node}, "search": search})

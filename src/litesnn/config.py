@@ -75,18 +75,25 @@ class SearchSettings(_Settings):
     )
     epochs: int = Field(50, ge=1, description="epochs of the search")
     warmup_epochs: int = Field(5, ge=0, description="epochs in which the timestep weights stay uniform")
+    architecture_warmup_epochs: int = Field(
+        0, ge=0, description="epochs in which α, β and widths stay as they are while weights and scores learn"
+    )
     batch_size: int = Field(120, ge=2, description="images per step")
     timesteps: int = Field(6, ge=1, le=64, description="most timesteps considered; a budget may lower it")
     bits: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="candidate weight bits of a cell")
     keeps: tuple[float, ...] = Field((0.2,), min_length=1, description="candidate keep ratios of a cell")
     widths: tuple[float, ...] = Field((1.0,), min_length=1, description="candidate widths of a cell, as fractions")
+    sampling: bool = Field(
+        False, description="draw one bit-width, keep ratio and width per cell and step instead of mixing them"
+    )
     lr: float = Field(0.025, gt=0, description="first learning rate of the weights (SGD, cosine)")
     lr_min: float = Field(0.001, ge=0, description="last learning rate of the weights")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights")
     weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
     grad_clip: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     alpha_lr: float = Field(1e-3, gt=0, description="learning rate of α (Adam)")
-    beta_lr: float = Field(1e-2, gt=0, description="learning rate of β, keep ratios, widths and scores (Adam)")
+    beta_lr: float = Field(1e-2, gt=0, description="learning rate of β and widths (Adam)")
+    score_lr: float = Field(1e-2, gt=0, description="learning rate of the pruning scores (Adam)")
     psi_lr: float = Field(0.025, gt=0, description="learning rate of ψ (SGD)")
     architecture_weight_decay: float = Field(1e-3, ge=0, description="weight decay of all of these but ψ")
     size_weight: float = Field(5e-10, ge=0, description="paper mode: cost weight per bit of model size")
@@ -110,8 +117,8 @@ class SearchSettings(_Settings):
 
     @model_validator(mode="after")
     def _paper_mode(self) -> Self:
-        if self.mode == "paper" and (len(self.keeps) > 1 or len(self.widths) > 1):
-            raise ValueError("mode 'paper' takes one keep ratio and one width")
+        if self.mode == "paper" and (len(self.keeps) > 1 or len(self.widths) > 1 or self.sampling):
+            raise ValueError("mode 'paper' takes one keep ratio and one width, and mixes bit-widths")
         return self
 
 

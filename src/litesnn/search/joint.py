@@ -65,7 +65,6 @@ class _Search:
         self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
         settings = recipe.search
         self.scores = supernet.score_parameters()
-        slow = [supernet.beta, supernet.width, *self.scores]
         decay = settings.architecture_weight_decay
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
@@ -75,16 +74,35 @@ class _Search:
                 weight_decay=settings.weight_decay,
             ),
             "alpha": torch.optim.Adam([supernet.alpha], lr=settings.alpha_lr, weight_decay=decay),
-            "beta": torch.optim.Adam(slow, lr=settings.beta_lr, weight_decay=decay),
+            "beta": torch.optim.Adam([supernet.beta, supernet.width], lr=settings.beta_lr, weight_decay=decay),
+            "scores": torch.optim.Adam(self.scores, lr=settings.score_lr, weight_decay=decay),
             "psi": torch.optim.SGD([supernet.psi], lr=settings.psi_lr),
         }
         self.constraints = _constraints(recipe.budget, recipe) if settings.mode == "budget" else {}
         self.rates: dict[str, list[float]] = {}
 
-    def weight_step(self, x: Tensor, y: Tensor, psi: Tensor) -> dict[str, Tensor | float]:
+    def _drawn(self, generator: torch.Generator) -> torch.Generator | None:
+        return generator if self.settings.sampling else None
+
+    def psi(self, epoch: int) -> Tensor:
+        """softmax(ψ) [T], held uniform during the warm-up."""
+        psi = self.supernet.psi
+        warmup = epoch < self.settings.warmup_epochs
+        return torch.full_like(psi, 1 / len(psi)) if warmup else psi.softmax(0)
+
+    def _learning(self, epoch: int) -> Iterator[str]:
+        """The optimizers that take part in the architecture steps of an epoch."""
+        yield "scores"
+        if epoch >= self.settings.architecture_warmup_epochs:
+            yield from ("alpha", "beta")
+        if epoch >= self.settings.warmup_epochs:
+            yield "psi"
+
+    def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
         """One step of the weights on a training batch."""
+        psi = self.psi(epoch).detach()
         with torch.no_grad():
-            mixes = self.supernet.mixes()
+            mixes = self.supernet.mixes(self._drawn(generator))
         for score in self.scores:
             score.requires_grad_(False)
         loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
@@ -97,26 +115,28 @@ class _Search:
             score.requires_grad_(True)
         return {"train_loss": loss, "train_accuracy": accuracy}
 
-    def architecture_step(self, x: Tensor, y: Tensor, *, warmup: bool) -> dict[str, Tensor | float]:
-        """One step of α, β, keep ratios, widths, scores and ψ on a validation batch."""
+    def architecture_step(
+        self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int
+    ) -> dict[str, Tensor | float]:
+        """One step of α, β, widths, scores and ψ on a validation batch. Sizes are expectations, never drawn."""
         supernet, meter = self.supernet, Meter()
-        psi = _psi(supernet, warmup=warmup)
-        mixes = supernet.mixes()
+        psi = self.psi(epoch)
+        mixes = supernet.mixes(self._drawn(generator))
         loss, accuracy = _weighted_loss(supernet(x, mixes, meter=meter).logits, y, psi)
+        mixed = supernet.mixes()
         costs = {
-            "packed_bytes": supernet.expected_packed_bits(mixes) / 8 + _HEADER_ESTIMATE,
+            "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
             "bit_synops": supernet.expected_bit_synops(meter, psi),
         }
         total = loss
         if self.settings.mode == "paper":
-            total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixes)
+            total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixed)
             total = total + self.settings.synops_weight * costs["bit_synops"]
         for key, constraint in self.constraints.items():
             total = total + constraint.loss(costs[key])
-        names = ("alpha", "beta") if warmup else ("alpha", "beta", "psi")
         supernet.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        for name in names:
+        for name in self._learning(epoch):
             self.optimizers[name].step()
         for key, constraint in self.constraints.items():
             constraint.update(float(costs[key].detach()))
@@ -167,14 +187,14 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
         task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
         for epoch in range(done, epochs):
             started, sums = time.perf_counter(), RunningMeans()
-            warmup = epoch < recipe.search.warmup_epochs
+            draws = generator_for(recipe.seed, "draws", epoch)
             held_out = _endless(validation, size, recipe, epoch)
             batches = shuffled_batches(train, size, generator_for(recipe.seed, "search", epoch), recipe.augment)
             for step, (x, y) in enumerate(batches):
                 lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
                 set_lr(state.optimizers["weights"], lr)
-                sums.add(state.architecture_step(*next(held_out), warmup=warmup))
-                sums.add(state.weight_step(x, y, _psi(supernet, warmup=warmup).detach()))
+                sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
+                sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
             row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
             row |= sums.means() | {"learning_rate": lr} | state.describe()
@@ -210,11 +230,6 @@ def _constraints(budget: Budget, recipe: Recipe) -> dict[str, Constraint]:
         for key, limit in limits.items()
         if limit is not None
     }
-
-
-def _psi(supernet: Supernet, *, warmup: bool) -> Tensor:
-    """softmax(ψ), held uniform during the warm-up."""
-    return torch.full_like(supernet.psi, 1 / supernet.timesteps) if warmup else supernet.psi.softmax(0)
 
 
 def _weighted_loss(logits: Tensor, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,10 +76,16 @@ class Supernet(nn.Module):
 
     def compression_weights(self) -> Tensor:
         """softmax(β) over the pairs of bit-width and keep ratio of each cell [L, bits, keeps]."""
-        return self.beta.flatten(1).softmax(1).view_as(self.beta)
+        return _draw(self.beta, None)
 
-    def mixes(self) -> list[CellMix]:
-        """The mixture of every cell. Compute it once per optimisation step."""
+    def mixes(self, generator: torch.Generator | None = None) -> list[CellMix]:
+        """The mixture of every cell. Compute it once per optimisation step.
+
+        With a (CPU) ``generator``, each cell draws one pair of bit-width and keep ratio and one width by its
+        probabilities, and gradients go straight through the draw (Gumbel softmax; Jang et al., ICLR 2017). The weights
+        then learn to work under every choice alone. Mixed, they would only learn to work under the mixture, in which
+        the largest weights, kept at every keep ratio, speak loudest and low keep ratios look better than they are.
+        """
         probabilities = self.alpha.softmax(1)  # [E, O]
         weights, shares = {}, {}
         for row, (node, source) in enumerate(self.pairs):
@@ -90,18 +96,19 @@ class Supernet(nn.Module):
                 shares[key] = weights[key] * min(1.0, self.choices.edges_per_node / (node + 2))
         bits, keeps = self.choices.bits, self.choices.keeps
         return [
-            CellMix(Compression(bits, keeps, pairs), weights, shares, self._channel_weights(index))
-            for index, pairs in enumerate(self.compression_weights())
+            CellMix(Compression(bits, keeps, pairs), weights, shares, self._channel_weights(index, generator))
+            for index, pairs in enumerate(_draw(self.beta, generator))
         ]
 
-    def _channel_weights(self, index: int) -> Tensor | None:
+    def _channel_weights(self, index: int, generator: torch.Generator | None) -> Tensor | None:
         """Σ_w softmax(width)_w · [channel exists at width w] (FBNetV2, Wan et al., CVPR 2020); ``None`` if one width."""
         if len(self.choices.widths) == 1:
             return None
         full = self.backbone.cell(index).width
         kept = torch.tensor([cell_width(full, w) for w in self.choices.widths], device=self.width.device)
         exists = torch.arange(full, device=self.width.device) < kept[:, None]  # [widths, C]
-        return (self.width[index].softmax(0)[:, None] * exists).sum(0)
+        (shares,) = _draw(self.width[index : index + 1], generator)  # [widths]
+        return (shares[:, None] * exists).sum(0)
 
     def forward(self, x: Tensor, mixes: Sequence[CellMix] | None = None, *, meter: Meter | None = None) -> Output:
         """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
@@ -146,6 +153,17 @@ class Supernet(nn.Module):
             channels = [channels[1], width * cell.nodes]
         classes = one * len(backbone.classifier_bias)
         yield _Layer(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
+
+
+def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """softmax over all but the first dimension, or a one-hot draw from it with the gradient of a relaxed one."""
+    flat = logits.flatten(1)
+    if generator is None:
+        return flat.softmax(1).view_as(logits)
+    uniform = torch.rand(flat.shape, generator=generator).clamp_(1e-9, 1 - 1e-9).to(flat.device)
+    soft = (flat - torch.log(-torch.log(uniform))).softmax(1)
+    hard = torch.zeros_like(soft).scatter_(1, soft.argmax(1, keepdim=True), 1.0)
+    return (hard + soft - soft.detach()).view_as(logits)
 
 
 @dataclass(frozen=True)

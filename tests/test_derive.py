@@ -1,0 +1,287 @@
+"""The exact choice, against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import milp
+
+from litesnn.budget import Budget
+from litesnn.config import Recipe
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import size_bound, to_bytes
+from litesnn.errors import InputError
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
+from litesnn.search.derive import Preferences, choose, learned_preferences, strongest_edges
+from litesnn.search.joint import build_supernet
+from litesnn.snn.network import InputInfo, Network
+from tiny import input_info, lively_network, recipe
+
+INFO = input_info((1, 7, 6))
+
+
+def random_preferences(of: Recipe, seed: int) -> Preferences:
+    rng = np.random.default_rng(seed)
+    search, model = of.search, of.model
+    cells = len(model.levels)
+
+    def logs(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        draw = rng.normal(size=(shape[0], math.prod(shape[1:]))) * 2
+        return np.asarray((draw - np.log(np.exp(draw).sum(1, keepdims=True))).reshape(shape), np.float64)
+
+    names = ["stem", *(f"cell {cell + 1} node {node}" for cell in range(cells) for node in range(model.nodes))]
+    return Preferences(
+        logs(len(all_edges(model.nodes)), len(model.ops)),
+        logs(cells, len(search.bits), len(search.keeps)),
+        logs(cells, len(search.widths)),
+        logs(1, search.timesteps)[0],
+        {name: rng.uniform(0.05, 0.5, search.timesteps).tolist() for name in names},
+    )
+
+
+def expected_bit_synops(gene: Genotype, rates: dict[str, Sequence[float]], info: InputInfo) -> list[float]:
+    """Up to each timestep: κ · params · bits · firing rate · output pixels, and one bit per identity's spike."""
+    height, width = info.shape[1:]
+    populations = [["stem"], ["stem"], *([f"cell {i + 1} node {n}" for n in range(gene.nodes)] for i in range(9))]
+    outputs = [(gene.stem.channels, 0), (gene.stem.channels, 0)] + [(gene.nodes * c.width, c.level) for c in gene.cells]
+    total = np.zeros(len(rates["stem"]))
+    for index, cell in enumerate(gene.cells):
+        pixels = math.ceil(height / 2**cell.level) * math.ceil(width / 2**cell.level)
+        for edge in gene.edges:
+            inside = edge.source >= 2
+            names = populations[2 + index] if inside else populations[index + edge.source]
+            rate = np.mean([rates[name] for name in names], axis=0)
+            channels, level = (cell.width, cell.level) if inside else outputs[index + edge.source]
+            if OPS[edge.op].identity and (channels, level) == (cell.width, cell.level):
+                total += rate * channels * pixels
+            else:
+                total += rate * cell.keep * OPS[edge.op].kernel ** 2 * channels * cell.width * pixels * cell.bits
+    last = np.mean([rates[name] for name in populations[1 + len(gene.cells)]], axis=0)
+    total += last * gene.nodes * gene.cells[-1].width * pixels * len(info.classes) * gene.classifier_bits
+    return [float(x) for x in total.cumsum()]
+
+
+def all_genotypes(of: Recipe, edges: tuple[Edge, ...], preferences: Preferences) -> dict[Genotype, float]:
+    """Every genotype of one timestep that the recipe allows, with what the search thinks of it."""
+    search, model = of.search, of.model
+    tables = [range(len(search.widths)), range(len(search.bits)), range(len(search.keeps))]
+    found: dict[Genotype, float] = {}
+    for rows in itertools.product(itertools.product(*tables), repeat=len(model.levels)):
+        cells, score = [], 0.0
+        for index, (w, b, k) in enumerate(rows):
+            level = model.levels[index]
+            width = max(1, round(model.width * 2**level * search.widths[w]))
+            cells.append(CellGene(level=level, width=width, bits=search.bits[b], keep=search.keeps[k]))
+            score += preferences.width[index, w] + preferences.compression[index, b, k]
+        stem = StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits)
+        gene = Genotype(timesteps=1, stem=stem, edges=edges, cells=tuple(cells), classifier_bits=model.io_bits)
+        found[gene] = max(score, found.get(gene, -math.inf))
+    return found
+
+
+def parts_bytes(network: Network) -> int:
+    """Layers, scales of identities and biases, without the header."""
+    gene, total = network.genotype, sum(row.max_bytes for row in network.layers())
+    for index, cell in enumerate(gene.cells):
+        same = sum(network.backbone.cell(index).connection(edge).conv is None for edge in gene.edges)
+        total += 2 * cell.width * (same + gene.nodes)
+    return total
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**31), st.floats(0, 1), st.none() | st.floats(0, 1), st.sampled_from([(0, 0), (0, 1), (1, 1)]))
+def test_the_choice_is_the_best_of_all(seed: int, room: float, work: float | None, levels: tuple[int, ...]) -> None:
+    """``room`` and ``work`` place the limits between the cheapest and the dearest genotype."""
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0), levels=levels)
+    preferences = random_preferences(plain, seed)
+    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    scores = all_genotypes(plain, edges, preferences)
+    networks = {gene: Network(gene, INFO) for gene in scores}
+    sizes = {gene: size_bound(integerize(network)) for gene, network in networks.items()}
+    costs = {gene: expected_bit_synops(gene, dict(preferences.rates), INFO) for gene in scores}
+    # The header's length varies by some digits, which the program learns from one genotype and applies to all.
+    headers = [sizes[gene] - parts_bytes(network) for gene, network in networks.items()]
+    slack = max(headers) - min(headers)
+    assert slack < 30
+
+    limit = min(sizes.values()) + slack + round(room * (max(sizes.values()) - min(sizes.values())))
+    low, high = min(cost[0] for cost in costs.values()), max(cost[-1] for cost in costs.values())
+    most = None if work is None else low * (high / low) ** work * 1.001
+    budget = Budget(packed_bytes=limit, bit_synops=most, timesteps=None)
+    gene, warning = choose(preferences, plain.model_copy(update={"budget": budget}), INFO)
+    assert warning is None or most is not None
+
+    single = gene.model_copy(update={"timesteps": 1})
+    assert gene.edges == edges
+    assert sizes[single] <= limit
+    bounds = [  # the best with a little less room, and the best
+        max(
+            (
+                scores[other] + preferences.psi[steps]
+                for other in scores
+                for steps in range(3)
+                if sizes[other] <= limit - less and (most is None or costs[other][steps] <= most)
+            ),
+            default=None,
+        )
+        for less in (slack, 0)
+    ]
+    if warning is not None:
+        assert bounds[0] is None
+        assert gene.timesteps == 1
+        assert costs[single][0] <= min(costs[other][0] for other in scores if sizes[other] <= limit - slack) + 1e-6
+        return
+    assert most is None or costs[single][gene.timesteps - 1] <= most * (1 + 1e-9)
+    found = scores[single] + preferences.psi[gene.timesteps - 1]
+    assert bounds[1] is not None
+    assert found <= bounds[1] + 1e-9
+    assert bounds[0] is None or found >= bounds[0] - 1e-5
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_without_a_budget_everybody_gets_what_they_like_best(seed: int) -> None:
+    plain = recipe(levels=(0, 1, 1), widths=(0.34, 0.67, 1.0))
+    preferences = random_preferences(plain, seed)
+    gene, warning = choose(preferences, plain, INFO)
+    assert warning is None
+    assert gene.timesteps == 1 + int(preferences.psi.argmax())
+    for index, cell in enumerate(gene.cells):
+        b, k = np.unravel_index(preferences.compression[index].argmax(), preferences.compression[index].shape)
+        assert (cell.bits, cell.keep) == (plain.search.bits[b], plain.search.keeps[k])
+        full = 3 * 2 ** plain.model.levels[index]
+        assert cell.width == round(full * plain.search.widths[int(preferences.width[index].argmax())])
+
+
+def limited(of: Recipe, packed_bytes: int) -> Recipe:
+    return of.model_copy(update={"budget": Budget(packed_bytes=packed_bytes, bit_synops=None, timesteps=None)})
+
+
+@pytest.mark.parametrize("packed_bytes", [1, 100, 400, 600])
+def test_an_impossible_budget_is_refused_and_the_size_it_names_is_possible(packed_bytes: int) -> None:
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 0)
+    with pytest.raises(InputError, match=f"the budget of {packed_bytes} B packed cannot be kept") as caught:
+        choose(preferences, limited(plain, packed_bytes), INFO)
+    named = re.search(r"needs (\d+) B", str(caught.value))
+    assert named is not None
+    gene, _ = choose(preferences, limited(plain, int(named[1])), INFO)
+    assert size_bound(integerize(Network(gene, INFO))) <= int(named[1])
+    assert int(named[1]) > packed_bytes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_training_breaks_the_packed_size(seed: int) -> None:
+    plain = recipe(levels=(0, 1, 1), keeps=(0.1, 0.5, 1.0), width=6)
+    preferences = random_preferences(plain, seed)
+    free, _ = choose(preferences, plain, INFO)
+    smallest = [cell.model_copy(update={"width": 3 * 2**cell.level, "bits": 1, "keep": 0.1}) for cell in free.cells]
+    least, most = (
+        size_bound(integerize(Network(free.model_copy(update={"cells": tuple(cells)}), INFO)))
+        for cells in (smallest, free.cells)
+    )
+    assert least < most
+    limit = round(0.5 * least + 0.5 * most)
+    gene, _ = choose(preferences, limited(plain, limit), INFO)
+    assert gene != free
+    for training in range(4):
+        network = lively_network(gene, INFO, training)
+        assert len(to_bytes(integerize(network, dict.fromkeys(preferences.rates, 0.98765)))) <= limit
+
+
+def test_the_room_is_used() -> None:
+    """With everybody for the dearest, a budget that only just holds it gets it."""
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 1)
+    preferences.compression[:, -1, -1] += 50
+    preferences.width[:, -1] += 50
+    dearest, _ = choose(preferences, plain, INFO)
+    assert [(cell.bits, cell.keep, cell.width) for cell in dearest.cells] == [(4, 1.0, 3), (4, 1.0, 6)]
+    size = size_bound(integerize(Network(dearest, INFO)))
+    assert choose(preferences, limited(plain, size), INFO)[0] == dearest
+    assert choose(preferences, limited(plain, size - 1), INFO)[0] != dearest
+
+
+def test_learning_the_headers_size_takes_few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte too little for the favourite, which is far from the largest that the program thinks could fit."""
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 1)
+    favourite, _ = choose(preferences, plain, INFO)
+    size = size_bound(integerize(Network(favourite, INFO)))
+    solved = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        solved.append(1)
+        return milp(*arguments, **options)
+
+    monkeypatch.setattr("litesnn.search.derive.milp", counting)
+    assert choose(preferences, limited(plain, size - 1), INFO)[0] != favourite
+    assert 1 < len(solved) < 50
+
+
+def test_a_given_wiring_is_kept() -> None:
+    plain = recipe(levels=(0, 1))
+    edges = (Edge(node=0, source=1, op="conv3x3"), Edge(node=1, source=2, op="skip"))
+    gene, _ = choose(random_preferences(plain, 0), plain, INFO, edges=edges)
+    assert gene.edges == edges
+
+
+def test_strongest_edges_by_hand() -> None:
+    alpha = np.log(
+        [
+            [0.6, 0.4],  # node 0 ← 0
+            [0.1, 0.9],  # node 0 ← 1
+            [0.5, 0.5],  # node 1 ← 0
+            [0.3, 0.7],  # node 1 ← 1
+            [0.8, 0.2],  # node 1 ← 2
+        ]
+    )
+
+    def wiring(edges_per_node: int) -> list[tuple[int, int, str]]:
+        found = strongest_edges(alpha, ("skip", "conv3x3"), 2, edges_per_node)
+        return [(edge.node, edge.source, edge.op) for edge in found]
+
+    assert wiring(1) == [(0, 1, "conv3x3"), (1, 2, "skip")]
+    assert wiring(2) == [(0, 0, "skip"), (0, 1, "conv3x3"), (1, 1, "conv3x3"), (1, 2, "skip")]
+    assert wiring(9) == [(0, 0, "skip"), (0, 1, "conv3x3"), (1, 0, "skip"), (1, 1, "conv3x3"), (1, 2, "skip")]
+
+
+def test_of_equal_edges_the_first_wins() -> None:
+    found = strongest_edges(np.log(np.full((5, 2), 0.5)), ("skip", "conv3x3"), 2, 1)
+    assert [(edge.node, edge.source, edge.op) for edge in found] == [(0, 0, "skip"), (1, 0, "skip")]
+
+
+def test_learned_preferences_are_log_probabilities() -> None:
+    supernet = build_supernet(recipe(), (1, 7, 6), 3)
+    with torch.no_grad():
+        for row in (supernet.alpha, supernet.beta, supernet.width, supernet.psi):
+            row.copy_(torch.randn(row.shape, generator=torch.Generator().manual_seed(row.numel())))
+    found = learned_preferences(supernet, {"stem": [0.5]})
+    for logs in (found.alpha, found.width, found.psi, found.compression.reshape(2, -1)):
+        assert np.exp(logs).sum(-1) == pytest.approx(1)
+    assert found.compression.shape == (2, 3, 2)
+    expected = supernet.beta[1].detach().flatten().log_softmax(0).numpy()
+    assert found.compression[1].flatten().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found.rates == {"stem": [0.5]}
+
+
+def test_a_search_that_is_very_sure_can_still_be_derived() -> None:
+    supernet = build_supernet(recipe(), (1, 7, 6), 3)
+    with torch.no_grad():
+        for row in (supernet.alpha, supernet.beta, supernet.width, supernet.psi):
+            row.flatten()[0] = 500.0
+    preferences = learned_preferences(supernet, random_preferences(recipe(), 0).rates)
+    for logs in (preferences.alpha, preferences.compression, preferences.width, preferences.psi):
+        assert np.isfinite(logs).all()
+    gene, _ = choose(preferences, recipe(), INFO)
+    assert gene.timesteps == 1
+    assert (gene.cells[0].bits, gene.cells[0].keep) == (1, 0.3)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from litesnn.config import Recipe
+from litesnn.errors import InputError
+from litesnn.runs import STAGES, RunFolder
+
+DEFAULT = Recipe.from_toml("")
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_stages_in_their_order() -> None:
+    assert list(STAGES) == ["search", "derive", "train", "evaluate", "pack", "report"]
+    assert len(set(STAGES.values())) == len(STAGES)
+
+
+def test_making_the_object_touches_nothing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert not run.done("search")
+    assert files(tmp_path) == set()
+
+
+def test_a_new_folder_holds_the_whole_recipe(tmp_path: Path) -> None:
+    run, recipe = RunFolder(tmp_path / "deep" / "run"), Recipe.from_toml("[search]\nepochs = 3")
+    run.begin(recipe)
+    assert files(run.path) == {"recipe.toml"}
+    assert run.recipe() == recipe
+    run.begin(recipe)  # the same again is no news
+
+
+def test_a_folder_of_another_recipe_is_refused_by_the_first_difference(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(Recipe.from_toml("[search]\nepochs = 3\nlr = 0.5"))
+    before = (run / "recipe.toml").read_text()
+    with pytest.raises(InputError, match=r"another recipe \(search\.epochs was 3, now 4\)"):
+        run.begin(Recipe.from_toml("[search]\nepochs = 4\nlr = 0.25"))
+    with pytest.raises(InputError, match=r"budget\.packed_bytes was None, now 5"):
+        run.begin(Recipe.from_toml("[search]\nepochs = 3\nlr = 0.5\n[budget]\npacked_bytes = 5"))
+    assert (run / "recipe.toml").read_text() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match=r"not a run folder, and not empty: it holds thesis\.tex"):
+        RunFolder(tmp_path).begin(DEFAULT)
+    assert files(tmp_path) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("left", [".lock", ".recipe.toml.12345.tmp"])
+def test_what_a_kill_left_in_a_new_folder_is_no_stranger(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text("")
+    RunFolder(tmp_path).begin(DEFAULT)
+    assert RunFolder(tmp_path).recipe() == DEFAULT
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        RunFolder(tmp_path / "run").begin(DEFAULT)
+
+
+def test_a_damaged_recipe_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(InputError, match=r"is not a run folder: it has no recipe\.toml"):
+        run.recipe()
+    (run / "recipe.toml").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="cannot be read"):
+        run.recipe()
+    (run / "recipe.toml").write_text("version = 7")
+    with pytest.raises(InputError, match=r"recipe\.toml: version"):
+        run.begin(DEFAULT)
+
+
+@pytest.mark.parametrize("index", range(len(STAGES)))
+def test_a_stage_that_starts_again_removes_what_came_of_its_old_result(tmp_path: Path, index: int) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(DEFAULT)
+    stages = list(STAGES)
+    for stage in stages:
+        run.output(stage).write_text("")
+        run.checkpoint(stage).write_text("")
+    run.start(stages[index])
+    assert [run.done(stage) for stage in stages] == [i < index for i in range(len(stages))]
+    # An interrupted stage goes on from its own checkpoint; those of later stages belong to the old design.
+    assert [run.checkpoint(stage).exists() for stage in stages] == [i <= index for i in range(len(stages))]
+    assert (run / "recipe.toml").exists()
+
+
+def test_need_names_the_command(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(InputError, match=r"network\.safetensors is missing: run 'litesnn train .*' first"):
+        run.need("train")
+    run.output("train").write_text("")
+    assert run.need("train") == tmp_path / "network.safetensors"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"version": 99}', "{}", b"\xff"])
+def test_damaged_metrics_are_refused(tmp_path: Path, text: str | bytes) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(InputError, match="missing"):
+        run.metrics()
+    run.output("evaluate").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=r"metrics\.json(: not metrics of version 1| is damaged)"):
+        run.metrics()
+
+
+def test_metrics(tmp_path: Path) -> None:
+    RunFolder(tmp_path).output("evaluate").write_text('{"version": 1, "a": 2}')
+    assert RunFolder(tmp_path).metrics() == {"version": 1, "a": 2}
+
+
+HOLD = """
+import sys
+from litesnn.runs import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match="in use by another litesnn process"), run.locked():
+            pytest.fail("the lock was given twice")
+        other.kill()  # even a killed process lets go
+    for _ in range(2):
+        with run.locked():
+            assert time.time() > 0
+    assert files(tmp_path) == {".lock"}
+
+
+def test_there_is_no_lock_without_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such run folder"), RunFolder(tmp_path / "none").locked():
+        pytest.fail("a lock on nothing")
+    assert files(tmp_path) == set()

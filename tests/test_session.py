@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from litesnn.data.sources import Split
+from litesnn.errors import InputError
+from litesnn.loop.session import Session, cosine_lr, find_device, set_lr
+from tiny import input_info
+
+
+def test_devices_that_are_there() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "tpu", "mps", "meta", "cuda:x", "cuda:-1", "3"])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown device .*expected auto, cpu, cuda or cuda:N"):
+        find_device(name)
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("cuda", "cuda:0", "cuda:7"):
+        with pytest.raises(InputError, match=f"device '{name}' is not there: 0 CUDA devices found"):
+            find_device(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match="2 CUDA devices found"):
+        find_device("cuda:2")
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert find_device("auto").type == kind
+
+
+@pytest.mark.parametrize(
+    ("progress", "rate"), [(0.0, 0.025), (1.0, 0.001), (0.5, 0.013), (1 / 3, 0.019), (2 / 3, 0.007)]
+)
+def test_cosine_by_hand(progress: float, rate: float) -> None:
+    assert cosine_lr(0.025, 0.001, progress) == pytest.approx(rate)
+
+
+def test_the_cosine_falls_all_the_way() -> None:
+    rates = [cosine_lr(0.1, 0.0, step / 50) for step in range(51)]
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == 51
+
+
+def test_every_group_gets_the_rate() -> None:
+    one, two = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [one], "lr": 1.0}, {"params": [two], "lr": 2.0}])
+    set_lr(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_samples_are_encoded() -> None:
+    split = Split(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 1]))
+    rows = Session().samples(split, input_info((1, 1, 1)))
+    assert rows.x.flatten().tolist() == [0, 32]  # (3 − 1)/2 · 32
+    assert rows.x.dtype == torch.int8
+    assert rows.y.tolist() == [0, 1]
+    assert len(rows) == 2
