@@ -7,9 +7,10 @@ Prefixes are decimal (1 kB = 1000 bytes); ``KiB`` and ``MiB`` are binary.
 
 from __future__ import annotations
 
+import math
 import re
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn.errors import InputError
 
@@ -48,7 +49,11 @@ class Budget(BaseModel):
             if value <= 0:
                 raise InputError(f"budget part {part!r} must be greater than zero")
             limits[key] = value
-        return cls.model_validate(limits)
+        try:
+            return cls.model_validate(limits)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"budget {text!r}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
 
     def describe(self) -> str:
         """The budget as one line that :meth:`parse` reads back."""
@@ -66,7 +71,10 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
     for key, pattern in _PART_PATTERNS.items():
         if match := pattern.fullmatch(part.lower()):
             value = float(match["number"]) * _UNITS[match["unit"]]
-            return key, value if key == "bit_synops" else int(value)
+            if not math.isfinite(value):
+                raise InputError(f"budget part {part!r} is too large")
+            # 1.001 kB are 1001 bytes, though 1.001 · 1000 is a little less in binary
+            return key, value if key == "bit_synops" else int(value + 1e-6)
     raise InputError(
         f"budget part {part!r} of {text!r} is not understood; expected for example '8 kB, 1 M Bit-SynOps, T <= 4'"
     )

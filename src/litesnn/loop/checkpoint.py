@@ -32,7 +32,7 @@ def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Map
         InputError: the file cannot be written.
     """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    description = {"version": _VERSION, "kind": kind, "sha256": _digest(plain), "info": info}
+    description = {"version": _VERSION, "kind": kind, "sha256": _digest(plain, info), "info": info}
     write_atomically(path, safetensors.torch.save(plain, metadata={"litesnn": json.dumps(description)}))
 
 
@@ -58,7 +58,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise InputError(f"{path} is not a litesnn {kind} file")
     if description.get("version") != _VERSION:
         raise InputError(f"{path}: unknown version {description.get('version')!r}; expected {_VERSION}")
-    if description.get("sha256") != _digest(tensors):
+    if description.get("sha256") != _digest(tensors, description.get("info")):
         raise InputError(f"{path} is damaged: its checksum does not match")
     return tensors, description["info"]
 
@@ -109,8 +109,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], info: Any) -> str:
+    digest = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

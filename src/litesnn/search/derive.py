@@ -89,10 +89,12 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
 
 def learned_preferences(supernet: Supernet, rates: Mapping[str, Sequence[float]]) -> Preferences:
     """The log-probabilities of a searched supernet."""
-    alpha, width, psi = (
-        row.detach().double().log_softmax(-1).cpu().numpy() for row in (supernet.alpha, supernet.width, supernet.psi)
+    beta = supernet.beta
+    alpha, pairs, width, psi = (
+        row.detach().double().log_softmax(-1).cpu().numpy()
+        for row in (supernet.alpha, beta.flatten(1), supernet.width, supernet.psi)
     )
-    return Preferences(alpha, supernet.compression_weights().detach().double().log().cpu().numpy(), width, psi, rates)
+    return Preferences(alpha, pairs.reshape(beta.shape), width, psi, rates)
 
 
 def strongest_edges(alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per_node: int) -> tuple[Edge, ...]:
@@ -125,30 +127,30 @@ def choose(
     model = recipe.model
     edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
-    overhead = 0
+    smallest = _solve(options, [-option.size for row in options for option in row], limits=[])
+    assert smallest is not None
+    need = size_bound(integerize(Network(_genotype(smallest, 1, edges, recipe), info)))
+    if recipe.budget.packed_bytes is not None and need > recipe.budget.packed_bytes:
+        raise InputError(
+            f"the budget of {recipe.budget.packed_bytes} B packed cannot be kept: the smallest network of this recipe "
+            f"needs {need} B; allow more, or lower model.width, search.keeps or search.widths"
+        )
+    overhead = need - sum(option.size for option in smallest)
     while True:
-        genotype, warning = _choose_with(options, edges, preferences, recipe, overhead)
-        limit = recipe.budget.packed_bytes
-        excess = 0 if limit is None else size_bound(integerize(Network(genotype, info))) - limit
-        if excess <= 0:
+        chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
+        genotype, limit = _genotype(chosen, steps, edges, recipe), recipe.budget.packed_bytes
+        size = size_bound(integerize(Network(genotype, info)))
+        if limit is None or size <= limit:
             return genotype, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
-        overhead += excess
+        overhead = max(overhead + 1, size - sum(option.size for option in chosen))
 
 
 def _choose_with(
-    options: list[list[_Option]], edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, overhead: int
-) -> tuple[Genotype, str | None]:
+    options: list[list[_Option]], preferences: Preferences, recipe: Recipe, overhead: int
+) -> tuple[list[_Option], int, str | None]:
     budget = recipe.budget
     room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
-    smallest = _solve(options, [-option.size for row in options for option in row], limits=[])
-    assert smallest is not None
-    least = sum(option.size for option in smallest)
-    if room is not None and least > room:
-        raise InputError(
-            f"the budget of {budget.packed_bytes} B packed cannot be kept: the smallest network of this recipe needs "
-            f"{least + overhead} B; allow more, or lower model.width, search.keeps or search.widths"
-        )
     timesteps = range(1, len(preferences.psi) + 1)
     best: tuple[float, int, list[_Option]] | None = None
     for steps in timesteps:
@@ -164,7 +166,7 @@ def _choose_with(
         if best is None or score > best[0]:
             best = score, steps, found
     if best is not None:
-        return _genotype(best[2], best[1], edges, recipe), None
+        return best[2], best[1], None
     size_only = [] if room is None else [([float(option.size) for row in options for option in row], float(room))]
     frugal = _solve(options, [-option.bit_synops[0] for row in options for option in row], size_only)
     assert frugal is not None
@@ -173,7 +175,7 @@ def _choose_with(
         f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
         f"{budget.bit_synops:.3g}; training will push the firing rates down"
     )
-    return _genotype(frugal, 1, edges, recipe), warning
+    return frugal, 1, warning
 
 
 def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
