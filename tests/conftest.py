@@ -1,10 +1,41 @@
-"""One thread and one hypothesis profile for the whole suite: the same examples everywhere, no flaky deadlines."""
+"""One thread and one hypothesis profile for the whole suite: the same examples everywhere, no flaky deadlines.
+
+Fixtures are what several files share: a tiny problem, and a design of it that must not be changed.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
+
+import whole_job
 
 torch.set_num_threads(1)
 settings.register_profile("litesnn", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("litesnn")
+
+
+@pytest.fixture(scope="session")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> whole_job.Problem:
+    """Data and recipe files of the whole job."""
+    return whole_job.write_problem(tmp_path_factory.mktemp("problem"))
+
+
+@pytest.fixture(scope="session")
+def first_design(
+    problem: whole_job.Problem, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, whole_job.Outcome]:
+    """A run folder that ``litesnn design`` made without a break, and what it said; to be read or copied."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    return run, whole_job.litesnn("design", *problem.options(run))
+
+
+@pytest.fixture(scope="session")
+def finished(first_design: tuple[Path, whole_job.Outcome]) -> Path:
+    """The run folder of the first design; to be read or copied."""
+    run, outcome = first_design
+    assert outcome.code == 0, outcome.err
+    return run

@@ -197,6 +197,44 @@ def test_layers_meet_their_size_and_rate(tmp_path: Path, name: str) -> None:
     assert words.count("12.3\u202f%") == 2  # in the chart and in the table
 
 
+def test_a_bias_counts_with_the_first_layer_of_its_population(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    layers = [{"name": f"cell 1 0_{source}_conv3x3", "cell": 0, "bits": 2, "keep": 0.5} for source in (0, 1)]
+    layers.append({"name": "cell 1 1_0_skip", "cell": 0, "bits": 0, "keep": 1.0})
+    sizes = [{"name": layer["name"], "codes": 1000, "affine": 30} for layer in layers]
+    sizes[2:2] = [{"name": "cell 1 node 0 bias", "affine": 7}]
+    sizes.append({"name": "cell 1 node 1 bias", "affine": 9})
+    _change(run / "metrics.json", layers=layers, size_table=sizes, header_bytes=444, packed_bytes=3550)
+    words = Page(write_report(run).read_text(encoding="utf-8")).words
+    assert [word for word in words if word in ("1,037", "1,030", "1,039", "444", "3,550")] == [
+        "1,037", "1,030", "1,039", "444", "3,550",
+    ]  # fmt: skip
+    assert words[words.index("cell 1 node 1 ← 0 skip") :][1:3] == ["–", "–"]  # no bits, no keep ratio
+
+
+def test_the_last_of_the_best_epochs_is_marked(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    lines = [json.loads(line) | {"best": number in (1, 5, 9)} for number, line in _numbered(run / "train.jsonl")]
+    (run / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
+    assert "The dot marks epoch 9, the one that was kept." in words
+
+
+def _numbered(path: Path) -> list[tuple[int, str]]:
+    return list(enumerate(path.read_text().splitlines(), start=1))
+
+
+def test_energies_are_named_in_words(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    table = {"stem_mac_4bit": 0.13, "synop_1bit": 0.02, "float_mac": 4.6}
+    _change(run / "metrics.json", energy={"total_nj": 1, "table_pj": table})
+    words = Page(write_report(run).read_text(encoding="utf-8")).words
+    assert {"stem MAC, 4 bits", "SynOp, 1 bit", "float MAC"} <= set(words)
+
+
 def test_over_budget_is_said(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_fake_run(run, search=False)

@@ -1,5 +1,6 @@
 """litesnn designs lightweight spiking neural networks: from data and a budget to a packed network."""
 
+import litesnn.threads  # noqa: F401  (before torch is imported)
 from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.deploy.reference import Reference

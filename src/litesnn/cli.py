@@ -226,4 +226,3 @@ def _conclude(folder: RunFolder) -> None:
         if folder.done(stage):
             console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True)
     check_budgets(metrics)
-

@@ -31,7 +31,7 @@ __all__ = [
     "shipped_recipes",
 ]
 
-RECIPE_VERSION = 1
+RECIPE_VERSION: Literal[1] = 1
 
 _T = TypeVar("_T")
 
@@ -141,7 +141,7 @@ class TrainSettings(_Settings):
 class Recipe(_Settings):
     """Everything that a design depends on, but for the data itself."""
 
-    version: Literal[1] = RECIPE_VERSION
+    version: Literal[1] = Field(RECIPE_VERSION, description="version of the recipe's format")
     name: str = Field("custom", description="name of the recipe")
     description: str = Field("", description="what it is for, the published setting it follows, and where it differs")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and augmentation")

@@ -18,7 +18,7 @@ from litesnn.errors import InputError
 __all__ = ["BIT_WIDTHS", "OPS", "CellGene", "Edge", "Genotype", "Op", "StemGene", "all_edges", "check_op"]
 
 BIT_WIDTHS = (1, 2, 3, 4)
-GENOTYPE_VERSION = 1
+GENOTYPE_VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,14 @@ def load_network(path: Path) -> Network:
     tensors, saved = load_tensors(path, "network")
     genotype = Genotype.from_json(saved["genotype"], origin=str(path))
     fields = saved["input"]
-    info = InputInfo(*(tuple(value) if isinstance(value, list) else value for value in fields.values()))
+    channels, height, width = fields["shape"]
+    info = InputInfo(
+        shape=(channels, height, width),
+        kind=fields["kind"],
+        mean=tuple(fields["mean"]),
+        std=tuple(fields["std"]),
+        classes=tuple(fields["classes"]),
+    )
     network = Network(genotype, info)
     load_into(network, tensors, path)
     return network.eval()

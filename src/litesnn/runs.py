@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-from fnmatch import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-        strangers = [entry.name for entry in self.path.iterdir() if entry.name != ".lock" and not fnmatch(entry.name, ".*.tmp")]
+        strangers = [
+            entry.name for entry in self.path.iterdir() if entry.name != ".lock" and not fnmatch(entry.name, ".*.tmp")
+        ]
         if strangers:
             raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         write_atomically(self / "recipe.toml", recipe.to_toml())

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from litesnn.data.single import load_inputs
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import PackedModel, population_shapes, read, size_table
+from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.networks import load_network
@@ -22,7 +24,7 @@ __all__ = ["info_table", "predictions", "summary_table"]
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """What a design came to, beside its budget."""
-    table = Table(title=f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}")
+    table = Table(title=Text(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}"))
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     table.add_row("test accuracy", f"{metrics['test_accuracy']:.2%} of {metrics['data']['test']}", "", "")
@@ -32,7 +34,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         kept = "" if row["limit"] is None else ("yes" if row["kept"] else "[bold red]NO[/]")
         table.add_row(names[row["name"]], f"{row['value']:,.0f}", limit, kept)
     table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
-    table.add_row("stem MACs", f"{metrics['stem_macs']:,}", "", "")
+    table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
     table.add_row("model size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
     return table
@@ -77,19 +79,48 @@ def predictions(model_path: Path, inputs: Sequence[Path]) -> Iterator[dict[str, 
 
 
 def _model_table(path: Path, model: PackedModel) -> Table:
+    """One row for every bundle of synapses; the first of a population has its shape, its rate and its bias' bytes."""
     sizes = size_table(model)
-    channels, height, width = model.input.shape
     table = Table(
-        title=f"{path}: {channels}×{height}×{width} → {len(model.classes)} classes, {model.timesteps} timesteps",
-        caption=f"packed: {sizes.bytes:,} B, of which {sizes.header_bytes:,} B header",
+        title=Text(f"{path}: {_by(model.input.shape)} → {len(model.classes)} classes, {model.timesteps} timesteps"),
+        caption="k/s: kernel/stride; a population's first row has its bias and rate",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    for column in ("layer", "bits", "kept", "of", "positions", "B positions", "B codes", "B scales and biases"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
-    for layer in sizes.layers:
-        plain = [str(layer.bits), f"{layer.kept:,}", f"{layer.weights:,}", str(layer.coding)] if layer.weights else [""] * 4
-        sums = [f"{size:,}" for size in (layer.positions_bytes, layer.codes_bytes, layer.affine_bytes)]
-        table.add_row(layer.name, *plain, *sums)
+    for column in ("layer", "shape", "k/s", "bits", "kept", "of", "coding", "bytes", "rate"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    rows = iter(sizes.layers)
     for index, (population, shape) in enumerate(zip(model.populations, population_shapes(model), strict=True)):
-        rate = "" if population.rate is None else f", firing rate {population.rate:.1%}"
-        table.add_row(f"population {index}: {'×'.join(map(str, shape))}{rate}")
+        layers = [next(rows) for _ in population.synapses]
+        left = next(rows).bytes  # the bias
+        rate = "" if population.rate is None else f"{population.rate:.1%}"
+        fixed = [_by(shape), rate]
+        for synapses, layer in zip(population.synapses, layers, strict=True):
+            weights = ["", "skip", "", "", ""]
+            if synapses.kernel:
+                kernel = f"{synapses.kernel}/{synapses.stride}"
+                weights = [kernel, str(layer.bits), f"{layer.kept:,}", f"{layer.weights:,}", layer.coding]
+            name = f"{index} ← {_sources(synapses.sources)}"
+            table.add_row(name, fixed[0], *weights, f"{layer.bytes + left:,}", fixed[1])
+            fixed, left = ["", ""], 0
+    last = next(rows)
+    name = f"readout ← {_sources(model.readout.sources)}"
+    counts = [str(last.bits), f"{last.kept:,}", f"{last.weights:,}", last.coding]
+    table.add_row(name, str(len(model.classes)), "", *counts, f"{last.bytes:,}", "")
+    table.add_row("header", *[""] * 6, f"{sizes.header_bytes:,}", "", end_section=True)
+    table.add_row("file", *[""] * 6, f"{sizes.bytes:,}", "")
     return table
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _sources(sources: Sequence[int]) -> str:
+    """``image``, ``3``, ``3,5``, or ``3–6`` for three or more in a row."""
+    if tuple(sources) == (IMAGE,):
+        return "image"
+    if len(sources) > 2 and list(sources) == list(range(sources[0], sources[0] + len(sources))):
+        return f"{sources[0]}–{sources[-1]}"
+    return ",".join(map(str, sources))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from litesnn.deploy.packed import InputSpec, PackedModel, Population, Readout, Synapses
-from litesnn.snn.compconv import Connection, Folded, FoldedGroup
+from litesnn.snn.compconv import Connection, Folded
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import LEAK, THRESHOLD
 
@@ -35,7 +35,8 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
     populations = [Population((stem,), _array(group.bias), rates.get("stem"))]
-    older = newer = (0,)
+    older: tuple[int, ...] = (0,)
+    newer = older
     for index, mix in enumerate(network.mixes()):
         cell = backbone.cell(index)
         bits, _ = mix.compression.choice()

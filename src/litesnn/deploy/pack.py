@@ -40,7 +40,9 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
     write(integerize(network, rates), path)
     try:
         if path.stat().st_size != metrics["packed_bytes"]:
-            raise LitesnnError(f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B")
+            raise LitesnnError(
+                f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B"
+            )
         prove_equal(network, path, data.validation.x[:PROOF_IMAGES])
     except LitesnnError:
         path.unlink()

@@ -14,13 +14,16 @@ The file holds two tensors and one text:
   and every quote costs two of them::
 
     {"version": 1, "input": [kind, C, H, W, [mean, …], [std, …]], "timesteps": T, "leak": λ, "threshold": θ,
-     "classes": [name, …], "populations": [[rate, channels, layer, …], …], "readout": [[source, …], bits, kept, coding]}
+     "classes": [name, …], "populations": [[rate, channels, layer, …], …], "readout": [[source, …], bits, kept, coding],
+     "crc": checksum}
 
   A layer is ``[[source, …], kernel, stride, bits, kept, coding]``, an identity ``[[source, …], 0]``. ``coding`` says
-  where the kept weights are: −2 all are kept, −1 bitmap, k ≥ 0 gaps with Rice parameter k.
+  where the kept weights are: −2 all are kept, −1 bitmap, k ≥ 0 gaps with Rice parameter k. The checksum is the CRC-32
+  (``zlib.crc32``) of the whole file while its eight hexadecimal digits are zeros, so that no byte is left out.
 
 A file is untrusted: everything that it says is checked before it is used, and every failure is one line of
-:class:`InputError`. Writing goes through the same checks, so that what can be written can be read.
+:class:`InputError`. The checksum comes last: it finds damage that makes sense, and is no defence against a file that
+was made to deceive. Writing goes through the same checks, so that what can be written can be read.
 
 C channels, H×W pixels, k kernel size, T timesteps.
 """
@@ -29,6 +32,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -68,6 +73,8 @@ IMAGE = -1
 _VERSION = 1
 _METADATA_KEY = "litesnn_packed"
 _ORIGIN = "packed model"
+_NO_CRC = "00000000"
+_CRC_MARK = rb"\"crc\":\""  # the key as it stands in the file, as JSON in a string of JSON; no value can hold this
 _ALL, _MAP = -2, -1  # codings in the header; from 0 on it is "gap" with this Rice parameter
 
 # Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
@@ -246,6 +253,8 @@ def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:
     )
     weights.finish()
     affine.finish()
+    if _sealed(data) != data:
+        raise InputError(f"{origin} is damaged: its checksum does not match")
     return PackedModel(
         header.input, header.timesteps, header.leak, header.threshold, header.classes, tuple(populations), readout
     )
@@ -389,13 +398,22 @@ def _metadata(model: PackedModel, codings: Sequence[int]) -> str:
         "classes": list(model.classes),
         "populations": populations,
         "readout": [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)],
+        "crc": _NO_CRC,
     }
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
 
 def _container(metadata: str, affine: NDArray[np.float16], weights: bytes) -> bytes:
     tensors: dict[str, NDArray[np.generic]] = {"affine": affine, "weights": np.frombuffer(weights, np.uint8)}
-    return safetensors.numpy.save(tensors, {_METADATA_KEY: metadata})
+    return _sealed(safetensors.numpy.save(tensors, {_METADATA_KEY: metadata}))
+
+
+def _sealed(data: bytes) -> bytes:
+    """The file ``data`` with its own checksum. A file is whole if it already was the same."""
+    before, mark, rest = data.partition(_CRC_MARK)
+    after = rest[len(_NO_CRC) :]
+    crc = zlib.crc32(before + mark + _NO_CRC.encode() + after)
+    return before + mark + b"%08x" % crc + after
 
 
 def _check_arrays(model: PackedModel, header: _Header) -> None:
@@ -483,9 +501,11 @@ class _HeaderReader:
         record = _load_object(metadata, self.origin)
         if type(version := record.get("version")) is not int or version != _VERSION:
             _refuse(f"{self.origin}: version", f"{_VERSION}, the one that this litesnn reads", version)
-        keys = ("version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout")
+        keys = ("version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc")
         if set(record) != set(keys):
             _refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
+        if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
+            _refuse(f"{self.origin}: crc", "eight hexadecimal digits", crc)
         spec = self.input(record["input"])
         timesteps = _integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
         leak = _number(record["leak"], f"{self.origin}: leak")

@@ -136,6 +136,7 @@ def _render(view: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["si"] = si
     environment.filters["percent"] = _percent
+    environment.filters["operation"] = _operation
     environment.filters["short"] = lambda name: name if len(name) <= 24 else name[:23] + "…"
     template = environment.from_string(folder.joinpath("template.html.jinja").read_text(encoding="utf-8"))
     return template.render(view, style=Markup(folder.joinpath("template.css").read_text(encoding="utf-8")))
@@ -401,7 +402,8 @@ def _train_figures(run: Run) -> list[Figure]:
 
 def _learning_figures(stage: str, lines: Sequence[SearchEpoch] | Sequence[TrainEpoch]) -> list[Figure]:
     epochs = [line.epoch for line in lines]
-    mark = next((line.epoch for line in lines if isinstance(line, TrainEpoch) and line.best), None)
+    best = [line.epoch for line in lines if isinstance(line, TrainEpoch) and line.best]
+    mark = best[-1] if best else None  # every epoch that was the best so far says so
     figures = []
     for key, title in (("loss", "Loss"), ("accuracy", "Accuracy")):
         series = {
@@ -475,11 +477,14 @@ def _size_parts(metrics: Metrics) -> list[tuple[str, int, float, str]]:
     if metrics.header_bytes:
         parts.append(("header", metrics.header_bytes, "the genotype and the shapes"))
     total = sum(size for _, size, _ in parts) or 1
-    return [(name, size, size / total, note) for name, size, note in parts]
+    return [(name, size, size / total, note) for name, size, note in parts if size]
 
 
 def _layer_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """Each layer with its bytes and the firing rate of the population that it feeds."""
+    """Each layer with its bytes and the firing rate of the population that it feeds.
+
+    The bias of a population has a row of its own in the size table; here the population's first layer has its bytes.
+    """
     sizes = {row.name: row for row in metrics.size_table}
     if len(metrics.size_table) == len(metrics.layers):  # the packed file has names of its own, but the same order
         sizes |= {layer.name: row for layer, row in zip(metrics.layers, metrics.size_table, strict=True)}
@@ -487,8 +492,11 @@ def _layer_rows(metrics: Metrics) -> list[dict[str, Any]]:
     rows = []
     for layer in metrics.layers:
         name = _layer_name(layer.name)
-        rate = rates.get(name.split(" ← ")[0])
-        rows.append({"name": name, "layer": layer, "size": sizes.get(layer.name), "rate": rate})
+        population = name.split(" ← ")[0]
+        size, bias = sizes.get(layer.name), sizes.pop(f"{population} bias", None)
+        if size is not None and bias is not None:
+            size = size.model_copy(update={"affine": size.affine + bias.affine})
+        rows.append({"name": name, "layer": layer, "size": size, "rate": rates.get(population)})
     return rows
 
 
@@ -500,6 +508,12 @@ def _cell_name(index: int) -> str:
 def _layer_name(name: str) -> str:
     """``cell 1 0_2_conv3x3`` or ``cell 1 node 0 <- 2 conv3x3`` as ``cell 1 node 0 ← 2 conv3x3``."""
     return re.sub(r"^(cell \d+) (\d+)_(\d+)_(\w+)$", r"\1 node \2 ← \3 \4", name).replace(" <- ", " ← ")
+
+
+def _operation(key: str) -> str:
+    """``stem_mac_4bit`` as ``stem MAC, 4 bits``."""
+    words = key.replace("_", " ").replace("mac", "MAC").replace("synop", "SynOp")
+    return re.sub(r" (\d+)bit$", lambda match: f", {_plural(int(match[1]), 'bit')}", words)
 
 
 # Errors and examples

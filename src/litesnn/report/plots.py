@@ -141,16 +141,24 @@ def accuracy_over_time(accuracy: Sequence[float], *, alt: str) -> str:
         if len(accuracy) <= 8:
             axes.set_xticks(list(steps))
             for step, value in zip(steps, accuracy, strict=True):
-                # The first label hangs below its point and the others lean left: off a rising line.
-                offset = (4, -14) if step == 1 and len(accuracy) > 1 else (-6, 7)
                 axes.annotate(
-                    f"{100 * value:.1f}", (step, value), xytext=offset, textcoords="offset points", ha="center"
-                )
+                    f"{100 * value:.1f}", (step, value), xytext=_label_offset(accuracy, step - 1),
+                    textcoords="offset points", ha="center",
+                )  # fmt: skip
         axes.margins(x=0.12, y=0.25)
         axes.set_xlabel("timestep t")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}\u202f%")
 
     return _chart("accuracy-at", alt, draw)
+
+
+def _label_offset(values: Sequence[float], index: int) -> tuple[float, float]:
+    """Where the label of a point is off the line through ``values``: above or below it, and to one side of a slope."""
+    came = values[index] - values[index - 1] if index else 0.0
+    goes = values[index + 1] - values[index] if index + 1 < len(values) else 0.0
+    if came <= 0 <= goes and (came or goes):
+        return (4 if not index else -4 if not goes else 0, -14)
+    return (-6 if came > 0 and goes > 0 else 6 if came < 0 and goes < 0 else 0, 7)
 
 
 def _chart(name: str, alt: str, draw: Callable[[Axes], None]) -> str:

@@ -32,10 +32,11 @@ from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
 from litesnn.loop.session import Session, input_info
+from litesnn.networks import build_network
 from litesnn.runs import RunFolder
 from litesnn.search.joint import read_search
 from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
-from litesnn.snn.network import InputInfo, Network
+from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
 __all__ = ["Preferences", "choose", "derive", "learned_preferences", "strongest_edges"]
@@ -129,7 +130,7 @@ def choose(
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
     smallest = _solve(options, [-option.size for row in options for option in row], limits=[])
     assert smallest is not None
-    need = size_bound(integerize(Network(_genotype(smallest, 1, edges, recipe), info)))
+    need = _largest_file(_genotype(smallest, 1, edges, recipe), info)
     if recipe.budget.packed_bytes is not None and need > recipe.budget.packed_bytes:
         raise InputError(
             f"the budget of {recipe.budget.packed_bytes} B packed cannot be kept: the smallest network of this recipe "
@@ -139,11 +140,16 @@ def choose(
     while True:
         chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
         genotype, limit = _genotype(chosen, steps, edges, recipe), recipe.budget.packed_bytes
-        size = size_bound(integerize(Network(genotype, info)))
+        size = _largest_file(genotype, info)
         if limit is None or size <= limit:
             return genotype, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
         overhead = max(overhead + 1, size - sum(option.size for option in chosen))
+
+
+def _largest_file(genotype: Genotype, info: InputInfo) -> int:
+    """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
+    return size_bound(integerize(build_network(genotype, info, seed=0)))
 
 
 def _choose_with(
@@ -169,7 +175,8 @@ def _choose_with(
         return best[2], best[1], None
     size_only = [] if room is None else [([float(option.size) for row in options for option in row], float(room))]
     frugal = _solve(options, [-option.bit_synops[0] for row in options for option in row], size_only)
-    assert frugal is not None
+    if frugal is None:  # the smallest network fits, but by less than what the header's length may vary
+        raise InputError(f"the budget of {budget.packed_bytes} B packed cannot be kept: allow a few bytes more")
     expected = sum(option.bit_synops[0] for option in frugal)
     warning = (
         f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
@@ -205,7 +212,9 @@ def _cell_options(
     inner = _rate(preferences.rates, index, model.nodes)
     pixels = math.prod(conv_output(conv_output(size, model.stem_stride), 2**level) for size in info.shape[1:])
     options = []
-    for older, newer, width in itertools.product(range(len(sources[0])), range(len(sources[1])), range(len(search.widths))):
+    for older, newer, width in itertools.product(
+        range(len(sources[0])), range(len(sources[1])), range(len(search.widths))
+    ):
         outputs = cell_width(full, search.widths[width])
         inputs = [sources[0][older], sources[1][newer]]
         same = [  # whether a skip from this source needs no weights
@@ -246,7 +255,8 @@ def _source_widths(index: int, recipe: Recipe) -> list[int]:
 def _rate(rates: Mapping[str, Sequence[float]], index: int, nodes: int) -> FloatArray:
     """Firing rate per timestep [T] of a cell's output, or of the stem for negative indices."""
     names = ["stem"] if index < 0 else [f"cell {index + 1} node {node}" for node in range(nodes)]
-    return np.mean([rates[name] for name in names], axis=0)
+    means: FloatArray = np.mean([rates[name] for name in names], axis=0)
+    return means
 
 
 def _solve(
@@ -278,7 +288,10 @@ def _solve(
     # Whole bytes are compared exactly below; the solver's tolerance is absolute, so rows are scaled to about one.
     scaled = [LinearConstraint(np.asarray([costs]) / limit, -np.inf, 1.0) for costs, limit in limits]
     result = milp(
-        -np.asarray(scores), constraints=[equal, *scaled], integrality=np.ones(len(flat)), bounds=(0, 1),
+        -np.asarray(scores),
+        constraints=[equal, *scaled],
+        integrality=np.ones(len(flat)),
+        bounds=(0, 1),
         options={"mip_rel_gap": 0.0},
     )
     if result.status == 2:

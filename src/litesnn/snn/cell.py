@@ -73,9 +73,7 @@ class Cell(nn.Module):
             stride = 2 ** (level - source.level)
             op = OPS[edge.op]
             identity = op.identity and stride == 1 and source.channels == width
-            self.connections[edge_key(edge)] = Connection(
-                source.channels, width, op.kernel, stride, identity=identity
-            )
+            self.connections[edge_key(edge)] = Connection(source.channels, width, op.kernel, stride, identity=identity)
 
     @property
     def output(self) -> Source:
@@ -135,9 +133,7 @@ class Cell(nn.Module):
                     part = part * mix.edge_weights[key]
                 current = part if current is None else current + part
                 if meter is not None:
-                    used, bit_used = connection.measure(
-                        mix.compression, masks, means[edge.source], mix.channel_weights
-                    )
+                    used, bit_used = connection.measure(mix.compression, masks, means[edge.source], mix.channel_weights)
                     share = 1.0 if mix.edge_shares is None else mix.edge_shares[key]
                     meter.add(f"{name} {key}", used * share, bit_used * share)
             assert current is not None
@@ -145,7 +141,7 @@ class Cell(nn.Module):
                 current = current + folded.bias[:, None, None]
             if mix.channel_weights is not None:
                 current = current * mix.channel_weights[:, None, None]
-            states.append(lif(current.unflatten(0, (steps, batch))))  # [T, B, C, H', W']
+            states.append(lif(current.view(steps, batch, *current.shape[1:])))  # [T, B, C, H', W']
             if record is not None:
                 record[f"{name} node {node}"] = states[-1]
             if meter is not None:

@@ -198,7 +198,10 @@ def fold(connections: Sequence[Connection], compression: Compression, *, input_s
         input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
     """
     bits, _ = compression.choice()
-    folded, bias = [], torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
+    folded, bias = (
+        [],
+        torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device),
+    )
     for connection in connections:
         norm = connection.norm
         assert norm.running_mean is not None and norm.running_var is not None
@@ -212,4 +215,3 @@ def fold(connections: Sequence[Connection], compression: Compression, *, input_s
         step = step_size(weight, bits).double() / 2
         folded.append(Folded(codes, to_float16(gain * step * input_scale)))
     return FoldedGroup(tuple(folded), to_float16(bias))
-

@@ -43,7 +43,7 @@ def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD) ->
     Returns:
         Spikes [T, ...] of the same type. The gradient goes through the reset as well as through the leak.
     """
-    spikes: Tensor = _Lif.apply(current, leak, threshold)
+    spikes: Tensor = _Lif.apply(current, leak, threshold)  # type: ignore[no-untyped-call]
     return spikes
 
 

@@ -25,7 +25,9 @@ def initial_scores(weight: Tensor) -> Tensor:
 
 def keep_mask(scores: Tensor, keep: float) -> Tensor:
     """The mask M [shape of ``scores``] of ones and zeros with exactly :func:`kept_count` ones."""
-    mask: Tensor = _KeepLargest.apply(scores, kept_count(scores.numel(), keep))
+    mask: Tensor = _KeepLargest.apply(  # type: ignore[no-untyped-call]
+        scores, kept_count(scores.numel(), keep)
+    )
     return mask
 
 

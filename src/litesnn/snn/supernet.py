@@ -1,7 +1,8 @@
 """The supernet: every edge, every op, every bit-width, keep ratio and width at once, mixed by learned weights.
 
-α [E, O] is shared by all cells; β [L, bits, keep ratios] and the width logits [L, widths] are per cell (the paper's β is
-[L, bits]: it gives the keep ratio and the width); ψ [T] chooses the timesteps (LitE-SNN, section 3). Shapes: E edges, O ops, L cells, T timesteps.
+α [E, O] is shared by all cells; β [L, bits, keep ratios] and the width logits [L, widths] are per cell (the paper's β
+is [L, bits]: it gives the keep ratio and the width); ψ [T] chooses the timesteps (LitE-SNN, section 3). Shapes: E edges,
+O ops, L cells, T timesteps.
 """
 
 from __future__ import annotations
@@ -101,14 +102,15 @@ class Supernet(nn.Module):
         ]
 
     def _channel_weights(self, index: int, generator: torch.Generator | None) -> Tensor | None:
-        """Σ_w softmax(width)_w · [channel exists at width w] (FBNetV2, Wan et al., CVPR 2020); ``None`` if one width."""
+        """Σ_w softmax(width)_w · [channel exists at w] (FBNetV2, Wan et al., CVPR 2020); ``None`` if one width."""
         if len(self.choices.widths) == 1:
             return None
         full = self.backbone.cell(index).width
         kept = torch.tensor([cell_width(full, w) for w in self.choices.widths], device=self.width.device)
         exists = torch.arange(full, device=self.width.device) < kept[:, None]  # [widths, C]
         (shares,) = _draw(self.width[index : index + 1], generator)  # [widths]
-        return (shares[:, None] * exists).sum(0)
+        present: Tensor = (shares[:, None] * exists).sum(0)
+        return present
 
     def forward(self, x: Tensor, mixes: Sequence[CellMix] | None = None, *, meter: Meter | None = None) -> Output:
         """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
@@ -156,7 +158,7 @@ class Supernet(nn.Module):
 
 
 def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """softmax over all but the first dimension, or a one-hot draw from it with the gradient of a relaxed one."""
+    """Softmax over all but the first dimension, or a one-hot draw from it with the gradient of a relaxed one."""
     flat = logits.flatten(1)
     if generator is None:
         return flat.softmax(1).view_as(logits)

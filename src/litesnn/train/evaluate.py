@@ -162,7 +162,7 @@ def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
     return {
         "packed_bytes": len(to_bytes(packed)),
         "header_bytes": table.header_bytes,
-        "size_table": _size_rows(table, [row["name"] for row in layers], list(measured.rates)),
+        "size_table": _size_rows(table, [layer.name for layer in network.layers()], list(measured.rates)),
         "weights": sum(layer.weights for layer in network.layers()),
         "kept_weights": sum(layer.kept for layer in network.layers()),
         "model_size_bytes": network.model_size_bits() / 8,
@@ -191,7 +191,9 @@ def _energy(layers: Sequence[Mapping[str, Any]], stem_macs: int, network: Networ
     """Estimated nanojoules per inference, with the table behind them."""
     table = energy_table()
     stem = stem_macs * table[f"stem_mac_{network.genotype.stem.bits}bit"] / 1000
-    spikes = sum(layer["synops"] * table[f"synop_{max(1, layer['bits'])}bit"] for layer in layers if layer["synops"]) / 1000
+    spikes = (
+        sum(layer["synops"] * table[f"synop_{max(1, layer['bits'])}bit"] for layer in layers if layer["synops"]) / 1000
+    )
     return {"total_nj": stem + spikes, "stem_nj": stem, "synops_nj": spikes, "table_pj": table, "note": ENERGY_NOTE}
 
 

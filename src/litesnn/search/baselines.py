@@ -1,0 +1,111 @@
+"""What a searched network has to beat: other genotypes from the same space, under the same budget.
+
+In: a recipe, the input and, where a baseline asks for them, a search's preferences. Out: a genotype. All of them end in the
+same exact choice under the packed-size budget as the derivation, so that only the preferences differ. Shapes: E edges,
+O ops, L cells, T timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from litesnn.config import Recipe
+from litesnn.errors import InputError
+from litesnn.genotype import Edge, Genotype
+from litesnn.search.derive import Preferences, choose, strongest_edges
+from litesnn.snn.network import InputInfo
+
+__all__ = ["compress_uniformly", "random_genotype", "uniform_genotype"]
+
+
+def random_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, seed: int) -> Genotype:
+    """A genotype by chance: wiring, ops, bits, keep ratios, widths and T follow Gumbel noise instead of preferences.
+
+    ``rates``: firing rates [T_max] by population, for the estimate of Bit-SynOps; the same as the searched network's.
+
+    Raises:
+        InputError: nothing fits the packed-size budget.
+    """
+    random = np.random.default_rng(seed)
+    model, search = recipe.model, recipe.search
+    edges = sum(node + 2 for node in range(model.nodes))
+    cells, steps = len(model.levels), len(next(iter(rates.values())))
+    noise = Preferences(
+        alpha=random.gumbel(size=(edges, len(model.ops))),
+        compression=random.gumbel(size=(cells, len(search.bits), len(search.keeps))),
+        width=random.gumbel(size=(cells, len(search.widths))),
+        psi=random.gumbel(size=steps),
+        rates=rates,
+    )
+    return choose(noise, recipe, info)[0]
+
+
+def uniform_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, bits: int) -> Genotype:
+    """The plain network of the same macro path: 3×3 convolutions from the nearest sources, one bit-width, all timesteps.
+
+    No weight is pruned, and all cells have the same fraction of the full width: the largest that fits the budget.
+
+    Raises:
+        InputError: not even the narrowest fits.
+    """
+    edges = tuple(
+        Edge(node=node, source=source, op="conv3x3")
+        for node in range(recipe.model.nodes)
+        for source in range(max(0, node + 2 - recipe.model.edges_per_node), node + 2)
+    )
+    return _widest(recipe, info, rates, edges, bits, keep=1.0)
+
+
+def compress_uniformly(recipe: Recipe, info: InputInfo, searched: Preferences, *, bits: int, keep: float) -> Genotype:
+    """Search first, then compress: the wiring and T that a search without compression prefers, then one bit-width and
+    keep ratio for all cells and the largest common width that fits.
+
+    Raises:
+        InputError: nothing fits the packed-size budget.
+    """
+    model = recipe.model
+    edges = strongest_edges(searched.alpha, model.ops, model.nodes, model.edges_per_node)
+    steps = int(np.argmax(searched.psi)) + 1
+    genotype = _widest(recipe, info, searched.rates, edges, bits, keep)
+    return genotype.model_copy(update={"timesteps": steps})
+
+
+def _widest(
+    recipe: Recipe,
+    info: InputInfo,
+    rates: Mapping[str, Sequence[float]],
+    edges: tuple[Edge, ...],
+    bits: int,
+    keep: float,
+) -> Genotype:
+    """The widest network with the same bits, keep ratio and width fraction everywhere, at the largest T."""
+    cells = len(recipe.model.levels)
+    steps = len(next(iter(rates.values())))
+    latest = np.full(steps, -1e3)
+    latest[-1] = 0.0
+    indifferent = Preferences(
+        alpha=np.zeros((1, 1)),
+        compression=np.zeros((cells, 1, 1)),
+        width=np.zeros((cells, 1)),
+        psi=latest,
+        rates=rates,
+    )
+    low, high, best = 0.05, 4.0, None
+    for _ in range(12):  # the size grows with the width: bisection
+        middle = (low + high) / 2
+        width = max(1, round(recipe.model.width * middle))
+        model = recipe.model.model_copy(update={"width": width})
+        search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (keep,), "widths": (1.0,)})
+        # Only the size decides here: the limit on Bit-SynOps is training's business, as for every network.
+        budget = recipe.budget.model_copy(update={"bit_synops": None})
+        trial = recipe.model_copy(update={"model": model, "search": search, "budget": budget})
+        try:
+            best = choose(indifferent, trial, info, edges=edges)[0]
+            low = middle
+        except InputError:
+            high = middle
+    if best is None:
+        raise InputError(f"no uniform network of {bits} bits fits {recipe.budget.describe()}")
+    return best

@@ -1,0 +1,544 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import litesnn as package
+from litesnn.config import shipped_recipes
+from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, Problem, contents, inputs, litesnn, stamps, start, write_data
+
+COMMANDS = ("design", "search", "derive", "train", "evaluate", "pack", "report", "info", "predict")
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def refused(outcome: Outcome, code: int = 2) -> str:
+    """The one line in which a command gave up."""
+    assert outcome.code == code, outcome
+    assert outcome.err.startswith("litesnn: error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    return outcome.err.removeprefix("litesnn: error: ").strip()
+
+
+# --- the whole job ---
+
+
+def test_design_leaves_every_file(first_design: tuple[Path, Outcome]) -> None:
+    run, outcome = first_design
+    assert (outcome.code, outcome.err) == (0, "")
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    assert all(path.stat().st_size > 0 for path in run.iterdir() if path.name != ".lock")
+
+
+def test_the_metrics_are_those_of_the_files(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["packed_bytes"] == (finished / "model.safetensors").stat().st_size
+    assert 0 <= metrics["test_accuracy"] <= 1
+    assert metrics["test_accuracy"] == metrics["accuracy_at"][-1]
+    assert metrics["timesteps"] == len(metrics["accuracy_at"]) <= 2
+    assert 0 < metrics["bit_synops"] <= 1e6
+    assert metrics["budgets_kept"] is True
+    assert sum(map(sum, metrics["confusion"])) == metrics["data"]["test"] == 30
+    assert metrics["packed_bytes"] == metrics["header_bytes"] + sum(
+        row["positions"] + row["codes"] + row["affine"] for row in metrics["size_table"]
+    )
+    assert metrics["bit_synops"] == pytest.approx(sum(row["bit_synops"] or 0 for row in metrics["layers"]))
+
+
+def test_the_summary_says_what_was_measured_and_where_the_report_is(first_design: tuple[Path, Outcome]) -> None:
+    run, outcome = first_design
+    metrics = json.loads((run / "metrics.json").read_text())
+    for text in ("test accuracy", f"{metrics['test_accuracy']:.2%} of 30", f"{metrics['packed_bytes']:,}", "2,500"):
+        assert text in outcome.out
+    assert str(run / "report.html") in outcome.out
+    assert str(run / "model.safetensors") in outcome.out
+
+
+def test_quiet_is_quiet_until_the_summary_and_progress_names_every_stage(problem: Problem, finished: Path) -> None:
+    assert litesnn("design", "--run", finished).out.lstrip().startswith("tiny on blobs, seed 0")
+    loud = litesnn("search", *problem.options(finished.parent / "loud")[:-1], "--set", "search.epochs=1")
+    assert "held-out accuracy" in loud.out
+
+
+def test_the_report_stands_alone(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "tiny" in page
+
+
+def test_stage_by_stage_is_the_same_as_design(problem: Problem, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert litesnn("search", *problem.options(run)).code == 0
+    for stage, extra in (("derive", []), ("train", ["--quiet", "--device", "cpu"]), ("evaluate", []), ("pack", [])):
+        outcome = litesnn(stage, run, *extra)
+        assert (outcome.code, outcome.err) == (0, "")
+    assert str(run / "report.html") in litesnn("report", run).out
+    assert contents(run) == contents(finished)
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+
+
+def test_a_finished_design_is_left_alone(copy: Path, problem: Problem) -> None:
+    before = stamps(copy)
+    for options in (["--run", str(copy)], problem.options(copy)):
+        assert litesnn("design", *options).code == 0
+    after = stamps(copy)
+    del before[".lock"], after[".lock"]
+    assert after == before
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """The real process: exit codes and streams as a shell sees them."""
+    with start("derive", tmp_path / "nothing") as process:
+        out, err = process.communicate()
+    assert out == ""
+    assert (
+        refused(Outcome(process.returncode, out, err))
+        == f"{tmp_path / 'nothing'} is not a run folder: it has no recipe.toml"
+    )
+
+
+def test_another_seed_is_another_design(problem: Problem, finished: Path, tmp_path: Path) -> None:
+    assert litesnn("search", *problem.options(tmp_path / "run"), "--seed", "1").code == 0
+    name = "search.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() != (finished / name).read_bytes()
+
+
+def test_paper_mode(problem: Problem, tmp_path: Path) -> None:
+    changes = [
+        "search.sampling=false",
+        "search.keeps=[0.5]",
+        "search.widths=[1.0]",
+        "search.epochs=1",
+        "train.epochs=1",
+    ]
+    sets = [word for change in changes for word in ("--set", change)]
+    outcome = litesnn("design", *problem.options(tmp_path / "run"), "--mode", "paper", *sets)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["mode"] == "paper"
+
+
+# --- a budget that is not kept ---
+
+
+def test_over_budget_is_exit_code_3_with_every_file_there(problem: Problem, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    heedless = ("search.epochs=1", "train.epochs=4", "train.penalty=1e-9", "train.dual_lr=1e-9")
+    sets = [word for change in heedless for word in ("--set", change)]
+    outcome = litesnn("design", *problem.options(run), "--budget", "2500 B, 1 Bit-SynOps", *sets)
+    message = refused(outcome, code=3)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert message.startswith("budget exceeded: bit_synops ")
+    assert message.endswith("over its limit of 1")
+    assert "packed_bytes" not in message
+    assert metrics["budgets_kept"] is False
+    assert {row["name"]: row["kept"] for row in metrics["budgets"]} == {
+        "packed_bytes": True,
+        "bit_synops": False,
+        "timesteps": True,
+    }
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    assert str(run / "report.html") in outcome.out
+    assert "NO" in outcome.out
+    for again in (("design", "--run", run), ("evaluate", run)):
+        assert refused(litesnn(*again), code=3) == message
+
+
+# --- bad input ---
+
+
+def npz(path: Path, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic]) -> str:
+    np.savez(path, x=x, y=y)
+    return str(path)
+
+
+def with_nan(folder: Path) -> str:
+    x, y = inputs()
+    floats = x.astype(np.float32)
+    floats[3, 0, 1, 2] = np.nan
+    return npz(folder / "nan.npz", floats, y)
+
+
+def with_an_empty_class(folder: Path) -> str:
+    x, y = inputs()
+    return npz(folder / "gap.npz", x, np.where(y == 1, 3, y))
+
+
+def truncated(folder: Path) -> str:
+    path = write_data(folder / "cut.npz")
+    path.write_bytes(path.read_bytes()[:500])
+    return str(path)
+
+
+BAD_DATA: list[tuple[Callable[[Path], str], str]] = [
+    (lambda folder: str(folder / "nowhere.npz"), "nowhere.npz: no such file or folder"),
+    (lambda folder: str(folder / "nowhere" / "images"), "no such file or folder"),
+    (with_nan, r"not finite"),
+    (with_an_empty_class, "class '1' has no"),
+    (truncated, "cut.npz: cannot be read"),
+    (lambda folder: npz(folder / "one.npz", inputs()[0], np.zeros(150, np.int64)), "have 1 class"),
+    (lambda folder: npz(folder / "few.npz", inputs()[0], np.zeros(149, np.int64)), "one label for each input"),
+]
+
+
+@pytest.mark.parametrize("command", ["design", "search"])
+@pytest.mark.parametrize(("make", "said"), BAD_DATA)
+def test_bad_data(problem: Problem, tmp_path: Path, make: Callable[[Path], str], said: str, command: str) -> None:
+    run = tmp_path / "run"
+    assert said in refused(litesnn(command, *problem.options(run), "--data", make(tmp_path)))
+
+
+BAD_OPTIONS = [
+    (["--recipe", "nonsense"], "no recipe 'nonsense': expected a TOML file or one of digits, paper, small"),
+    (["--recipe", "."], "no recipe '.'"),
+    (["--set", "search.epoch=3"], "unknown key 'search.epoch'"),
+    (["--set", "nonsense.lr=3"], "unknown key 'nonsense'"),
+    (["--set", "seed.lr=3"], "seed"),
+    (["--set", "search.epochs"], "expected key=value"),
+    (["--set", "=3"], "expected key=value"),
+    (["--set", "search.epochs=0"], "search.epochs"),
+    (["--set", "search.epochs=many"], "search.epochs"),
+    (["--set", "search.bits=[5]"], "search.bits"),
+    (["--set", "search.keeps=[0.0]"], "search.keeps"),
+    (["--set", "model.levels=[1,0]"], "model.levels"),
+    (["--set", 'model.ops=["pool"]'], "unknown op 'pool'"),
+    (["--set", "model=3"], "model"),
+    (["--mode", "paper"], "mode 'paper' takes one keep ratio"),
+    (["--seed", "-1"], "seed"),
+    (["--budget", "potato"], "budget part 'potato' of 'potato' is not understood"),
+    (["--budget", ""], "not understood"),
+    (["--budget", "8 kB, 9 kB"], "names its packed bytes limit twice"),
+    (["--budget", "0 B"], "greater than zero"),
+    (["--budget", "T <= 99"], "timesteps"),
+    (["--budget", "8 kB; 1 M Bit-SynOps"], "not understood"),
+    (["--device", "tpu"], "unknown device 'tpu'"),
+    (["--device", "meta"], "unknown device 'meta'"),
+    (["--device", "cuda:99"], "'cuda:99' is not there"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS)
+def test_bad_options(problem: Problem, tmp_path: Path, options: list[str], said: str) -> None:
+    assert said in refused(litesnn("design", *problem.options(tmp_path / "run"), *options))
+
+
+@pytest.mark.parametrize("options", [["--nonsense"], ["--seed", "x"], ["--mode", "fast"], ["--threads", "0"]])
+def test_options_that_do_not_exist(options: list[str]) -> None:
+    outcome = litesnn("design", *options)
+    assert outcome.code == 2
+    assert options[0] in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_recipe_that_is_no_recipe(problem: Problem, tmp_path: Path) -> None:
+    for text, said in (
+        ("version = ", "not valid TOML"),
+        ("version = 7", "version"),
+        ("budget = 3", "budget"),
+        ("[search]\nlr = 'high'", "search.lr"),
+        ("[sarch]", "unknown key 'sarch'"),
+    ):
+        (tmp_path / "bad.toml").write_text(text)
+        message = refused(litesnn("design", *problem.options(tmp_path / "run"), "--recipe", tmp_path / "bad.toml"))
+        assert "bad.toml" in message
+        assert said in message
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_impossible_size_says_what_the_smallest_needs(problem: Problem, tmp_path: Path) -> None:
+    options = [*problem.options(tmp_path / "run"), "--set", "search.epochs=1", "--set", "train.epochs=1"]
+    message = refused(litesnn("design", *options, "--budget", "200 B"))
+    words = message.split()
+    assert message.startswith("the budget of 200 B packed cannot be kept: the smallest network of this recipe needs ")
+    smallest = int(words[words.index("needs") + 1])
+    options[5] = str(tmp_path / "other")
+    outcome = litesnn("design", *options, "--budget", f"{smallest} B")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "other" / "model.safetensors").stat().st_size <= smallest
+
+
+def test_another_recipe_in_the_same_folder(problem: Problem, copy: Path) -> None:
+    before = contents(copy)
+    message = refused(litesnn("design", *problem.options(copy), "--set", "train.epochs=2"))
+    assert "holds a run with another recipe (train.epochs was 12, now 2)" in message
+    assert "seed was 0, now 7" in refused(litesnn("design", *problem.options(copy), "--seed", "7"))
+    assert contents(copy) == before
+
+
+def test_a_folder_of_something_else(problem: Problem, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("")
+    for command in ("design", "search"):
+        message = refused(litesnn(command, *problem.options(tmp_path / "thesis")))
+        assert "is not a run folder, and not empty: it holds thesis.tex" in message
+
+
+@pytest.mark.parametrize("command", ["derive", "train", "evaluate", "pack", "report", "info"])
+def test_stages_need_a_run_folder(tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "missing", tmp_path / "empty"):
+        assert str(path) in refused(litesnn(command, path))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"empty"}
+    assert not list((tmp_path / "empty").iterdir())
+
+
+MISSING = [
+    ("derive", "search.safetensors", "run 'litesnn search"),
+    ("train", "genotype.json", "run 'litesnn derive"),
+    ("evaluate", "network.safetensors", "run 'litesnn train"),
+    ("pack", "network.safetensors", "run 'litesnn train"),
+    ("pack", "metrics.json", "run 'litesnn evaluate"),
+    ("report", "model.safetensors", "run 'litesnn pack"),
+]
+
+
+@pytest.mark.parametrize(("command", "name", "advice"), MISSING)
+def test_a_stage_without_what_it_needs_names_the_command(copy: Path, command: str, name: str, advice: str) -> None:
+    (copy / name).unlink()
+    message = refused(litesnn(command, copy))
+    assert name in message
+    assert advice in message
+
+
+@pytest.mark.parametrize(("command", "name", "advice"), MISSING)
+def test_the_advice_is_a_command_that_works(problem: Problem, copy: Path, command: str, name: str, advice: str) -> None:
+    """What the message tells a person to type has to be understood by the command line."""
+    (copy / name).unlink()
+    words = refused(litesnn(command, copy)).split("'")[1].split()[1:]
+    assert words[0] in advice
+    with_quiet = [*words, "--quiet"] if words[0] in ("search", "train") else words
+    outcome = litesnn(*with_quiet)
+    assert outcome.code == 0, (words, outcome.err)
+    assert (copy / name).is_file()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\xff\x00garbage\n" * 20)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x11
+    path.write_bytes(data)
+
+
+def one_key(path: Path) -> None:
+    path.write_text('{"version": 1}')
+
+
+def broken_line(path: Path) -> None:
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first[:40] + "\n", *rest]))
+
+
+DAMAGE = [
+    *[("derive", "search.safetensors", damage) for damage in (cut, empty, garbage, flip)],
+    *[("train", "genotype.json", damage) for damage in (cut, empty, garbage, one_key)],
+    *[("evaluate", "network.safetensors", damage) for damage in (cut, empty, garbage, flip)],
+    ("pack", "network.safetensors", cut),
+    ("info", "network.safetensors", cut),
+    *[("pack", "metrics.json", damage) for damage in (cut, empty, garbage, one_key)],
+    *[("design", "metrics.json", damage) for damage in (cut, one_key)],
+    *[("report", "metrics.json", damage) for damage in (cut, one_key)],
+    *[("report", "model.safetensors", damage) for damage in (cut, empty, garbage, flip)],
+    ("info", "model.safetensors", cut),
+    ("predict", "model.safetensors", cut),
+    ("report", "search.jsonl", broken_line),
+    ("report", "train.jsonl", broken_line),
+    ("report", "train.jsonl", garbage),
+    ("report", "genotype.json", cut),
+    *[(command, "recipe.toml", garbage) for command in ("design", "derive", "train", "evaluate", "pack", "report")],
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "damage"), [pytest.param(*row, id=f"{row[0]}-{row[1]}-{row[2].__name__}") for row in DAMAGE]
+)
+def test_a_damaged_file_is_refused_by_name(
+    copy: Path, tmp_path: Path, command: str, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(copy / name)
+    np.save(tmp_path / "x.npy", inputs()[0])
+    arguments: dict[str, list[str | Path]] = {
+        "info": [copy / name],
+        "predict": [copy / name, tmp_path / "x.npy"],
+        "design": ["--run", copy],
+    }
+    assert name in refused(litesnn(command, *arguments.get(command, [copy])))
+
+
+@pytest.mark.parametrize("stage", ["search", "train"])
+@pytest.mark.parametrize("damage", [cut, empty, garbage])
+def test_a_damaged_checkpoint_is_refused_by_name(copy: Path, stage: str, damage: Callable[[Path], None]) -> None:
+    """And it stays: whether to begin anew is for a person to say, by deleting it."""
+    checkpoint = copy / f"{stage}.checkpoint.safetensors"
+    shutil.copy(copy / "network.safetensors", checkpoint)
+    assert f"{checkpoint} is not a litesnn {stage} state file" in refused(
+        litesnn(stage, *(["--run"] * (stage == "search")), copy)
+    )
+    damage(checkpoint)
+    for name in STAGE_RESULTS[0 if stage == "search" else 2 :]:
+        (copy / name).unlink(missing_ok=True)
+    assert str(checkpoint) in refused(litesnn("design", "--run", copy))
+    assert checkpoint.exists()
+
+
+def test_a_file_of_another_stage_is_refused(copy: Path) -> None:
+    shutil.copy(copy / "search.safetensors", copy / "network.safetensors")
+    assert "is not a litesnn network file" in refused(litesnn("evaluate", copy))
+
+
+def test_a_network_for_other_data(copy: Path, tmp_path: Path) -> None:
+    text = (copy / "recipe.toml").read_text()
+    x, y = inputs(classes=4)
+    other = npz(tmp_path / "four.npz", x, y)
+    lines = [f'source = "{other}"' if line.startswith("source") else line for line in text.splitlines()]
+    (copy / "recipe.toml").write_text("\n".join(lines))
+    assert "was trained on other data than four" in refused(litesnn("evaluate", copy))
+
+
+# --- info, predict, recipes ---
+
+
+def test_info(finished: Path) -> None:
+    size = (finished / "model.safetensors").stat().st_size
+    packed = litesnn("info", finished / "model.safetensors")
+    assert packed.code == 0
+    assert f"packed: {size:,} B" in packed.out
+    assert "firing rate" in packed.out
+    assert litesnn("info", finished).out == packed.out
+    trained = litesnn("info", finished / "network.safetensors")
+    assert trained.code == 0
+    assert "3 classes" in trained.out
+
+
+def test_info_of_what_is_no_network(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    for path in (tmp_path / "a.txt", tmp_path / "none", finished / "metrics.json", finished / "search.safetensors"):
+        assert path.name in refused(litesnn("info", path))
+
+
+def test_predict_an_image(finished: Path, tmp_path: Path) -> None:
+    x, _ = inputs()
+    Image.fromarray(x[0, 0]).save(tmp_path / "digit.png")
+    np.save(tmp_path / "digit.npy", x[0])
+    model = finished / "model.safetensors"
+    plain = litesnn("predict", model, tmp_path / "digit.png")
+    (row,) = json_rows(litesnn("predict", model, tmp_path / "digit.png", "--json"))
+    (same,) = json_rows(litesnn("predict", "--json", model, tmp_path / "digit.npy"))
+    assert plain.out == f"{tmp_path / 'digit.png'}: {row['class']} ({row['probability']:.1%})\n"
+    assert row == same | {"input": str(tmp_path / "digit.png")}
+    assert row["class"] in ("0", "1", "2")
+    exponents = np.exp(np.array(row["logits"]))
+    assert row["probability"] == pytest.approx(exponents.max() / exponents.sum(), rel=1e-5)
+
+
+def test_predict_many(finished: Path, tmp_path: Path) -> None:
+    x, _ = inputs()
+    np.savez(tmp_path / "x.npz", x=x[:5])
+    np.save(tmp_path / "flat.npy", x[:5, 0])
+    outcome = litesnn("predict", finished / "model.safetensors", tmp_path / "x.npz", tmp_path / "flat.npy", "--json")
+    found = json_rows(outcome)
+    assert [row["input"] for row in found] == [f"{tmp_path / n}[{i}]" for n in ("x.npz", "flat.npy") for i in range(5)]
+    assert [row["logits"] for row in found[:5]] == [row["logits"] for row in found[5:]]
+
+
+def json_rows(outcome: Outcome) -> list[dict[str, object]]:
+    assert (outcome.code, outcome.err) == (0, "")
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def bad_array(folder: Path) -> Path:
+    np.save(folder / "wide.npy", np.zeros((2, 1, 9, 8), np.uint8))
+    return folder / "wide.npy"
+
+
+def bad_type(folder: Path) -> Path:
+    np.save(folder / "floats.npy", np.zeros((2, 1, 8, 8), np.float32))
+    return folder / "floats.npy"
+
+
+def bad_png(folder: Path) -> Path:
+    (folder / "text.png").write_text("I am a picture, honestly.\n")
+    return folder / "text.png"
+
+
+def no_x(folder: Path) -> Path:
+    np.savez(folder / "y.npz", y=np.zeros(3))
+    return folder / "y.npz"
+
+
+BAD_INPUTS: list[tuple[Callable[[Path], Path], str]] = [
+    (bad_array, "wide.npy: has shape [2, 1, 9, 8]; expected [N, 1, 8, 8]"),
+    (bad_type, "floats.npy: holds values of type float32"),
+    (bad_png, "text.png"),
+    (no_x, "y.npz: has no array x"),
+    (lambda folder: folder / "missing.png", "missing.png: no such file or folder"),
+    (lambda folder: folder, "is a folder; expected a file"),
+]
+
+
+@pytest.mark.parametrize(("make", "said"), BAD_INPUTS)
+def test_predict_refuses(finished: Path, tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    assert said in refused(litesnn("predict", finished / "model.safetensors", make(tmp_path)))
+
+
+def test_predict_without_a_model(finished: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", inputs()[0])
+    for model in (tmp_path / "missing.safetensors", finished / "network.safetensors", finished):
+        assert model.name in refused(litesnn("predict", model, tmp_path / "x.npy"))
+
+
+def test_recipes() -> None:
+    listed = litesnn("recipes")
+    assert listed.code == 0
+    assert shipped_recipes()
+    assert [line.split()[0] for line in listed.out.splitlines()] == shipped_recipes()
+    for name in shipped_recipes():
+        printed = litesnn("recipes", name)
+        assert printed.code == 0
+        assert "search.epochs" in printed.out
+        assert all(line.split("#", 1)[1].strip() for line in printed.out.splitlines() if "." in line.split()[0])
+    assert "no recipe 'nonsense'" in refused(litesnn("recipes", "nonsense"))
+
+
+def test_version() -> None:
+    assert litesnn("--version") == Outcome(0, f"{package.__version__}\n", "")
+
+
+def test_help_lists_the_commands() -> None:
+    outcome = litesnn("--help")
+    assert outcome.code == 0
+    for command in (*COMMANDS, "recipes"):
+        assert f" {command} " in outcome.out
+        page = litesnn(command, "--help")
+        assert page.code == 0
+        assert "Usage" in page.out
+
+
+def test_the_installed_command() -> None:
+    program = Path(sys.executable).with_name("litesnn")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{package.__version__}\n"

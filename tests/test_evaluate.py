@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from litesnn.data.batches import Samples
+from litesnn.data.sources import Data, Split, load
+from litesnn.deploy.pack import pack
+from litesnn.errors import InputError
+from litesnn.loop.session import Session
+from litesnn.networks import build_network
+from litesnn.runs import RunFolder
+from litesnn.search.derive import derive
+from litesnn.search.joint import search
+from litesnn.snn.compconv import Connection
+from litesnn.snn.network import Network
+from litesnn.train import evaluate as module
+from litesnn.train.evaluate import evaluate, measure
+from litesnn.train.fit import fit
+from tiny import genotype, input_info, lively_network, quantized_images
+from whole_job import Problem, begin, inputs
+
+SHAPE = (1, 4, 3)
+
+
+def hand_made(currents: dict[str, Tensor], *, keep: float = 1.0, edges: tuple[tuple[int, int, str], ...]) -> Network:
+    """A network whose neurons see nothing but a constant current per channel: all fire always, or never."""
+    gene = genotype(timesteps=2, edges=edges, levels=(0,), width=3, bits=2, keep=keep, stem=2)
+    network = build_network(gene, input_info(SHAPE), 0).eval()
+    with torch.no_grad():
+        for name, part in network.named_modules():
+            if isinstance(part, Connection):
+                part.norm.weight.zero_()
+                part.norm.bias.copy_(currents["stem" if "stem" in name else "cell"])
+        network.backbone.classifier_bias.copy_(torch.tensor([0.0, 1.0, 3.0]))
+    return network
+
+
+ON, OFF = 5.0, -5.0
+SAMPLES = Samples(quantized_images(SHAPE, batch=4).to(torch.int8), torch.tensor([0, 1, 2, 2]))
+
+
+def test_counts_when_every_neuron_fires() -> None:
+    """Taps inside a 4 × 3 map: (3·4 − 2)·(3·3 − 2) = 70 for each of 2 · 3 channel pairs; T = 2, and 2 bits."""
+    network = hand_made({"stem": torch.tensor([ON, ON]), "cell": torch.full((3,), ON)}, edges=((0, 1, "conv3x3"),))
+    found = measure(network, SAMPLES)
+    assert found.samples == 4
+    assert found.rates == {"stem": 1.0, "cell 1 node 0": 1.0}
+    assert found.synops == {"cell 1 0_1_conv3x3": 2 * 70 * 6, "classifier": 2 * 36 * 3}
+    assert found.bit_synops == {"cell 1 0_1_conv3x3": 2 * 70 * 6 * 2, "classifier": 2 * 36 * 3 * 4}
+    summary = found.summary(("a", "b", "c"))
+    assert summary["synops"] == 840 + 216
+    assert summary["bit_synops"] == 1680 + 864
+    assert summary["timesteps"] == 2
+
+
+def test_counts_when_one_channel_fires_and_an_identity_hands_it_on() -> None:
+    """Channel 0 of the stem reaches 70 · 3 weights; node 0's channel 1 goes on, spike by spike, as one bit."""
+    network = hand_made(
+        {"stem": torch.tensor([ON, OFF]), "cell": torch.tensor([OFF, ON, OFF])},
+        edges=((0, 0, "conv3x3"), (1, 2, "skip")),
+    )
+    found = measure(network, SAMPLES)
+    assert found.rates == pytest.approx({"stem": 1 / 2, "cell 1 node 0": 1 / 3, "cell 1 node 1": 1 / 3}, rel=1e-6)
+    assert found.synops == {"cell 1 0_0_conv3x3": 2 * 210, "cell 1 1_2_skip": 2 * 12, "classifier": 2 * (12 + 12) * 3}
+    assert found.bit_synops["cell 1 1_2_skip"] == 2 * 12
+    assert found.bit_synops["cell 1 0_0_conv3x3"] == 2 * 210 * 2
+
+
+def test_pruned_weights_are_no_work() -> None:
+    network = hand_made(
+        {"stem": torch.tensor([ON, ON]), "cell": torch.full((3,), ON)}, keep=0.5, edges=((0, 1, "conv1x1"),)
+    )
+    found = measure(network, SAMPLES)
+    assert found.synops["cell 1 0_1_conv1x1"] == 2 * 12 * 3  # 3 of 6 weights, 12 pixels, 2 timesteps
+
+
+def test_a_silent_network_answers_with_its_biases() -> None:
+    """Always class 2: two of four are right, and the loss is that of the biases (0, 1, 3)."""
+    network = hand_made({"stem": torch.tensor([OFF, OFF]), "cell": torch.full((3,), OFF)}, edges=((0, 1, "conv3x3"),))
+    found = measure(network, SAMPLES)
+    assert set(found.synops.values()) == {0.0}
+    assert set(found.rates.values()) == {0.0}
+    assert found.accuracy_at == [0.5, 0.5]
+    assert found.confusion == [[0, 0, 1], [0, 0, 1], [0, 0, 2]]
+    whole = math.log(1 + math.e + math.e**3)
+    assert found.loss == pytest.approx((whole + (whole - 1) + 2 * (whole - 3)) / 4, rel=1e-6)
+
+
+def test_rates_and_counts_against_the_spikes_themselves() -> None:
+    info = input_info((2, 5, 4))
+    network = lively_network(genotype(timesteps=3), info, seed=4)
+    x = quantized_images(info.shape, batch=6)
+    record: dict[str, Tensor] = {}
+    with torch.no_grad():
+        logits = network(x, record=record).logits
+    found = measure(network, Samples(x.to(torch.int8), torch.arange(6) % 3))
+    assert found.rates == pytest.approx({name: float(spikes.mean()) for name, spikes in record.items()}, rel=1e-5)
+    assert any(0 < rate < 1 for rate in found.rates.values())
+    last = [record[f"cell 2 node {node}"] for node in (0, 1)]
+    assert found.synops["classifier"] == pytest.approx(3 * sum(float(spikes.sum()) for spikes in last) / 6)
+    assert found.accuracy_at == [int((step.argmax(1) == torch.arange(6) % 3).sum()) / 6 for step in logits]
+
+
+@pytest.mark.parametrize("size", [1, 7, 29, 30])
+def test_metrics_do_not_depend_on_the_batch_size(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    expected = run.metrics()
+    monkeypatch.setattr(module, "_BATCH", size)
+    evaluate(run, load(run.recipe().data), Session())
+    assert_alike(run.metrics(), expected)
+
+
+def assert_alike(found: Any, expected: Any) -> None:
+    """Equal, but for the rounding of float32 means."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_alike(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_alike(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5)
+    else:
+        assert found == expected
+
+
+def test_the_test_rows_are_not_read_before_evaluation(problem: Problem, tmp_path: Path) -> None:
+    changes = {"search.epochs": 1, "train.epochs": 1}
+    run, data, session = begin(tmp_path / "run", problem.data, changes)
+    reads: list[str] = []
+
+    def read_test() -> Split:
+        reads.append("test")
+        return data.test()
+
+    def forbidden() -> Split:
+        pytest.fail("the test rows were read too early")
+
+    early = dataclasses.replace(data, read_test=forbidden)
+    for stage in (search, derive, fit):
+        stage(run, early, session)
+    with pytest.raises(pytest.fail.Exception):
+        evaluate(run, early, session)
+    evaluate(run, dataclasses.replace(data, read_test=read_test), session)
+    assert reads == ["test"]
+    pack(run, early, session)  # its proof runs on validation rows
+
+
+def test_the_file_itself_is_asked_for_test_rows_only_by_evaluation(tmp_path: Path, problem: Problem) -> None:
+    """Damaged test rows stop nothing before they are needed."""
+    x, y = inputs()
+    path = tmp_path / "own.npz"
+    np.savez(path, x=x[:120], y=y[:120], x_test=x[120:, :, :, :7], y_test=y[120:])
+    run, data, session = begin(tmp_path / "run", path, {"search.epochs": 1, "train.epochs": 1})
+    for stage in (search, derive, fit):
+        stage(run, data, session)
+    with pytest.raises(InputError, match="test rows: inputs are"):
+        evaluate(run, data, session)
+
+
+def test_evaluation_refuses_other_data(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    data = load(run.recipe().data)
+    others: list[Data] = [
+        dataclasses.replace(data, classes=("a", "b", "c")),
+        dataclasses.replace(data, shape=(1, 8, 9)),
+    ]
+    for other in others:
+        with pytest.raises(InputError, match="was trained on other data than blobs"):
+            evaluate(run, other, Session())
+    assert run.done("evaluate")  # a refusal takes nothing away
+
+
+def test_the_metrics_file_adds_up(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["synops"] == pytest.approx(sum(row["synops"] or 0 for row in metrics["layers"]))
+    assert metrics["model_size_bytes"] == sum(row["kept"] * row["bits"] for row in metrics["layers"]) / 8
+    assert metrics["weights"] == sum(row["weights"] for row in metrics["layers"])
+    assert metrics["energy"]["total_nj"] == pytest.approx(metrics["energy"]["stem_nj"] + metrics["energy"]["synops_nj"])
+    correct = sum(row[index] for index, row in enumerate(metrics["confusion"]))
+    assert correct / 30 == pytest.approx(metrics["test_accuracy"])
+    assert {row["name"] for row in metrics["size_table"]} == {row["name"] for row in metrics["layers"]} | {
+        f"{row['name']} bias" for row in metrics["neurons"]
+    }

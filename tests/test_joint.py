@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from litesnn.loop.checkpoint import load_tensors
+from litesnn.search.joint import build_supernet, read_search, search
+from litesnn.snn.supernet import Supernet
+from whole_job import Problem, begin, rows
+
+PAPER = {"search.mode": "paper", "search.keeps": [0.5], "search.widths": [1.0], "search.sampling": False}
+ONE = {"search.epochs": 1, "search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0}
+MIXED = {"search.sampling": False}
+LOOSE: dict[str, Any] = {"budget": {}}
+
+
+def searched(path: Path, problem: Problem, *changes: dict[str, Any]) -> tuple[list[dict[str, Any]], Supernet, Supernet]:
+    """The log of a search, the supernet before it and the one after it."""
+    merged = {key: value for change in changes for key, value in change.items()}
+    run, data, session = begin(path, problem.data, merged)
+    assert search(run, data, session) == path / "search.safetensors"
+    assert not run.checkpoint("search").exists()
+    after, _ = read_search(run, data.shape, len(data.classes))
+    return rows(path / "search.jsonl"), build_supernet(run.recipe(), data.shape, len(data.classes)), after
+
+
+@pytest.mark.parametrize(("changes", "multipliers"), [(PAPER, set()), ({}, {"packed_bytes", "bit_synops"})])
+def test_one_epoch_in_both_modes(
+    problem: Problem, tmp_path: Path, changes: dict[str, Any], multipliers: set[str]
+) -> None:
+    (row,), before, after = searched(tmp_path / "run", problem, ONE, changes)
+    assert row["epoch"] == 1
+    assert set(row["multipliers"]) == multipliers
+    for key in ("train_loss", "validation_loss", "packed_bytes", "bit_synops", "learning_rate"):
+        assert row[key] > 0
+    for key in ("train_accuracy", "validation_accuracy"):
+        assert 0 <= row[key] <= 1
+    for choice in ("bits", "keep", "width", "alpha"):
+        assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in row[choice])
+    assert sum(row["psi"]) == pytest.approx(1, abs=1e-5)
+    for name in ("alpha", "beta", "psi"):
+        assert not torch.equal(getattr(before, name), getattr(after, name)), name
+    assert not torch.equal(before.backbone.classifier.weight, after.backbone.classifier.weight)
+    assert not torch.equal(before.score_parameters()[0], after.score_parameters()[0])
+
+
+def test_only_what_has_a_limit_has_a_multiplier(problem: Problem, tmp_path: Path) -> None:
+    (row,), _, _ = searched(tmp_path / "none", problem, ONE, LOOSE)
+    assert row["multipliers"] == {}
+    (row,), _, _ = searched(tmp_path / "one", problem, ONE, {"budget": {"bit_synops": 1.0}})
+    assert set(row["multipliers"]) == {"bit_synops"}
+    assert row["multipliers"]["bit_synops"] > 0
+
+
+def test_psi_is_uniform_in_its_warm_up_and_learns_after_it(problem: Problem, tmp_path: Path) -> None:
+    changes = {"search.epochs": 3, "search.warmup_epochs": 2, "search.architecture_warmup_epochs": 0}
+    log, _, after = searched(tmp_path / "run", problem, changes)
+    assert [row["psi"] for row in log[:2]] == [[0.5, 0.5]] * 2
+    assert log[2]["psi"] != [0.5, 0.5]
+    assert after.psi.softmax(0).tolist() == log[2]["psi"]
+    assert log[0]["alpha"] != log[1]["alpha"]  # the other architecture parameters don't wait for ψ
+
+
+def test_architecture_warm_up_leaves_the_choices_alone_while_weights_and_scores_learn(
+    problem: Problem, tmp_path: Path
+) -> None:
+    changes = {"search.epochs": 2, "search.architecture_warmup_epochs": 2, "search.warmup_epochs": 0}
+    _, before, after = searched(tmp_path / "run", problem, changes)
+    for name in ("alpha", "beta", "width"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    for old, new in zip(before.score_parameters(), after.score_parameters(), strict=True):
+        assert not torch.equal(old, new)
+    assert not torch.equal(before.backbone.classifier.weight, after.backbone.classifier.weight)
+    assert not torch.equal(before.psi, after.psi)  # ψ has a warm-up of its own
+
+
+def test_the_architecture_learns_when_its_warm_up_is_over(problem: Problem, tmp_path: Path) -> None:
+    log, before, after = searched(tmp_path / "run", problem, {"search.epochs": 2})
+    assert log[0]["bits"] == [[0.5, 0.5]] * 2
+    for name in ("alpha", "beta", "width"):
+        assert not torch.equal(getattr(before, name), getattr(after, name)), name
+
+
+def test_a_budget_caps_the_timesteps(problem: Problem, tmp_path: Path) -> None:
+    for limit, steps in ((1, 1), (2, 2), (7, 3)):
+        run, data, _ = begin(tmp_path / str(limit), problem.data, {"budget": {"timesteps": limit}})
+        assert build_supernet(run.recipe(), data.shape, 3).timesteps == steps
+
+
+def test_a_tight_size_limit_makes_the_supernet_smaller(problem: Problem, tmp_path: Path) -> None:
+    fast = {**MIXED, **ONE, "search.epochs": 2, "search.penalty": 20.0}
+    tight, _, _ = searched(tmp_path / "tight", problem, fast, {"budget": {"packed_bytes": 700}})
+    loose, _, _ = searched(tmp_path / "loose", problem, fast, LOOSE)
+    assert tight[-1]["packed_bytes"] < loose[-1]["packed_bytes"] - 5
+    assert [row["multipliers"]["packed_bytes"] for row in tight] == sorted(
+        row["multipliers"]["packed_bytes"] for row in tight
+    )
+
+    def bits_per_weight(row: dict[str, Any]) -> float:
+        total: float = sum(
+            share * bits * keep
+            for cell in row["compression"]
+            for shares, bits in zip(cell, row["bit_choices"], strict=True)
+            for share, keep in zip(shares, row["keep_choices"], strict=True)
+        )
+        return total
+
+    assert bits_per_weight(tight[-1]) < bits_per_weight(loose[-1]) - 0.02
+
+
+def test_the_papers_size_weight_prefers_fewer_bits(problem: Problem, tmp_path: Path) -> None:
+    fast = {**PAPER, **ONE, "search.epochs": 2}
+    heavy, _, _ = searched(tmp_path / "heavy", problem, fast, {"search.size_weight": 1.0})
+    for cell in range(2):
+        one_bit, two_bits = heavy[-1]["bits"][cell]
+        assert one_bit > 0.55 > two_bits
+
+
+def test_the_same_seed_gives_the_same_bytes(problem: Problem, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        searched(tmp_path / name, problem, ONE, {"seed": seed})
+    a, b, c = ((tmp_path / name / "search.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    assert rows(tmp_path / "a" / "search.jsonl") == rows(tmp_path / "b" / "search.jsonl")
+
+
+def test_the_global_generator_is_neither_used_nor_moved(problem: Problem, tmp_path: Path) -> None:
+    """A library that draws from torch's own generator would change its callers' results, and they its."""
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    searched(tmp_path / "a", problem, ONE)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    searched(tmp_path / "b", problem, ONE)
+    assert (tmp_path / "a" / "search.safetensors").read_bytes() == (tmp_path / "b" / "search.safetensors").read_bytes()
+
+
+def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: Path) -> None:
+    run, data, session = begin(tmp_path / "run", problem.data, ONE)
+    search(run, data, session)
+    _, info = load_tensors(run.output("search"), "search")
+    names = {"stem", *(f"cell {cell} node {node}" for cell in (1, 2) for node in (0, 1))}
+    assert set(info["rates"]) == names
+    assert all(len(rates) == 2 and all(0 <= rate <= 1 for rate in rates) for rates in info["rates"].values())
+
+
+def test_a_batch_larger_than_the_data(problem: Problem, tmp_path: Path) -> None:
+    (row,), _, _ = searched(tmp_path / "run", problem, ONE, {"search.batch_size": 5000})
+    assert row["train_loss"] > 0
