@@ -1,11 +1,11 @@
 """Joint search against baselines on digits, at the same packed budget and with the same training.
 
-Per seed: (joint) the joint search in budget mode; (random) random genotypes of the same space; (uniform) a 2-bit network
-of the same macro path, as wide as fits; (sequential) a search at 4 bits without pruning and without limits, then
+Per seed: (joint) the joint search in budget mode; (random) random genotypes of the same space; (uniform) a 2-bit
+network of the same macro path, as wide as fits; (sequential) a search at 4 bits without pruning and without limits, then
 compression to 2 bits at a common width that fits.
 
-All are trained by the same recipe under the same Bit-SynOps constraint and measured on the same test split. Every arm has
-a run folder under --runs and resumes; finished ones are not run again. Prints a table and one line per figure.
+All are trained by the same recipe under the same Bit-SynOps constraint and measured on the same test split. Every arm
+has a run folder under --runs and resumes; finished ones are not run again. Prints a table and one line per figure.
 """
 
 from __future__ import annotations

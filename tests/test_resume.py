@@ -210,14 +210,14 @@ def test_a_full_disk(copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 
 LIMITED = """
 import resource, runpy, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 sys.argv = ["litesnn", *sys.argv[1:]]
 runpy.run_module("litesnn", run_name="__main__")
 """
 
 
 def test_a_log_that_cannot_be_written(problem: Problem, tmp_path: Path) -> None:
-    """Files of at most 1000 B stand in for a full disk; here even a line of the log does not fit."""
+    """Files of at most 500 B stand in for a full disk; here even a line of the log does not fit."""
     run = tmp_path / "run"
     RunFolder(run).begin(recipe(problem.data))
     command = [sys.executable, "-c", LIMITED, "search", "--run", str(run), "--quiet", "--device", "cpu"]

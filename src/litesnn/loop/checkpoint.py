@@ -46,7 +46,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118  (an open file, not a dictionary)
                 tensors[name] = file.get_tensor(name)
         description = json.loads(metadata.get("litesnn", "null"))
     except FileNotFoundError:

@@ -4,9 +4,9 @@ With g = log(value / limit), multiplier λ ≥ 0 and penalty ρ the loss gains
 
     (max(0, λ + ρ·g)² − λ²) / (2ρ)
 
-and after each step λ ← max(0, λ + η·g): the multiplier rises while the limit is violated and falls while there is room
-(Hestenes 1969, Powell 1969; the form for inequalities is Rockafellar's). A log-ratio needs no units: 10 % too much costs
-the same for bytes and for operations, and the user names limits instead of cost weights.
+and after each step λ ← max(0, λ + η·g): the multiplier rises while the limit is violated and falls while there is
+room (Hestenes 1969, Powell 1969; the form for inequalities is Rockafellar's). A log-ratio needs no units: 10 % too much
+costs the same for bytes and for operations, and the user names limits instead of cost weights.
 """
 
 from __future__ import annotations

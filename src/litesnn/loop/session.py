@@ -20,7 +20,7 @@ __all__ = ["Session", "cosine_lr", "find_device", "input_info", "set_lr"]
 class Session:
     """Where a stage computes and where it reports. None of this changes a result on one and the same device."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     console: Console = field(default_factory=lambda: Console(quiet=True))
     tensorboard: bool = False
 

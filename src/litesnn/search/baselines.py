@@ -1,8 +1,8 @@
 """What a searched network has to beat: other genotypes from the same space, under the same budget.
 
-In: a recipe, the input and, where a baseline asks for them, a search's preferences. Out: a genotype. All of them end in the
-same exact choice under the packed-size budget as the derivation, so that only the preferences differ. Shapes: E edges,
-O ops, L cells, T timesteps.
+In: a recipe, the input and, where a baseline asks for them, a search's preferences. Out: a genotype. All of them end in
+the same exact choice under the packed-size budget as the derivation, so that only the preferences differ. Shapes:
+E edges, O ops, L cells, T timesteps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def random_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequenc
 
 
 def uniform_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, bits: int) -> Genotype:
-    """The plain network of the same macro path: 3×3 convolutions from the nearest sources, one bit-width, all timesteps.
+    """The plain network of the same macro path: 3×3 convolutions from the nearest sources, one bit-width, all T.
 
     No weight is pruned, and all cells have the same fraction of the full width: the largest that fits the budget.
 

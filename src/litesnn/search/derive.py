@@ -4,8 +4,9 @@ In: ``search.safetensors``. Out: ``genotype.json``.
 
 1. Wiring, shared by all cells: each node keeps its strongest incoming edges, an edge's strength being the probability
    of its strongest op (Liu et al., DARTS, 2019, section 2.4).
-2. Bits, keep ratio and width of every cell and the number of timesteps: the exact maximum of the summed log-probabilities
-   subject to the packed size and the estimated Bit-SynOps, as one mixed-integer program per T (solved by HiGHS).
+2. Bits, keep ratio and width of every cell and the number of timesteps: the exact maximum of the summed
+   log-probabilities subject to the packed size and the estimated Bit-SynOps, as one mixed-integer program per T
+   (solved by HiGHS).
 
 Sizes are the packer's guaranteed upper bounds in whole bytes, header included, so that the file of the trained network
 cannot be larger. Shapes: E edges, O ops, L cells, T timesteps.

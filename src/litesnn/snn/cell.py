@@ -37,9 +37,9 @@ class CellMix:
 
     Attributes:
         compression: mixture over bit-widths and keep ratios.
-        edge_weights: per edge key, the weight of its current; ``None`` for a derived cell, which sums them plainly.
-        edge_shares: per edge key, the expected part of its cost that the derived cell will have; ``None`` for all of it.
-        channel_weights: how much of each output channel exists [C]; ``None`` for all of it.
+        edge_weights: per edge key, the weight of its current; ``None``: a derived cell, which sums them plainly.
+        edge_shares: per edge key, the part of its cost that the derived cell is expected to have; ``None``: all.
+        channel_weights: how much of each output channel exists [C]; ``None``: all.
     """
 
     compression: Compression

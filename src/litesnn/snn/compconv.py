@@ -2,10 +2,10 @@
 
     W_eff = Σ_κ M_κ(scores) ⊙ Σ_b softmax(β)_bκ · Q_b(W),   then ONE convolution
 
-With one keep ratio κ this is the paper's layer (LitE-SNN, section 3.2). Several keep ratios are ours; β then has an entry
-for each pair of bit-width and keep ratio, because what a keep ratio costs depends on the bit-width: the positions of the
-kept weights are paid for once, whatever the bits. With one-hot β it *is* the compressed layer: search, training, evaluation
-and packing all come through here.
+With one keep ratio κ this is the paper's layer (LitE-SNN, section 3.2). Several keep ratios are ours; β then has an
+entry for each pair of bit-width and keep ratio, because what a keep ratio costs depends on the bit-width: the positions
+of the kept weights are paid for once, whatever the bits. With one-hot β it *is* the compressed layer: search, training,
+evaluation and packing all come through here.
 
 Shapes: T timesteps, B batch, I input and O output channels, k kernel, H × W pixels.
 """
@@ -204,7 +204,8 @@ def fold(connections: Sequence[Connection], compression: Compression, *, input_s
     )
     for connection in connections:
         norm = connection.norm
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         bias += norm.bias.double() - gain * norm.running_mean.double()
         if connection.conv is None:

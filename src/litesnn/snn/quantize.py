@@ -32,7 +32,8 @@ def weight_codes(weight: Tensor, bits: int) -> Tensor:
 def quantize(weight: Tensor, bits: int) -> Tensor:
     """Q_b(W), with the gradient of the identity."""
     quantized: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-        weight, weight_codes(weight, bits) * (step_size(weight, bits) / 2))
+        weight, weight_codes(weight, bits) * (step_size(weight, bits) / 2)
+    )
     return quantized
 
 

@@ -99,6 +99,9 @@ class _Training:
             if limit is None
             else Constraint(LIMIT_MARGIN * limit, penalty=settings.penalty, dual_lr=settings.dual_lr)
         )
+        # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
+        # a training batch counts as so many times its Bit-SynOps, as measured after the epoch before.
+        self.deployed_ratio = 1.0
 
     def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor | float]:
         """One optimisation step after the fraction ``progress`` of all steps."""
@@ -117,8 +120,10 @@ class _Training:
             loss = loss + settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if self.activity is not None and meter is not None:
             used = meter.bit_synops().sum()
-            loss = loss + self.activity.loss(used)
-            self.activity.update(float(used.detach()))
+            values["train_bit_synops"] = used
+            deployed = used * self.deployed_ratio
+            loss = loss + self.activity.loss(deployed)
+            self.activity.update(float(deployed.detach()))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -148,6 +153,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
         done, best = saved["epoch"], saved["best"]
         if training.activity is not None:
             training.activity.multiplier = saved["multiplier"]
+            training.deployed_ratio = saved["deployed_ratio"]
     epochs, size = recipe.train.epochs, recipe.train.batch_size
     steps = max(1, len(train) // size)
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
@@ -167,13 +173,17 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
                 best = rank
             multiplier = 0.0 if training.activity is None else training.activity.multiplier
             row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
-            row |= means.means() | measured | {"activity_multiplier": multiplier, "best": is_best}
+            trained = means.means()
+            if training.activity is not None:
+                training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
+            row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
             row["learning_rate"] = training.optimizers["weights"].param_groups[0]["lr"]
             log.write(row)
             bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")
             if is_best:
                 save_network(best_path, network)
-            memory = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
+            memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
+            memory["deployed_ratio"] = training.deployed_ratio
             save_state(checkpoint, "train state", trainee, training.optimizers, memory)
     log.close()
     best_path.replace(run.output("train"))
