@@ -1,8 +1,10 @@
 """Joint search against baselines on digits, at the same packed budget and with the same training.
 
-Per seed: (joint) the joint search in budget mode; (random) random genotypes of the same space; (uniform) a 2-bit
-network of the same macro path, as wide as fits; (sequential) a search at 4 bits without pruning and without limits, then
-compression to 2 bits at a common width that fits.
+Per seed:
+- joint: the joint search in budget mode;
+- random: random genotypes of the same space;
+- uniform: a 2-bit network of the same macro path, as wide as fits;
+- sequential: a search at 4 bits without pruning and without limits, then compression to 2 bits at a width that fits.
 
 All are trained by the same recipe under the same Bit-SynOps constraint and measured on the same test split. Every arm
 has a run folder under --runs and resumes; finished ones are not run again. Prints a table and one line per figure.
@@ -62,9 +64,11 @@ def run_given(recipe: Recipe, folder: Path, session: Session, genotype: Callable
     return run.metrics()
 
 
-def run_seed(seed: int, runs: Path, session: Session, randoms: int) -> dict[str, list[dict[str, Any]]]:
+def run_seed(
+    seed: int, runs: Path, session: Session, *, randoms: int, epochs: dict[str, int]
+) -> dict[str, list[dict[str, Any]]]:
     """All arms of one seed; the metrics of each."""
-    recipe = make_recipe(data="digits", budget=BUDGET, seed=seed)
+    recipe = make_recipe(data="digits", budget=BUDGET, seed=seed, changes=epochs)
     info = input_info(load(recipe.data))
     joint = runs / f"joint-{seed}"
     results = {"joint": [run_joint(recipe, joint, session)]}
@@ -81,7 +85,7 @@ def run_seed(seed: int, runs: Path, session: Session, randoms: int) -> dict[str,
     results["uniform"] = [
         run_given(recipe, runs / f"uniform-{seed}", session, lambda: uniform_genotype(recipe, info, rates, bits=2))
     ]
-    alone = make_recipe(data="digits", budget="T <= 4", seed=seed, changes=SEARCH_ALONE)
+    alone = make_recipe(data="digits", budget="T <= 4", seed=seed, changes=SEARCH_ALONE | epochs)
     alone_run = RunFolder(runs / f"search-alone-{seed}")
     alone_run.begin(alone)
     if not alone_run.done("search"):
@@ -103,6 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--randoms", type=int, default=2, help="random genotypes per seed")
+    parser.add_argument("--search-epochs", type=int, default=12)
+    parser.add_argument("--train-epochs", type=int, default=75)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare_digits"))
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -111,10 +117,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.fresh:
         shutil.rmtree(options.runs, ignore_errors=True)
+    epochs = {"search.epochs": options.search_epochs, "train.epochs": options.train_epochs}
     session = Session(console=Console(quiet=True))
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
-        for arm, results in run_seed(seed, options.runs, session, options.randoms).items():
+        for arm, results in run_seed(seed, options.runs, session, randoms=options.randoms, epochs=epochs).items():
             rows.setdefault(arm, []).extend(
                 {
                     key: metrics[key]
@@ -148,6 +155,7 @@ def main() -> None:
         "budget": BUDGET,
         "seeds": options.seeds,
         "random_genotypes_per_seed": options.randoms,
+        **epochs,
         "threads": options.threads,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,

@@ -70,6 +70,8 @@ def test_killed_between_log_and_checkpoint(
     fail_to_sync(monkeypatch, "search.checkpoint.safetensors", after=2)
     assert litesnn("design", *problem.options(run)).code == 2
     monkeypatch.undo()
+    assert (run / "search.checkpoint.safetensors").exists()
+    assert not [path.name for path in run.iterdir() if path.name.endswith(".tmp")]
     log = run / "search.jsonl"
     assert [row["epoch"] for row in rows(log)] == [1, 2, 3]
     with open(log, "a", encoding="utf-8") as file:
@@ -78,9 +80,8 @@ def test_killed_between_log_and_checkpoint(
     assert contents(run) == contents(finished)
 
 
-@pytest.mark.parametrize("cut", [0, 1])
 def test_a_log_that_was_lost_does_not_stop_a_resumed_run(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power failure may lose what was appended and not synced; checkpoints are synced. The rows are gone, no more."""
     run = tmp_path / "run"
@@ -88,10 +89,10 @@ def test_a_log_that_was_lost_does_not_stop_a_resumed_run(
     assert litesnn("search", *problem.options(run)).code == 2
     monkeypatch.undo()
     lines = (run / "search.jsonl").read_text().splitlines(keepends=True)
-    (run / "search.jsonl").write_text("".join(lines[:cut]))
+    (run / "search.jsonl").write_text(lines[0])
     outcome = litesnn("search", *problem.options(run))
     assert (outcome.code, outcome.err) == (0, "")
-    assert [row["epoch"] for row in rows(run / "search.jsonl")] == [*range(1, cut + 1), 3, 4]
+    assert [row["epoch"] for row in rows(run / "search.jsonl")] == [1, 3, 4]
 
 
 def test_ctrl_c_says_how_to_go_on(problem: Problem, finished: Path, tmp_path: Path) -> None:
@@ -176,7 +177,6 @@ def fail_to_sync(monkeypatch: pytest.MonkeyPatch, name: str, *, after: int) -> N
 @pytest.mark.parametrize(
     ("name", "after"),
     [
-        ("search.checkpoint.safetensors", 1),
         ("genotype.json", 0),
         ("train.best.safetensors", 1),
         ("metrics.json", 0),
@@ -187,9 +187,7 @@ def fail_to_sync(monkeypatch: pytest.MonkeyPatch, name: str, *, after: int) -> N
 def test_a_full_disk(copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int) -> None:
     """The old checkpoint stays whole, nothing half written stays, and with room again the same result comes out."""
     stage = name.split(".")[0]
-    if stage == "search":
-        (copy / "search.safetensors").unlink()
-    elif stage == "train":
+    if stage == "train":
         (copy / "network.safetensors").unlink()
     else:
         (copy / name).unlink()
@@ -198,10 +196,7 @@ def test_a_full_disk(copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
     assert outcome.code == 2
     assert outcome.err == f"litesnn: error: {copy / name}: cannot be written: No space left on device\n"
     assert not [path.name for path in copy.iterdir() if path.name.endswith(".tmp")]
-    if "checkpoint" in name:
-        assert (copy / name).exists()
-    else:
-        assert not (copy / name).exists() or "best" in name
+    assert (copy / name).exists() == (stage == "train")  # the best network so far, and nothing of what failed
     monkeypatch.undo()
     assert litesnn("design", "--run", copy, "--quiet").code == 0
     assert contents(copy) == contents(finished)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from litesnn.config import Recipe
 from litesnn.errors import InputError
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import METRICS_KEYS, STAGES, RunFolder
 
 DEFAULT = Recipe.from_toml("")
 
@@ -114,8 +115,12 @@ def test_damaged_metrics_are_refused(tmp_path: Path, text: str | bytes) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    RunFolder(tmp_path).output("evaluate").write_text('{"version": 1, "a": 2}')
-    assert RunFolder(tmp_path).metrics() == {"version": 1, "a": 2}
+    metrics = {"version": 1} | dict.fromkeys(METRICS_KEYS, 2)
+    RunFolder(tmp_path).output("evaluate").write_text(json.dumps(metrics))
+    assert RunFolder(tmp_path).metrics() == metrics
+    RunFolder(tmp_path).output("evaluate").write_text('{"version": 1}')
+    with pytest.raises(InputError, match=r"metrics\.json is damaged: it has no recipe"):
+        RunFolder(tmp_path).metrics()
 
 
 HOLD = """

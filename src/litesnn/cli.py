@@ -22,6 +22,9 @@ from litesnn.version import __version__
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+"""The exit code into which typer turns a KeyboardInterrupt, before anything here can see it."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -178,9 +181,10 @@ def main() -> NoReturn:
     except LitesnnError as error:
         print(f"litesnn: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        raise
     sys.exit(0)
 
 

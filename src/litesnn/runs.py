@@ -21,9 +21,24 @@ from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
-__all__ = ["METRICS_VERSION", "STAGES", "RunFolder"]
+__all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder"]
 
 METRICS_VERSION = 1
+METRICS_KEYS = (
+    "recipe",
+    "seed",
+    "data",
+    "test_accuracy",
+    "packed_bytes",
+    "bit_synops",
+    "synops",
+    "stem_macs",
+    "model_size_bytes",
+    "energy",
+    "neurons",
+    "budgets",
+)
+"""What later stages and the command line read of ``metrics.json``."""
 
 STAGES: dict[str, str] = {
     "search": "search.safetensors",
@@ -56,7 +71,8 @@ class RunFolder:
     def need(self, stage: str) -> Path:
         """The result of a stage that has to be there. Raises ``InputError`` naming the command that makes it."""
         if not self.done(stage):
-            raise InputError(f"{self.output(stage)} is missing: run 'litesnn {stage} {self.path}' first")
+            where = f"--run {self.path}" if stage == "search" else str(self.path)
+            raise InputError(f"{self.output(stage)} is missing: run 'litesnn {stage} {where}' first")
         return self.output(stage)
 
     def recipe(self) -> Recipe:
@@ -79,6 +95,9 @@ class RunFolder:
             raise InputError(f"{path} is damaged: {error}") from None
         if not isinstance(metrics, dict) or metrics.get("version") != METRICS_VERSION:
             raise InputError(f"{path}: not metrics of version {METRICS_VERSION}")
+        missing = [key for key in METRICS_KEYS if key not in metrics]
+        if missing:
+            raise InputError(f"{path} is damaged: it has no {missing[0]}")
         return metrics
 
     def begin(self, recipe: Recipe) -> None:

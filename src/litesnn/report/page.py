@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from litesnn.errors import InputError
+from litesnn.files import write_atomically
 from litesnn.genotype import Genotype, all_edges
 from litesnn.report import diagrams, plots
 from litesnn.report.plots import si
@@ -109,16 +110,17 @@ def write_report(run: Path | str, examples: Examples | None = None) -> Path:
     """Write ``report.html`` into the run folder, whole or not at all, and return its path.
 
     Raises:
-        InputError: a file of the run is missing or damaged, or the ``report`` extra is not installed.
+        InputError: a file of the run is missing or damaged, the ``report`` extra is not installed, or the
+            page cannot be written.
     """
     for package in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the report needs {package}: pip install 'litesnn[report]'")
     folder = Path(run)
     page = _render(_view(read_run(folder), examples))
-    path, partial = folder / "report.html", folder / "report.html.tmp"
-    partial.write_text(page, encoding="utf-8", newline="\n")
-    return partial.replace(path)
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
 
 
 def wilson_interval(share: float, count: int, *, z: float = 1.959964) -> tuple[float, float]:

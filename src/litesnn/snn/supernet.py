@@ -1,8 +1,9 @@
 """The supernet: every edge, every op, every bit-width, keep ratio and width at once, mixed by learned weights.
 
 α [E, O] is shared by all cells; β [L, bits, keep ratios] and the width logits [L, widths] are per cell (the paper's β
-is [L, bits]: it gives the keep ratio and the width); ψ [T] chooses the timesteps (LitE-SNN, section 3). Shapes: E edges,
-O ops, L cells, T timesteps.
+is [L, bits]; keep ratio and width are given there); ψ [T] chooses the timesteps (LitE-SNN, section 3).
+
+Shapes: E edges, O ops, L cells, T timesteps.
 """
 
 from __future__ import annotations

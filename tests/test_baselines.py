@@ -1,0 +1,72 @@
+"""The baselines: genotypes of the same space, under the same budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from litesnn.budget import Budget
+from litesnn.config import ModelSettings, Recipe, SearchSettings
+from litesnn.deploy.integerize import integerize
+from litesnn.deploy.packed import to_bytes
+from litesnn.errors import InputError
+from litesnn.genotype import Genotype
+from litesnn.networks import build_network
+from litesnn.search.baselines import compress_uniformly, random_genotype, uniform_genotype
+from litesnn.search.derive import Preferences
+from litesnn.snn.network import InputInfo
+
+INFO = InputInfo((1, 8, 8), "image", (0.0,), (1.0,), ("a", "b", "c"))
+NAMES = ("stem", "cell 1 node 0", "cell 1 node 1", "cell 2 node 0", "cell 2 node 1")
+RATES = {name: [0.1, 0.1, 0.1] for name in NAMES}
+
+
+def recipe(packed_bytes: int) -> Recipe:
+    return Recipe(
+        budget=Budget(packed_bytes=packed_bytes, timesteps=3),
+        model=ModelSettings(width=8, nodes=2, levels=(0, 1), stem_channels=4, ops=("skip", "conv1x1", "conv3x3")),
+        search=SearchSettings(timesteps=3, bits=(1, 2, 4), keeps=(0.2, 1.0), widths=(0.5, 1.0)),
+    )
+
+
+def packed_size(genotype: Genotype) -> int:
+    return len(to_bytes(integerize(build_network(genotype, INFO, seed=1))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_genotypes_keep_the_budget_and_differ(seed: int) -> None:
+    found = random_genotype(recipe(4000), INFO, RATES, seed=seed)
+    assert packed_size(found) <= 4000
+    assert found == random_genotype(recipe(4000), INFO, RATES, seed=seed)
+    assert found != random_genotype(recipe(4000), INFO, RATES, seed=seed + 100)
+
+
+def test_the_uniform_network_is_uniform_and_fills_the_budget() -> None:
+    found = uniform_genotype(recipe(4000), INFO, RATES, bits=2)
+    assert {cell.bits for cell in found.cells} == {2}
+    assert {cell.keep for cell in found.cells} == {1.0}
+    assert {edge.op for edge in found.edges} == {"conv3x3"}
+    assert found.timesteps == 3
+    assert found.cells[1].width == 2 * found.cells[0].width
+    assert 3000 < packed_size(found) <= 4000
+
+
+def test_compression_after_a_search_keeps_its_wiring_and_timesteps() -> None:
+    alpha = np.log(np.full((5, 3), 1 / 3))
+    alpha[[0, 1, 2, 4], 1] = 0.0  # conv1x1, and node 1 reads sources 0 and 2
+    psi = np.log([0.1, 0.8, 0.1])
+    searched = Preferences(alpha, np.zeros((2, 1, 1)), np.zeros((2, 1)), psi, RATES)
+    found = compress_uniformly(recipe(4000), INFO, searched, bits=2, keep=1.0)
+    assert [(edge.node, edge.source, edge.op) for edge in found.edges] == [
+        (0, 0, "conv1x1"),
+        (0, 1, "conv1x1"),
+        (1, 0, "conv1x1"),
+        (1, 2, "conv1x1"),
+    ]
+    assert found.timesteps == 2
+    assert packed_size(found) <= 4000
+
+
+def test_a_budget_that_nothing_fits_is_refused() -> None:
+    with pytest.raises(InputError, match="no uniform network of 2 bits fits 100 B packed"):
+        uniform_genotype(recipe(100), INFO, RATES, bits=2)
