@@ -141,6 +141,7 @@ def test_a_file_that_computes_something_else_is_not_left(
 ) -> None:
     """As if the packer had a fault: stem codes of the other sign, in a file of the right size."""
     run, data = job
+
     def faulty(network: Network, rates: dict[str, float]) -> PackedModel:
         model = integerize(network, rates)
         for place in range(4):

@@ -20,17 +20,17 @@ class AugmentSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop: int = Field(
-        default=0, ge=0, description="shift images by up to this many pixels each way, filling with zeros"
+        default=0, ge=0, description="shift images by up to this many pixels each way, filling with black"
     )
     flip: bool = Field(default=False, description="mirror every second image, on average, left to right")
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")
 
 
-def augment(x: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, settings: AugmentSettings, generator: torch.Generator, *, black: Tensor | None = None) -> Tensor:
     """Shift, mirror, then cut out of every image of a batch x [B, C, H, W] (paper, section 5.1).
 
-    The fill is 0 in normalised units, as in the paper's cutout; the paper's crop fills with black instead. The
-    network pads with the same 0. ``generator`` lives on the CPU: equal seeds give equal changes on every device.
+    A shift brings in ``black`` [C] (left out: zeros), in the units of x; a cutout brings in 0, the mean of the training
+    images. Both are the paper's. ``generator`` lives on the CPU: equal seeds give equal changes on every device.
     """
     batch, _, height, width = x.shape
     if settings.crop or settings.flip:
@@ -40,7 +40,8 @@ def augment(x: Tensor, settings: AugmentSettings, generator: torch.Generator) ->
         column = torch.arange(width).expand(batch, width)
         rows = shift[:, :1] + torch.arange(height)  # [B, H]
         columns = shift[:, 1:] + torch.where(flip, width - 1 - column, column)  # [B, W]
-        x = _take(F.pad(x, (pad, pad, pad, pad)), rows.to(x.device), columns.to(x.device))
+        fill = 0 if black is None else black.to(x)[:, None, None]
+        x = _take(F.pad(x - fill, (pad, pad, pad, pad)), rows.to(x.device), columns.to(x.device)) + fill
     if settings.cutout:
         top = torch.randint(0, height, (batch, 1), generator=generator) - settings.cutout // 2
         left = torch.randint(0, width, (batch, 1), generator=generator) - settings.cutout // 2

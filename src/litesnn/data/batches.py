@@ -20,10 +20,14 @@ __all__ = ["Samples", "generator_for", "shuffled_batches"]
 
 @dataclass(frozen=True)
 class Samples:
-    """``x`` int8 [N, C, H, W] as the network takes it, and labels ``y`` int64 [N], both on the device."""
+    """``x`` int8 [N, C, H, W] as the network takes it, and labels ``y`` int64 [N], both on the device.
+
+    ``black`` int8 [C] is what a black pixel becomes, and what shifted images are filled with; ``None`` stands for 0.
+    """
 
     x: Tensor
     y: Tensor
+    black: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -53,4 +57,4 @@ def shuffled_batches(
     for start in range(0, len(rows) - size + 1, size):
         chosen = order[start : start + size]
         x = rows.x[chosen].float()
-        yield augment(x, settings, generator) if settings is not None else x, rows.y[chosen]
+        yield x if settings is None else augment(x, settings, generator, black=rows.black), rows.y[chosen]

@@ -26,7 +26,10 @@ class Session:
 
     def samples(self, split: Split, info: InputInfo) -> Samples:
         """A split encoded as the network takes it, on the device."""
-        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device))
+        black = None
+        if info.kind == "image":
+            black = encode(torch.zeros(1, info.shape[0], 1, 1), info.mean, info.std).flatten().to(self.device)
+        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black)
 
 
 def find_device(name: str) -> torch.device:
