@@ -81,7 +81,7 @@ def test_paper_mode_with_one_keep_ratio_and_one_width() -> None:
 
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Recipe.from_toml("").seed = 3
+        Recipe.from_toml("").seed = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
