@@ -38,9 +38,19 @@ def test_a_new_folder_holds_the_whole_recipe(tmp_path: Path) -> None:
     run.begin(recipe)  # the same again is no news
 
 
+def test_a_run_that_left_nothing_is_begun_anew_with_another_recipe(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(Recipe.from_toml("[budget]\npacked_bytes = 3"))
+    (run / ".lock").touch()
+    possible = Recipe.from_toml("[budget]\npacked_bytes = 3000")
+    run.begin(possible)
+    assert run.recipe() == possible
+
+
 def test_a_folder_of_another_recipe_is_refused_by_the_first_difference(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.begin(Recipe.from_toml("[search]\nepochs = 3\nlr = 0.5"))
+    (run / "search.jsonl").write_text("")
     before = (run / "recipe.toml").read_text()
     with pytest.raises(InputError, match=r"another recipe \(search\.epochs was 3, now 4\)"):
         run.begin(Recipe.from_toml("[search]\nepochs = 4\nlr = 0.25"))

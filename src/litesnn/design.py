@@ -20,18 +20,24 @@ from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded
-from litesnn.loop.session import Session, find_device
+from litesnn.loop.session import Session, find_device, input_info
 from litesnn.networks import load_network
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
 from litesnn.runs import STAGES, RunFolder
-from litesnn.search.derive import derive
+from litesnn.search.derive import derive, require_possible
 from litesnn.search.joint import search
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate
 from litesnn.train.fit import fit
 
 __all__ = ["Design", "Job", "check_budgets", "design", "make_recipe"]
+
+
+def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
+    """Search, unless the budget is impossible: nobody should wait for a search to learn that."""
+    require_possible(run.recipe(), input_info(data))
+    return search(run, data, session)
 
 
 def report(run: RunFolder, data: Data, session: Session) -> Path:
@@ -42,7 +48,7 @@ def report(run: RunFolder, data: Data, session: Session) -> Path:
 
 
 STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
-    "search": search,
+    "search": possible_search,
     "derive": derive,
     "train": fit,
     "evaluate": evaluate,

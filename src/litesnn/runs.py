@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -109,19 +109,27 @@ class RunFolder:
         """
         if (self / "recipe.toml").exists():
             difference = _first_difference(self.recipe().model_dump(), recipe.model_dump())
-            if difference:
-                raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
-            return
+            if not difference:
+                return
+            # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
+            if not self._strangers(besides={"recipe.toml"}):
+                write_atomically(self / "recipe.toml", recipe.to_toml())
+                return
+            raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-        strangers = [
-            entry.name for entry in self.path.iterdir() if entry.name != ".lock" and not fnmatch(entry.name, ".*.tmp")
-        ]
-        if strangers:
+        if strangers := self._strangers():
             raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         write_atomically(self / "recipe.toml", recipe.to_toml())
+
+    def _strangers(self, besides: Iterable[str] = ()) -> list[str]:
+        """Names in the folder that are neither the lock nor left over from a kill while a file was written."""
+        ours = {".lock", *besides}
+        return [
+            entry.name for entry in self.path.iterdir() if entry.name not in ours and not fnmatch(entry.name, ".*.tmp")
+        ]
 
     def start(self, stage: str) -> None:
         """Remove the results of this stage and of every later one; checkpoints of this stage stay."""

@@ -40,7 +40,7 @@ from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
-__all__ = ["Preferences", "choose", "derive", "learned_preferences", "strongest_edges"]
+__all__ = ["Preferences", "choose", "derive", "learned_preferences", "require_possible", "strongest_edges"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -129,14 +129,8 @@ def choose(
     model = recipe.model
     edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
-    smallest = _solve(options, [-option.size for row in options for option in row], limits=[])
-    assert smallest is not None
-    need = _largest_file(_genotype(smallest, 1, edges, recipe), info)
-    if recipe.budget.packed_bytes is not None and need > recipe.budget.packed_bytes:
-        raise InputError(
-            f"the budget of {recipe.budget.packed_bytes} B packed cannot be kept: the smallest network of this recipe "
-            f"needs {need} B; allow more, or lower model.width, search.keeps or search.widths"
-        )
+    smallest, need = _smallest(options, edges, recipe, info)
+    _require(need, recipe)
     overhead = need - sum(option.size for option in smallest)
     while True:
         chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
@@ -146,6 +140,53 @@ def choose(
             return genotype, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
         overhead = max(overhead + 1, size - sum(option.size for option in chosen))
+
+
+def require_possible(recipe: Recipe, info: InputInfo) -> None:
+    """Refuse, before anything is searched, a packed-size budget that not even the cheapest wiring could keep.
+
+    Raises:
+        InputError: the budget is impossible; the message says what the smallest network needs.
+    """
+    model, search = recipe.model, recipe.search
+    cells, steps = len(model.levels), 1
+    names = ["stem", *(f"cell {index + 1} node {node}" for index in range(cells) for node in range(model.nodes))]
+    indifferent = Preferences(
+        alpha=np.zeros((1, 1)),
+        compression=np.zeros((cells, len(search.bits), len(search.keeps))),
+        width=np.zeros((cells, len(search.widths))),
+        psi=np.zeros(steps),
+        rates={name: [0.0] for name in names},
+    )
+    op = min(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    needs = []
+    for nearest_first in (True, False):  # the fewest weights come from inner nodes, or from a narrow stem
+        edges = tuple(
+            Edge(node=node, source=source, op=op)
+            for node in range(model.nodes)
+            for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
+        )
+        options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
+        needs.append(_smallest(options, edges, recipe, info)[1])
+    _require(min(needs), recipe)
+
+
+def _smallest(
+    options: list[list[_Option]], edges: tuple[Edge, ...], recipe: Recipe, info: InputInfo
+) -> tuple[list[_Option], int]:
+    """The smallest network of a wiring, and the bytes that it may need."""
+    found = _solve(options, [-option.size for row in options for option in row], limits=[])
+    assert found is not None
+    return found, _largest_file(_genotype(found, 1, edges, recipe), info)
+
+
+def _require(need: int, recipe: Recipe) -> None:
+    limit = recipe.budget.packed_bytes
+    if limit is not None and need > limit:
+        raise InputError(
+            f"the budget of {limit} B packed cannot be kept: the smallest network of this recipe needs {need} B; "
+            f"allow more, or lower model.width, search.keeps or search.widths"
+        )
 
 
 def _largest_file(genotype: Genotype, info: InputInfo) -> int:
