@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from litesnn.config import Recipe
 from litesnn.data.sources import load
@@ -102,6 +101,43 @@ def run_seed(
     return results
 
 
+COLUMNS = ("arm", "n", "test accuracy", "sd", "packed B", "Bit-SynOps", "T", "budgets kept")
+
+
+def summarize(rows: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, float], list[tuple[str, ...]]]:
+    """Means and spreads of every arm: as figures by name, and as rows of a table with :data:`COLUMNS`."""
+    figures: dict[str, float] = {}
+    table = []
+    for arm, results in rows.items():
+        accuracies = [row["test_accuracy"] for row in results]
+        spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
+        kept = sum(row["budgets_kept"] for row in results)
+        means = {key: mean(row[key] for row in results) for key in ("packed_bytes", "bit_synops", "timesteps")}
+        table.append(
+            (
+                arm,
+                str(len(results)),
+                f"{mean(accuracies):.2%}",
+                f"{spread:.2%}",
+                f"{means['packed_bytes']:,.0f}",
+                f"{means['bit_synops']:,.0f}",
+                f"{means['timesteps']:.1f}",
+                f"{kept} of {len(results)}",
+            )
+        )
+        figures |= {f"{arm}.test_accuracy": mean(accuracies), f"{arm}.test_accuracy_sd": spread}
+        figures |= {f"{arm}.{key}": value for key, value in means.items()}
+    return figures, table
+
+
+def print_table(table: list[tuple[str, ...]], title: str) -> None:
+    """Show the table, as Markdown: the docs quote it as it stands."""
+    print(f"{title}\n")
+    for row in (COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *table):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
 def main() -> None:
     """Run everything and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,28 +165,9 @@ def main() -> None:
                 }
                 for metrics in results
             )
-    figures: dict[str, float] = {}
-    table = Table(title=f"digits, {BUDGET}, {options.seeds} seeds")
-    for column in ("arm", "n", "test accuracy", "sd", "packed B", "Bit-SynOps", "T", "budgets kept"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm, results in rows.items():
-        accuracies = [row["test_accuracy"] for row in results]
-        spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
-        kept = sum(row["budgets_kept"] for row in results)
-        means = {key: mean(row[key] for row in results) for key in ("packed_bytes", "bit_synops", "timesteps")}
-        table.add_row(
-            arm,
-            str(len(results)),
-            f"{mean(accuracies):.2%}",
-            f"{spread:.2%}",
-            f"{means['packed_bytes']:,.0f}",
-            f"{means['bit_synops']:,.0f}",
-            f"{means['timesteps']:.1f}",
-            f"{kept} of {len(results)}",
-        )
-        figures |= {f"{arm}.test_accuracy": mean(accuracies), f"{arm}.test_accuracy_sd": spread}
-        figures |= {f"{arm}.{key}": value for key, value in means.items()}
-    Console(width=120).print(table)
+    figures, table = summarize(rows)
+    title = f"digits, {BUDGET}, {options.seeds} seeds"
+    print_table(table, title)
     conditions = {
         "budget": BUDGET,
         "seeds": options.seeds,
