@@ -107,7 +107,7 @@ COLUMNS = ("arm", "n", "test accuracy", "sd", "packed B", "Bit-SynOps", "T", "bu
 def summarize(rows: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, float], list[tuple[str, ...]]]:
     """Means and spreads of every arm: as figures by name, and as rows of a table with :data:`COLUMNS`."""
     figures: dict[str, float] = {}
-    table = []
+    table: list[tuple[str, ...]] = []
     for arm, results in rows.items():
         accuracies = [row["test_accuracy"] for row in results]
         spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
