@@ -143,10 +143,12 @@ def choose(
 
 
 def require_possible(recipe: Recipe, info: InputInfo) -> None:
-    """Refuse, before anything is searched, a packed-size budget that not even the cheapest wiring could keep.
+    """Refuse, before anything is searched, a packed-size budget that some wiring of the search could not keep.
+
+    Whoever waits for a search then gets a genotype from it, whatever ops and sources it prefers.
 
     Raises:
-        InputError: the budget is impossible; the message says what the smallest network needs.
+        InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
     model, search = recipe.model, recipe.search
     cells, steps = len(model.levels), 1
@@ -158,9 +160,9 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
         psi=np.zeros(steps),
         rates={name: [0.0] for name in names},
     )
-    op = min(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    op = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
     needs = []
-    for nearest_first in (True, False):  # the fewest weights come from inner nodes, or from a narrow stem
+    for nearest_first in (True, False):  # the most weights come from the cells before, or behind a narrow stem
         edges = tuple(
             Edge(node=node, source=source, op=op)
             for node in range(model.nodes)
@@ -168,7 +170,7 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
         )
         options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
         needs.append(_smallest(options, edges, recipe, info)[1])
-    _require(min(needs), recipe)
+    _require(max(needs), recipe)
 
 
 def _smallest(
