@@ -1,7 +1,7 @@
 """Recipes: every setting of a design, typed, validated and frozen.
 
 A recipe is a TOML file. What it leaves out takes the default given here, unknown keys are errors, and the descriptions
-below are what ``litesnn recipe`` prints. The run folder keeps the whole recipe as ``recipe.toml``.
+below are what ``litesnn recipes NAME`` prints. The run folder keeps the whole recipe as ``recipe.toml``.
 """
 
 from __future__ import annotations
