@@ -3,12 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow lint format benchmark clean
+.PHONY: demo test test-slow lint format benchmark benchmark-engine clean
 
-.venv/installed: pyproject.toml constraints.txt
+# All that the native engine is built from; the folder itself, because a file may be gone.
+CSRC := src/litesnn/deploy/csrc
+ENGINE := CMakeLists.txt $(wildcard build_backend/*.py) $(CSRC) $(wildcard $(CSRC)/*)
+
+# The pins hold for the build tools too: PIP_CONSTRAINT says so to an older pip, PIP_BUILD_CONSTRAINT to a newer one.
+.venv/installed: pyproject.toml constraints.txt $(ENGINE)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "litesnn needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+		$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: .venv/installed
@@ -33,5 +39,11 @@ format: .venv/installed
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/compare_digits.py --json benchmarks/results/compare_digits.json
 
+# The engine against torch and ONNX Runtime, with the demo's network if there is one; a quarter of an hour on one core.
+benchmark-engine: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt onnx onnxruntime
+	$(BIN)/python benchmarks/engine.py --json benchmarks/results/engine.json \
+		$(if $(wildcard $(RUN)/model.safetensors),--model digits=$(RUN)/model.safetensors)
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/litesnn/deploy/liblitesnn.*

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, population_shapes
+from litesnn.deploy.packed import (
+    IMAGE,
+    Affine,
+    InputSpec,
+    PackedModel,
+    Population,
+    Readout,
+    Synapses,
+    population_shapes,
+)
+from litesnn.genotype import ArithmeticName
 
 MEANS = (0.4914, 127.5, -3.0)
 STDS = (0.2023, 64.25, 1.5)
@@ -53,6 +65,7 @@ def random_model(
     shape: tuple[int, int, int] | None = None,
     populations: int | None = None,
     keep: float | None = None,
+    arithmetic: ArithmeticName = "float",
 ) -> PackedModel:
     """A small model of random wiring: a stem, then populations with one to three bundles of synapses each.
 
@@ -61,6 +74,7 @@ def random_model(
         shape: the input's [C, H, W]; small and odd by default.
         populations: how many, the stem included; 1 to 5 by default.
         keep: keep ratio of all convolutions; another for each by default.
+        arithmetic: "fixed" gives the same wiring and codes in fixed point, of random fractions and shifts.
     """
     if shape is None:
         shape = (int(rng.integers(1, 4)), int(rng.integers(1, 10)), int(rng.integers(1, 10)))
@@ -100,13 +114,20 @@ def random_model(
     alike = [source for source in range(len(made)) if shapes[source][1:] == shapes[-1][1:]][-2:]
     classes = tuple(["zero", "ünø", 'a "quoted" one', "3", "4"][: int(rng.integers(1, 6))])
     readout = _readout(rng, tuple(alike), sum(shapes[source][0] for source in alike), len(classes))
-    return PackedModel(
+    model = PackedModel(
         spec, int(rng.integers(1, 6)), float(rng.choice([0.0, 0.2, 0.9])), 0.5, classes, tuple(made), readout
     )
+    return model if arithmetic == "float" else in_fixed_point(rng, model)
 
 
 def cell_model(
-    rng: np.random.Generator, *, cells: int = 3, width: int = 16, keep: float = 0.2, bits: int = 2
+    rng: np.random.Generator,
+    *,
+    cells: int = 3,
+    width: int = 16,
+    keep: float = 0.2,
+    bits: int = 2,
+    arithmetic: ArithmeticName = "float",
 ) -> PackedModel:
     """A network as the search makes it for 8×8 digits: a stem, then cells of 2 nodes with 2 convolutions each."""
     spec = InputSpec((1, 8, 8), "array", (4.884164,), (6.016788,))
@@ -124,7 +145,51 @@ def cell_model(
             populations.append(Population(synapses, halves(rng, width, 0.1), float(rng.random())))
         outputs.append(tuple(nodes))
     classes = tuple(str(digit) for digit in range(10))
-    return PackedModel(spec, 4, 0.2, 0.5, classes, tuple(populations), _readout(rng, outputs[-1], 2 * width, 10))
+    readout = _readout(rng, outputs[-1], 2 * width, 10)
+    model = PackedModel(spec, 4, 0.2, 0.5, classes, tuple(populations), readout)
+    return model if arithmetic == "float" else in_fixed_point(rng, model)
+
+
+def in_fixed_point(rng: np.random.Generator, model: PackedModel) -> PackedModel:
+    """A float model in fixed point with a random F and random shifts, about as precise as they allow."""
+    fraction = int(rng.integers(4, 15))
+    bias_shifts = rng.integers(0, 4, len(model.populations)).tolist()
+    populations = tuple(
+        replace(
+            population,
+            synapses=tuple(_in_fixed_point(rng, synapses, fraction) for synapses in population.synapses),
+            bias=np.round(population.bias * 2.0 ** (fraction - shift)).astype(np.int16),
+            bias_shift=shift,
+        )
+        for population, shift in zip(model.populations, bias_shifts, strict=True)
+    )
+    readout = model.readout
+    _, height, width = population_shapes(model)[readout.sources[0]]
+    counts = height * width * model.timesteps
+    largest = int(np.abs(readout.codes.astype(np.int64)).sum(axis=1).max()) * counts
+    worst = float(np.abs(readout.scale).max()) * largest + model.timesteps * float(np.abs(readout.bias).max())
+    logit_fraction = min(int(rng.integers(6, 15)), int(np.floor(np.log2(2.0**22 / max(worst, 1.0)))))
+    scale, shift = _multipliers(rng, readout.scale, logit_fraction, largest)
+    bias_shift = int(rng.integers(0, 3))
+    bias = np.round(readout.bias * 2.0 ** (logit_fraction - bias_shift)).astype(np.int16)
+    head = replace(readout, scale=scale, bias=bias, shift=shift, bias_shift=bias_shift, fraction=logit_fraction)
+    return replace(model, leak=0.25, populations=populations, readout=head, fraction=fraction)
+
+
+def _in_fixed_point(rng: np.random.Generator, synapses: Synapses, fraction: int) -> Synapses:
+    inputs = 127 if synapses.sources == (IMAGE,) else 1
+    sums = np.abs(synapses.codes.astype(np.int64)).sum(axis=(1, 2, 3)) if synapses.kernel else np.ones(1)
+    scale, shift = _multipliers(rng, synapses.scale, fraction, inputs * int(sums.max()))
+    return replace(synapses, scale=scale, shift=shift)
+
+
+def _multipliers(rng: np.random.Generator, scale: Affine, fraction: int, largest: int) -> tuple[NDArray[np.int16], int]:
+    """``scale`` [C] as int16 multipliers and a shift, for accumulators of at most ``largest``."""
+    most = min(2**15 - 1, (2**31 - 1) // max(largest, 1))
+    exact = scale.astype(np.float64) * 2.0**fraction
+    fits = int(np.floor(np.log2(most / np.abs(exact).max())))
+    shift = int(np.clip(fits - rng.integers(0, 3), 0, 31))
+    return np.clip(np.round(exact * 2.0**shift), -most, most).astype(np.int16), shift
 
 
 def random_input(rng: np.random.Generator, spec: InputSpec, batch: int) -> NDArray[np.generic]:

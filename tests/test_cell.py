@@ -8,9 +8,12 @@ from torch import Tensor
 
 import oracle
 from litesnn.genotype import OPS, Edge, all_edges
+from litesnn.snn import compconv
+from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, edge_key
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Meter
+from litesnn.snn.prune import keep_mask
 from tiny import liven
 
 CPU = torch.device("cpu")
@@ -22,7 +25,7 @@ def make_cell(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         chosen = [Edge(node=node, source=source, op=op) for node, source, op in edges]
-        cell = Cell(older, newer, level=level, width=width, edges=chosen)
+        cell = Cell(older, newer, level=level, width=width, edges=chosen, arithmetic=ARITHMETICS["float"])
     liven(cell, seed)
     return cell
 
@@ -115,6 +118,30 @@ def test_channels_nodes_and_keys() -> None:
     assert [edge_key(edge) for edge in cell.edges_into(0)] == ["0_0_skip", "0_1_conv1x1"]
     assert [edge_key(edge) for edge in cell.edges_into(1)] == ["1_2_skip"]
     assert sorted(cell.connections) == ["0_0_skip", "0_1_conv1x1", "1_2_skip"]
+
+
+def test_evaluation_makes_each_mask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folding makes it; the costs read it off the codes."""
+    made: list[float] = []
+
+    def counted(scores: Tensor, keep: float) -> Tensor:
+        made.append(keep)
+        return keep_mask(scores, keep)
+
+    monkeypatch.setattr(compconv, "keep_mask", counted)
+    source = Source(2, 0)
+    edges = [(0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1")]
+    cell = make_cell(edges, older=source, newer=source, level=0, width=2).eval()
+    x, mix = random_spikes(2, 2, (4, 4)).float(), CellMix(Compression.fixed(2, 0.5, CPU))
+    meter = Meter()
+    with torch.no_grad():
+        cell(x, x, mix, integer=True, meter=meter)
+        assert len(made) == 2
+        for edge in cell.edges:
+            connection = cell.connection(edge)
+            used = connection.measure(mix.compression, connection.masks(mix.compression), x.mean(dim=1))[0]
+            if edge.node == 0:
+                assert torch.equal(meter.layers[f"cell {edge_key(edge)}"].synops, used)
 
 
 def test_nodes_are_concatenated_in_their_order_and_recorded() -> None:

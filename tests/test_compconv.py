@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
-from litesnn.snn.compconv import CompConv, Compression, Connection, fold, to_float16
+from litesnn.snn.arithmetic import ARITHMETICS, Folded, to_float16
+from litesnn.snn.compconv import CompConv, Compression, Connection, fold
 from litesnn.snn.cost import fan_out, synops
 from tiny import liven
 
 CPU = torch.device("cpu")
+FLOAT = ARITHMETICS["float"]
 BITS, KEEPS = (1, 2, 3, 4), (0.1, 0.5, 1.0)
 
 
@@ -19,6 +21,10 @@ def seeded_conv(inputs: int = 3, outputs: int = 4, kernel: int = 3, stride: int 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return CompConv(inputs, outputs, kernel, stride)
+
+
+def currents(connection: Connection, spikes: Tensor, folded: Folded) -> Tensor:
+    return FLOAT.current(connection.accumulate(spikes, folded), folded)
 
 
 def one_hot(bits: int, keep: int) -> Tensor:
@@ -93,7 +99,7 @@ def test_fold_by_hand() -> None:
     set_norm(conv, weight=2.0, bias=0.5, mean=3.0, variance=16.0)  # gain 2/4 = 0.5
     set_norm(skip, weight=1.5, bias=-0.25, mean=0.5, variance=4.0)  # gain 1.5/2 = 0.75
     # A single weight has no spread: its step is the least there is, and float16 makes zero of it.
-    group = fold([conv, skip], Compression.fixed(2, 1.0, CPU), input_scale=0.5)
+    group = fold([conv, skip], Compression.fixed(2, 1.0, CPU), FLOAT, input_scale=0.5)
     assert group.connections[0].codes is not None
     assert group.connections[0].codes.tolist() == [[[[3]]]]
     assert group.connections[1].codes is None
@@ -106,12 +112,24 @@ def test_fold_takes_half_a_step_per_code() -> None:
     assert connection.conv is not None
     connection.conv.weight = torch.nn.Parameter(torch.tensor([[[[1.0]], [[-1.0]]]]))  # standard deviation 1
     set_norm(connection, weight=2.0, bias=0.0, mean=0.0, variance=1.0)
-    (part,) = fold([connection], Compression.fixed(1, 1.0, CPU)).connections
+    (part,) = fold([connection], Compression.fixed(1, 1.0, CPU), FLOAT).connections
     assert part.codes is not None
     assert part.codes.flatten().tolist() == [1, -1]
     assert part.scale.tolist() == to_float16(torch.tensor([2 * 1.596 / 2])).tolist()
     spikes = torch.tensor([[[[1.0]], [[0.0]]], [[[0.0]], [[1.0]]], [[[1.0]], [[1.0]]]])
-    assert connection.integrate(spikes, part).flatten().tolist() == [float(part.scale), -float(part.scale), 0]
+    assert currents(connection, spikes, part).flatten().tolist() == [float(part.scale), -float(part.scale), 0]
+
+
+def test_sums_beyond_what_float32_holds_are_exact() -> None:
+    connection = Connection(1000, 1, kernel=3)
+    x = torch.full((1, 1000, 3, 3), 127.0)
+    x[0, 0, 0, 0] = 126.0
+    codes = torch.full((1, 1000, 3, 3), 15.0)
+    expected = 15 * (127 * 9000 - 1)
+    assert expected > 2**24
+    assert int(torch.tensor(float(expected))) != expected
+    found = connection.accumulate(x, Folded(codes, torch.ones(1)))
+    assert int(found[0, 0, 1, 1]) == expected
 
 
 @given(
@@ -131,12 +149,12 @@ def test_folding_changes_no_current_but_by_the_rounding_of_its_numbers(
     liven(connection, seed)
     compression = Compression.fixed(bits, keep, CPU)
     spikes = (torch.rand(2, 3, 5, 4, generator=rng) < 0.4).float()
-    group = fold([connection], compression)
+    group = fold([connection], compression, FLOAT)
     for values in (group.bias, group.connections[0].scale):
         assert torch.equal(values, to_float16(values))
     with torch.no_grad():
         trained = connection(spikes, compression, connection.masks(compression))
-    folded = connection.integrate(spikes, group.connections[0]) + group.bias[:, None, None]
+    folded = currents(connection, spikes, group.connections[0]) + group.bias[:, None, None]
     torch.testing.assert_close(folded, trained, rtol=2e-3, atol=1e-2)
     assert (not connection.masks(compression)) == identity
     assert connection.kernel == kernel

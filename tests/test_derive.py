@@ -24,7 +24,7 @@ from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
 from litesnn.search.derive import Preferences, choose, learned_preferences, strongest_edges
 from litesnn.search.joint import build_supernet
 from litesnn.snn.network import InputInfo, Network
-from tiny import input_info, lively_network, recipe
+from tiny import input_info, lively_network, most_layer_bytes, recipe
 
 INFO = input_info((1, 7, 6))
 
@@ -90,7 +90,7 @@ def all_genotypes(of: Recipe, edges: tuple[Edge, ...], preferences: Preferences)
 
 def parts_bytes(network: Network) -> int:
     """Layers, scales of identities and biases, without the header."""
-    gene, total = network.genotype, sum(row.max_bytes for row in network.layers())
+    gene, total = network.genotype, most_layer_bytes(network)
     for index, cell in enumerate(gene.cells):
         same = sum(network.backbone.cell(index).connection(edge).conv is None for edge in gene.edges)
         total += 2 * cell.width * (same + gene.nodes)

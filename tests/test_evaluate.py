@@ -4,27 +4,30 @@ import dataclasses
 import json
 import math
 import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from litesnn.budget import Budget
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split, load
 from litesnn.deploy.pack import pack
 from litesnn.errors import InputError
 from litesnn.loop.session import Session
-from litesnn.networks import build_network
+from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.search.derive import derive
 from litesnn.search.joint import search
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
 from litesnn.train import evaluate as module
-from litesnn.train.evaluate import evaluate, measure
+from litesnn.train.evaluate import evaluate, measure, silence
 from litesnn.train.fit import fit
 from tiny import genotype, input_info, lively_network, quantized_images
 from whole_job import Problem, begin, inputs
@@ -53,7 +56,6 @@ def test_counts_when_every_neuron_fires() -> None:
     """Taps inside a 4 × 3 map: (3·4 − 2)·(3·3 − 2) = 70 for each of 2 · 3 channel pairs; T = 2, and 2 bits."""
     network = hand_made({"stem": torch.tensor([ON, ON]), "cell": torch.full((3,), ON)}, edges=((0, 1, "conv3x3"),))
     found = measure(network, SAMPLES)
-    assert found.samples == 4
     assert found.rates == {"stem": 1.0, "cell 1 node 0": 1.0}
     assert found.synops == {"cell 1 0_1_conv3x3": 2 * 70 * 6, "classifier": 2 * 36 * 3}
     assert found.bit_synops == {"cell 1 0_1_conv3x3": 2 * 70 * 6 * 2, "classifier": 2 * 36 * 3 * 4}
@@ -94,6 +96,38 @@ def test_a_silent_network_answers_with_its_biases() -> None:
     assert found.confusion == [[0, 0, 1], [0, 0, 1], [0, 0, 2]]
     whole = math.log(1 + math.e + math.e**3)
     assert found.loss == pytest.approx((whole + (whole - 1) + 2 * (whole - 3)) / 4, rel=1e-6)
+
+
+def test_silent_populations_are_named() -> None:
+    rates = {"stem": 0.2, "cell 1 node 0": 0.0, "cell 1 node 1": 0.00099, "cell 2 node 0": 0.001}
+    said = silence(rates, "test", Budget(bit_synops=20000))
+    names = "almost no spikes on test from cell 1 node 0 (0.00%), cell 1 node 1 (0.10%)"
+    assert said == f"{names}; the limit of 2e+04 Bit-SynOps may be too tight"
+    assert silence(rates, "validation", Budget()) == names.replace("test", "validation")
+    assert silence({"stem": 0.001}, "test", Budget(bit_synops=1)) is None
+
+
+def test_a_limit_that_silences_the_network_is_reported(problem: Problem, tmp_path: Path) -> None:
+    """At 10 Bit-SynOps no neuron can fire often: training and evaluation say who is silent, and why that may be."""
+    run, data, _ = begin(tmp_path / "run", problem.data, {"search.epochs": 1, "train.epochs": 1})
+    for stage in (search, derive, fit):
+        stage(run, data, Session())
+    path = run.output("train")
+    network = load_network(path)
+    with torch.no_grad():
+        network.backbone.stem.norm.bias.fill_(-100.0)
+    save_network(path, network)
+    limited = run.recipe().model_copy(update={"budget": Budget(bit_synops=10)})
+    (run / "recipe.toml").write_text(limited.to_toml())
+    text = StringIO()
+    evaluate(run, data, Session(console=Console(file=text, width=400)))
+    metrics = run.metrics()
+    assert metrics["bit_synops"] == 0
+    assert metrics["arithmetic"] == "float"
+    (note,) = metrics["notes"]
+    assert note.startswith("almost no spikes on test from stem (0.00%), ")
+    assert note.endswith("; the limit of 10 Bit-SynOps may be too tight")
+    assert text.getvalue() == note + "\n"
 
 
 def test_rates_and_counts_against_the_spikes_themselves() -> None:
@@ -194,6 +228,7 @@ def test_the_metrics_file_adds_up(finished: Path) -> None:
     assert metrics["weights"] == sum(row["weights"] for row in metrics["layers"])
     assert metrics["energy"]["total_nj"] == pytest.approx(metrics["energy"]["stem_nj"] + metrics["energy"]["synops_nj"])
     correct = sum(row[index] for index, row in enumerate(metrics["confusion"]))
+    assert metrics["notes"] == []
     assert correct / 30 == pytest.approx(metrics["test_accuracy"])
     assert {row["name"] for row in metrics["size_table"]} == {row["name"] for row in metrics["layers"]} | {
         f"{row['name']} bias" for row in metrics["neurons"]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
@@ -14,6 +16,7 @@ from litesnn.loop.session import Session, input_info
 from litesnn.networks import load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
+from litesnn.train import evaluate as evaluate_module
 from litesnn.train import fit as module
 from litesnn.train.fit import auxiliary_cell, fit, validate
 from tiny import genotype, lively_network
@@ -205,6 +208,22 @@ def test_the_same_seed_gives_the_same_bytes(problem: Problem, tmp_path: Path) ->
     a, b, c = ((tmp_path / name / "network.safetensors").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_silent_populations_are_named_after_training(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    for rate in (0.0, 1.1):  # nobody counts as silent, or everybody
+        monkeypatch.setattr(evaluate_module, "SILENT_RATE", rate)
+        text = StringIO()
+        run, data, _ = derived(tmp_path / str(rate), problem, {"budget.bit_synops": 1e6, "train.epochs": 1})
+        fit(run, data, Session(console=Console(file=text, width=400)))
+        said.append([line for line in text.getvalue().splitlines() if "almost no spikes" in line])
+    assert said[0] == []
+    (line,) = said[1]
+    assert line.startswith("almost no spikes on validation from stem (")
+    assert line.endswith("; the limit of 1e+06 Bit-SynOps may be too tight")
 
 
 def test_validation_does_not_depend_on_the_batch_size(

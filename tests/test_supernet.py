@@ -15,7 +15,17 @@ from litesnn.search.joint import build_supernet
 from litesnn.snn.cost import AFFINE_BITS, Meter
 from litesnn.snn.network import Network
 from litesnn.snn.supernet import Choices, Supernet, cell_width
-from tiny import KEEPS, genotype, genotypes, input_info, liven, quantized_images, recipe, shapes
+from tiny import (
+    KEEPS,
+    genotype,
+    genotypes,
+    input_info,
+    liven,
+    most_layer_bytes,
+    quantized_images,
+    recipe,
+    shapes,
+)
 
 OP_NAMES = tuple(sorted(OPS))
 BITS = (1, 2, 3, 4)
@@ -84,7 +94,7 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
         for edge in gene.edges
         if network.backbone.cell(index).connection(edge).conv is None
     )
-    packed = 8 * sum(layer.max_bytes for layer in layers) + AFFINE_BITS * (biases + identities)
+    packed = 8 * most_layer_bytes(network) + AFFINE_BITS * (biases + identities)
     expected = float(supernet.expected_packed_bits(mixes).detach())
     assert abs(packed - expected) <= sum(layer.bits + 40 + 16 for layer in layers)
     if all(cell.keep == 1 for cell in gene.cells):

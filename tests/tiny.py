@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from litesnn.config import Recipe
-from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene
+from litesnn.deploy.integerize import integerize
+from litesnn.genotype import OPS, ArithmeticName, CellGene, Edge, Genotype, StemGene
 from litesnn.networks import build_network
+from litesnn.snn.cost import layer_bytes
 from litesnn.snn.network import InputInfo, Network
 
 KEEPS = (0.05, 0.3, 0.5, 0.9, 1.0)
@@ -43,6 +45,7 @@ def genotype(
     keep: float = 0.5,
     stem: int = 4,
     stride: Literal[1, 2, 4] = 1,
+    arithmetic: ArithmeticName = "float",
 ) -> Genotype:
     """A genotype of which a test changes what it is about."""
     return Genotype(
@@ -51,11 +54,12 @@ def genotype(
         edges=tuple(Edge(node=node, source=source, op=op) for node, source, op in edges),
         cells=tuple(CellGene(level=level, width=width, bits=bits, keep=keep) for level in levels),
         classifier_bits=4,
+        arithmetic=arithmetic,
     )
 
 
 @st.composite
-def genotypes(draw: st.DrawFn, *, every_edge: bool = False) -> Genotype:
+def genotypes(draw: st.DrawFn, *, every_edge: bool = False, arithmetic: ArithmeticName = "float") -> Genotype:
     """Any small genotype; with ``every_edge``, every pair of node and source has exactly one op."""
     nodes = draw(st.integers(1, 3))
     ops = st.sampled_from(sorted(OPS))
@@ -86,6 +90,7 @@ def genotypes(draw: st.DrawFn, *, every_edge: bool = False) -> Genotype:
         edges=tuple(edges),
         cells=tuple(cells),
         classifier_bits=draw(st.integers(1, 4)),
+        arithmetic=arithmetic,
     )
 
 
@@ -115,6 +120,14 @@ def lively_network(gene: Genotype, info: InputInfo, seed: int = 0) -> Network:
     network = build_network(gene, info, seed)
     liven(network, seed)
     return network.eval()
+
+
+def most_layer_bytes(network: Network) -> int:
+    """Bytes that the layers with weights never exceed in the packed file, with their scales (and the readout's)."""
+    model = integerize(network)
+    codes = [synapses.codes for population in model.populations for synapses in population.synapses]
+    rows = zip(network.layers(), [*codes, model.readout.codes], strict=True)
+    return sum(layer_bytes(row.weights, len(part), row.keep, row.bits) for row, part in rows if row.weights)
 
 
 def recipe(

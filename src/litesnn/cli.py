@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.design import Job, check_budgets, make_recipe
 from litesnn.errors import LitesnnError
 from litesnn.loop.session import Session, find_device
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Design lightweight spiking neural networks: from data and a budget to a packed network.",
 )
+
+export_app = typer.Typer(no_args_is_help=True, help="Write a network for other places: C for microcontrollers.")
+app.add_typer(export_app, name="export")
 
 
 class Mode(StrEnum):
@@ -55,6 +59,10 @@ SetOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; left out, torch decides")]
 BoardOption = Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard logs into the run folder")]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="build, run and measure on host, cortex-m4, cortex-m0 or rv32; may be repeated"),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
 
 
@@ -135,6 +143,19 @@ def pack(run: RunArgument) -> None:
 def report(run: RunArgument) -> None:
     """Write the report, one self-contained HTML page."""
     _do_stage("report", RunFolder(run), _session("cpu", None))
+
+
+@export_app.command("c")
+def export_c(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write")] = Path("firmware"),
+    targets: TargetOption = None,
+) -> None:
+    """Write a folder of C99 that runs the packed network on a microcontroller, with a self-test."""
+    firmware = export(path, out, targets or ())
+    console = Console()
+    console.print(firmware_summary(firmware))
+    console.print(str(firmware.path), soft_wrap=True)
 
 
 @app.command()

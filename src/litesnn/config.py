@@ -19,7 +19,7 @@ from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
 from litesnn.data.sources import DataSettings
 from litesnn.errors import InputError
-from litesnn.genotype import BIT_WIDTHS, check_op
+from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
 
 __all__ = [
     "ModelSettings",
@@ -53,6 +53,9 @@ class ModelSettings(_Settings):
     ops: tuple[str, ...] = Field(("skip", "conv3x3"), min_length=1, description="candidate operations of an edge")
     edges_per_node: int = Field(2, ge=1, description="incoming edges that each node of the derived cell keeps")
     io_bits: int = Field(4, ge=1, le=4, description="weight bits of stem and classifier, which are not pruned")
+    arithmetic: ArithmeticName = Field(
+        "float", description="deployed arithmetic. float: float32, leak 0.2; fixed: integers alone, leak 0.25"
+    )
 
     @field_validator("ops")
     @classmethod

@@ -9,16 +9,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from litesnn.errors import InputError
 
-__all__ = ["BIT_WIDTHS", "OPS", "CellGene", "Edge", "Genotype", "Op", "StemGene", "all_edges", "check_op"]
+__all__ = [
+    "BIT_WIDTHS",
+    "OPS",
+    "ArithmeticName",
+    "CellGene",
+    "Edge",
+    "Genotype",
+    "Op",
+    "StemGene",
+    "all_edges",
+    "check_op",
+]
 
 BIT_WIDTHS = (1, 2, 3, 4)
 GENOTYPE_VERSION: Literal[1] = 1
+
+ArithmeticName = Literal["float", "fixed"]
+"""What a deployed network computes with: float32 and a leak of 0.2, or integers alone and a leak of 0.25."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,7 @@ class Genotype(_Record):
     edges: tuple[Edge, ...] = Field(min_length=1)
     cells: tuple[CellGene, ...] = Field(min_length=1)
     classifier_bits: int = Field(ge=1, le=4)
+    arithmetic: ArithmeticName = "float"
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
@@ -102,6 +125,12 @@ class Genotype(_Record):
         if levels != sorted(levels):
             raise ValueError("levels must not decrease from cell to cell")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_float(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Genotypes with the first arithmetic look as they did before there was a second one."""
+        record: dict[str, Any] = serialize(self)
+        return {key: value for key, value in record.items() if (key, value) != ("arithmetic", "float")}
 
     @property
     def nodes(self) -> int:

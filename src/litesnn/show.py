@@ -28,6 +28,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     table.add_row("test accuracy", f"{metrics['test_accuracy']:.2%} of {metrics['data']['test']}", "", "")
+    table.add_row("arithmetic", metrics.get("arithmetic", "float"), "", "")
     names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
@@ -81,8 +82,10 @@ def predictions(model_path: Path, inputs: Sequence[Path]) -> Iterator[dict[str, 
 def _model_table(path: Path, model: PackedModel) -> Table:
     """One row for every bundle of synapses; the first of a population has its shape, its rate and its bias' bytes."""
     sizes = size_table(model)
+    task = f"{_by(model.input.shape)} → {len(model.classes)} classes"
+    kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
     table = Table(
-        title=Text(f"{path}: {_by(model.input.shape)} → {len(model.classes)} classes, {model.timesteps} timesteps"),
+        title=Text(f"{path}: {task}, {model.timesteps} timesteps{kind}"),
         caption="k/s: kernel/stride; a population's first row has its bias and rate",
         box=box.SIMPLE_HEAD,
         show_edge=False,

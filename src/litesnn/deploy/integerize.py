@@ -2,6 +2,7 @@
 
 In: a :class:`~litesnn.snn.network.Network`. Out: a :class:`~litesnn.deploy.packed.PackedModel` that computes the same
 spikes and logits. The numbers are the ones that the network itself uses in evaluation mode; nothing is rounded here.
+They are integers if the network's arithmetic is fixed point.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from litesnn.deploy.packed import InputSpec, PackedModel, Population, Readout, Synapses
-from litesnn.snn.compconv import Connection, Folded
+from litesnn.deploy.packed import Affine, InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.snn.arithmetic import Folded, FoldedGroup
+from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
-from litesnn.snn.neuron import LEAK, THRESHOLD
+from litesnn.snn.neuron import THRESHOLD
 
 __all__ = ["integerize"]
 
@@ -34,7 +36,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
-    populations = [Population((stem,), _array(group.bias), rates.get("stem"))]
+    populations = [_population((stem,), group, rates.get("stem"))]
     older: tuple[int, ...] = (0,)
     newer = older
     for index, mix in enumerate(network.mixes()):
@@ -49,37 +51,51 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
             )
             rate = rates.get(f"cell {index + 1} node {node}")
             sources.append((len(populations),))
-            populations.append(Population(synapses, _array(group.bias), rate))
+            populations.append(_population(synapses, group, rate))
         older, newer = newer, tuple(population for source in sources[2:] for population in source)
     group = backbone.folded_classifier()
     (head,) = group.connections
     assert head.codes is not None
     readout = Readout(
-        newer, network.genotype.classifier_bits, _codes(head.codes), _array(head.scale), _array(group.bias)
+        newer,
+        network.genotype.classifier_bits,
+        _codes(head.codes),
+        _array(head.scale),
+        _array(group.bias),
+        shift=head.shift,
+        bias_shift=group.bias_shift,
+        fraction=group.fraction,
     )
-    info = network.info
+    info, arithmetic = network.info, backbone.arithmetic
     return PackedModel(
         input=InputSpec(info.shape, info.kind, info.mean, info.std),
         timesteps=network.genotype.timesteps,
-        leak=LEAK,
+        leak=arithmetic.leak,
         threshold=THRESHOLD,
         classes=info.classes,
         populations=tuple(populations),
         readout=readout,
+        fraction=arithmetic.fraction,
     )
+
+
+def _population(synapses: tuple[Synapses, ...], group: FoldedGroup, rate: float | None) -> Population:
+    return Population(synapses, _array(group.bias), rate, bias_shift=group.bias_shift)
 
 
 def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], bits: int) -> Synapses:
+    scale = _array(folded.scale)
     if folded.codes is None:
         nothing = np.zeros((connection.outputs, 0, 0, 0), np.int8)
-        return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=_array(folded.scale))
-    return Synapses(
-        sources, connection.kernel, connection.stride, bits, codes=_codes(folded.codes), scale=_array(folded.scale)
-    )
+        return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=scale, shift=folded.shift)
+    codes = _codes(folded.codes)
+    return Synapses(sources, connection.kernel, connection.stride, bits, codes, scale, shift=folded.shift)
 
 
-def _array(values: Tensor) -> npt.NDArray[np.float32]:
-    return values.cpu().numpy().astype(np.float32)
+def _array(values: Tensor) -> Affine:
+    """Scales or biases: float32, or int16 where they are integers."""
+    array = values.cpu().numpy()
+    return array.astype(np.float32) if values.is_floating_point() else array.astype(np.int16)
 
 
 def _codes(values: Tensor) -> npt.NDArray[np.int8]:

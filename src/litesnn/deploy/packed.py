@@ -8,8 +8,8 @@ The file holds two tensors and one text:
 - ``weights`` uint8 [n]: for every layer its positions stream (``bits.encode_positions``), then the codes of its kept
   weights in C order (``bits.codes_to_fields``), each padded to whole bytes. Layers are the synapses of population 0,
   1, … in order, then the readout.
-- ``affine`` float16 [m]: for every population the scales of its synapses in order, then its bias; then the readout's
-  scale and bias.
+- ``affine`` float16 [m], or int16 [m] in a fixed-point model: for every population the scales of its synapses in order,
+  then its bias; then the readout's scale and bias.
 - ``__metadata__["litesnn_packed"]``: compact JSON. Rows have no keys, because a file may have a budget of 8000 bytes
   and every quote costs two of them::
 
@@ -21,9 +21,14 @@ The file holds two tensors and one text:
   where the kept weights are: −2 all are kept, −1 bitmap, k ≥ 0 gaps with Rice parameter k. The checksum is the CRC-32
   (``zlib.crc32``) of the whole file while its eight hexadecimal digits are zeros, so that no byte is left out.
 
+  A fixed-point model has version 2. It has one more key after the threshold, ``"fraction": F``, and more numbers in its
+  rows: a population is ``[rate, channels, bias shift, layer, …]``, a layer ends with its shift (an identity is
+  ``[[source, …], 0, shift]``), and the readout ends with shift, bias shift and F'.
+
 A file is untrusted: everything that it says is checked before it is used, and every failure is one line of
 :class:`InputError`. The checksum comes last: it finds damage that makes sense, and is no defence against a file that
-was made to deceive. Writing goes through the same checks, so that what can be written can be read.
+was made to deceive. That all integers of a fixed-point model fit int32 is proven from its weights. Writing goes through
+the same checks, so that what can be written can be read.
 
 C channels, H×W pixels, k kernel size, T timesteps.
 """
@@ -51,6 +56,7 @@ from litesnn.size import MAX_RICE, position_bits
 
 __all__ = [
     "IMAGE",
+    "Affine",
     "InputSpec",
     "LayerSize",
     "PackedModel",
@@ -70,7 +76,10 @@ __all__ = [
 IMAGE = -1
 """The source that is the input image, where others are the indices of populations."""
 
-_VERSION = 1
+Affine = NDArray[np.float32] | NDArray[np.int16]
+"""Scales or biases: float32 numbers that float16 holds, or the int16 numbers of a fixed-point model."""
+
+_FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _METADATA_KEY = "litesnn_packed"
 _ORIGIN = "packed model"
 _NO_CRC = "00000000"
@@ -88,6 +97,15 @@ _MAX_STRIDE = 64
 _MAX_TIMESTEPS = 64
 _MAX_ACCUMULATOR = 2**31 - 1
 _MAX_INPUT = 127
+
+# What keeps a fixed-point model within int32. Membranes leak to a quarter, so that currents up to 2^30 keep them below
+# 4/3·(2^30 + 1). Integer logits below 2^23 are exact in float32, and stay different when they are divided.
+_FIXED_LEAK = 0.25
+_MAX_FRACTION = 24
+_MAX_SHIFT = 31
+_MAX_BIAS_SHIFT = 15
+_MAX_CURRENT = 2**30
+_MAX_LOGIT = 2**23 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +140,8 @@ class Synapses(_Record):
     stride: int
     bits: int
     codes: NDArray[np.int8]  # [C_out, C_in, k, k], odd, at most 2^bits − 1 in magnitude; 0 where pruned
-    scale: NDArray[np.float32]  # [C_out], float16 values
+    scale: Affine  # [C_out]
+    shift: int = 0  # fixed point: the current is (scale·acc) >> shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +149,9 @@ class Population(_Record):
     """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias."""
 
     synapses: tuple[Synapses, ...]
-    bias: NDArray[np.float32]  # [C], float16 values
+    bias: Affine  # [C]
     rate: float | None  # measured spikes per neuron and timestep, kept to 4 decimals; None if not measured
+    bias_shift: int = 0  # fixed point: what is added is bias·2^bias_shift
 
     def __post_init__(self) -> None:
         if self.rate is not None:
@@ -145,8 +165,11 @@ class Readout(_Record):
     sources: tuple[int, ...]
     bits: int
     codes: NDArray[np.int8]  # [classes, C_in], as in Synapses
-    scale: NDArray[np.float32]  # [classes], float16 values
-    bias: NDArray[np.float32]  # [classes], float16 values
+    scale: Affine  # [classes]
+    bias: Affine  # [classes]
+    shift: int = 0  # as in Synapses
+    bias_shift: int = 0  # as in Population
+    fraction: int = 0  # fixed point: F', the fractional bits of the logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +192,12 @@ class InputSpec(_Record):
 
 @dataclass(frozen=True, eq=False)
 class PackedModel(_Record):
-    """A network as it is deployed. Populations are in topological order: each reads only earlier ones."""
+    """A network as it is deployed. Populations are in topological order: each reads only earlier ones.
+
+    ``fraction`` says which arithmetic the model has: ``None`` is float32 with float16 scales; an integer F is fixed
+    point, with int16 scales and with currents, membranes and threshold in units of 2^−F (and a leak of 0.25). The
+    shifts, and the readout's F', are 0 in a float model.
+    """
 
     input: InputSpec
     timesteps: int
@@ -178,6 +206,7 @@ class PackedModel(_Record):
     classes: tuple[str, ...]
     populations: tuple[Population, ...]
     readout: Readout
+    fraction: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,12 +245,14 @@ def to_bytes(model: PackedModel) -> bytes:
     """Pack ``model``. Equal models give equal bytes, and :func:`from_bytes` gives back an equal model.
 
     Raises:
-        InputError: the model breaks a rule of the format, for example a scale that is no float16 number.
+        InputError: the model breaks a rule of the format, for example a scale that is no float16 number, or fixed-point
+            numbers that might not fit int32.
     """
     layers = _encode_layers(model)
     metadata = _metadata(model, [layer.coding for layer in layers])
     _check_arrays(model, _HeaderReader(_ORIGIN).header(metadata))
-    affine = np.concatenate(list(_affine_arrays(model))).astype("<f2")
+    _prove_int32(model, _ORIGIN)
+    affine = np.concatenate(list(_affine_arrays(model))).astype(_affine_type(model.fraction))
     return _container(metadata, affine, b"".join(layer.positions.data + layer.codes for layer in layers))
 
 
@@ -231,33 +262,48 @@ def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:
     Raises:
         InputError: the bytes are not a packed model of a known version, in every detail.
     """
-    metadata, affine_data, weights_data = _open_container(data, origin)
+    metadata, affine_kind, affine_data, weights_data = _open_container(data, origin)
     header = _HeaderReader(origin).header(metadata)
-    weights, affine = _WeightsStream(weights_data, origin), _AffineStream(affine_data, origin)
+    affine_type = _affine_type(header.fraction)
+    if affine_kind != _CONTAINER_TYPES[affine_type]:
+        _refuse(f"{origin}: affine", f"{_CONTAINER_TYPES[affine_type]} numbers in this version", affine_kind)
+    weights, affine = _WeightsStream(weights_data, origin), _AffineStream(affine_data, affine_type, origin)
     populations = []
     for row in header.populations:
         synapses = []
         for layer in row.layers:
             codes = weights.take(layer)
             scale = affine.take(row.shape[0], f"{layer.name}: scale")
-            synapses.append(Synapses(layer.sources, layer.kernel, layer.stride, layer.bits, codes, scale))
+            synapses.append(Synapses(layer.sources, layer.kernel, layer.stride, layer.bits, codes, scale, layer.shift))
         bias = affine.take(row.shape[0], f"{row.name}: bias")
-        populations.append(Population(tuple(synapses), bias, row.rate))
-    layer = header.readout
+        populations.append(Population(tuple(synapses), bias, row.rate, row.bias_shift))
+    layer = header.readout.layer
     readout = Readout(
         sources=layer.sources,
         bits=layer.bits,
         codes=weights.take(layer),
         scale=affine.take(len(header.classes), "readout: scale"),
         bias=affine.take(len(header.classes), "readout: bias"),
+        shift=layer.shift,
+        bias_shift=header.readout.bias_shift,
+        fraction=header.readout.fraction,
     )
     weights.finish()
     affine.finish()
     if _sealed(data) != data:
         raise InputError(f"{origin} is damaged: its checksum does not match")
-    return PackedModel(
-        header.input, header.timesteps, header.leak, header.threshold, header.classes, tuple(populations), readout
+    model = PackedModel(
+        header.input,
+        header.timesteps,
+        header.leak,
+        header.threshold,
+        header.classes,
+        tuple(populations),
+        readout,
+        header.fraction,
     )
+    _prove_int32(model, origin)
+    return model
 
 
 def write(model: PackedModel, path: Path) -> None:
@@ -307,13 +353,23 @@ def size_bound(model: PackedModel) -> int:
     """The most bytes that any model of the same shape can take.
 
     Of the same shape are all models that differ from ``model`` only in which weights are kept (not in how many of
-    each layer), in codes, scales and biases, in firing rates, and in the input's mean and std.
+    each layer), in codes, scales, biases and their shifts, in F', in firing rates, and in the input's mean and std.
     """
     channels = model.input.shape[0]
+    populations = tuple(
+        replace(
+            population,
+            synapses=tuple(replace(synapses, shift=_MAX_SHIFT) for synapses in population.synapses),
+            rate=0.1234,
+            bias_shift=_MAX_BIAS_SHIFT,
+        )
+        for population in model.populations
+    )
     worst = replace(
         model,
         input=replace(model.input, mean=(0.0,) * channels, std=(1.0,) * channels),
-        populations=tuple(replace(population, rate=0.1234) for population in model.populations),
+        populations=populations,
+        readout=replace(model.readout, shift=_MAX_SHIFT, bias_shift=_MAX_BIAS_SHIFT, fraction=_MAX_FRACTION),
     )
     codings = []
     payload = 0
@@ -323,7 +379,7 @@ def size_bound(model: PackedModel) -> int:
         payload += math.ceil(position_bits(codes.size, kept) / 8) + bitstrings.field_bytes(kept, bits)
     longer = len("-1234567890000000.0") - len("0.0") + len("1234567890000000.0") - len("1.0")
     metadata = _metadata(worst, codings) + " " * (longer * channels)
-    affine = np.zeros(sum(map(len, _affine_arrays(model))), "<f2")
+    affine = np.zeros(sum(map(len, _affine_arrays(model))), _affine_type(model.fraction))
     return len(_container(metadata, affine, bytes(payload)))
 
 
@@ -354,7 +410,7 @@ def _coded_layers(model: PackedModel) -> Iterator[tuple[str, NDArray[np.int8], i
     yield "readout", model.readout.codes, model.readout.bits
 
 
-def _affine_arrays(model: PackedModel) -> Iterator[NDArray[np.float32]]:
+def _affine_arrays(model: PackedModel) -> Iterator[Affine]:
     """Scales and biases in the order of the file."""
     for population in model.populations:
         for synapses in population.synapses:
@@ -381,29 +437,44 @@ def _encode_layers(model: PackedModel) -> list[_EncodedLayer]:
 def _metadata(model: PackedModel, codings: Sequence[int]) -> str:
     """The JSON text of a model whose layers, readout included, have these position codings."""
     coding = iter(codings)
+    fixed = model.fraction is not None
     populations: list[list[object]] = []
     for population in model.populations:
-        row: list[object] = [population.rate, len(population.bias)]
+        row: list[object] = [population.rate, len(population.bias), *([population.bias_shift] if fixed else [])]
         for synapses in population.synapses:
             details = [synapses.stride, synapses.bits, int(np.count_nonzero(synapses.codes)), next(coding)]
-            row.append([list(synapses.sources), synapses.kernel, *(details if synapses.kernel else [])])
+            layer = [list(synapses.sources), synapses.kernel, *(details if synapses.kernel else [])]
+            row.append([*layer, synapses.shift] if fixed else layer)
         populations.append(row)
     spec, readout = model.input, model.readout
+    head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
+    if fixed:
+        head += [readout.shift, readout.bias_shift, readout.fraction]
     record = {
-        "version": _VERSION,
+        "version": _FIXED_VERSION if fixed else _FLOAT_VERSION,
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
+        **({"fraction": model.fraction} if fixed else {}),
         "classes": list(model.classes),
         "populations": populations,
-        "readout": [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)],
+        "readout": head,
         "crc": _NO_CRC,
     }
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
 
-def _container(metadata: str, affine: NDArray[np.float16], weights: bytes) -> bytes:
+def _affine_type(fraction: int | None) -> str:
+    """The NumPy type of ``affine`` in the file."""
+    return "<f2" if fraction is None else "<i2"
+
+
+_CONTAINER_TYPES = {"<f2": "F16", "<i2": "I16"}
+"""What safetensors calls them."""
+
+
+def _container(metadata: str, affine: NDArray[np.generic], weights: bytes) -> bytes:
     tensors: dict[str, NDArray[np.generic]] = {"affine": affine, "weights": np.frombuffer(weights, np.uint8)}
     return _sealed(safetensors.numpy.save(tensors, {_METADATA_KEY: metadata}))
 
@@ -418,6 +489,7 @@ def _sealed(data: bytes) -> bytes:
 
 def _check_arrays(model: PackedModel, header: _Header) -> None:
     """Raise ``InputError`` where an array of ``model`` is not what its own header says."""
+    fixed = model.fraction is not None
     for row, population in zip(header.populations, model.populations, strict=True):
         for layer, synapses in zip(row.layers, population.synapses, strict=True):
             where = f"{_ORIGIN}: {layer.name}"
@@ -425,22 +497,79 @@ def _check_arrays(model: PackedModel, header: _Header) -> None:
                 _refuse(f"{where}: codes", f"the shape {layer.weights}", synapses.codes.shape)
             if (synapses.stride, synapses.bits) != (layer.stride, layer.bits):
                 _refuse(where, "an identity to have stride 1 and 0 bits", (synapses.stride, synapses.bits))
-            _check_affine(synapses.scale, row.shape[0], f"{where}: scale")
-        _check_affine(population.bias, row.shape[0], f"{_ORIGIN}: {row.name}: bias")
-    readout = model.readout
-    if readout.codes.shape != header.readout.weights:
-        _refuse(f"{_ORIGIN}: readout: codes", f"the shape {header.readout.weights}", readout.codes.shape)
-    _check_affine(readout.scale, len(header.classes), f"{_ORIGIN}: readout: scale")
-    _check_affine(readout.bias, len(header.classes), f"{_ORIGIN}: readout: bias")
+            _check_affine(synapses.scale, row.shape[0], f"{where}: scale", fixed=fixed)
+            _check_shifts((synapses.shift,), (layer.shift,), where)
+        where = f"{_ORIGIN}: {row.name}"
+        _check_affine(population.bias, row.shape[0], f"{where}: bias", fixed=fixed)
+        _check_shifts((population.bias_shift,), (row.bias_shift,), where)
+    readout, where = model.readout, f"{_ORIGIN}: readout"
+    head = header.readout
+    if readout.codes.shape != head.layer.weights:
+        _refuse(f"{where}: codes", f"the shape {head.layer.weights}", readout.codes.shape)
+    _check_affine(readout.scale, len(header.classes), f"{where}: scale", fixed=fixed)
+    _check_affine(readout.bias, len(header.classes), f"{where}: bias", fixed=fixed)
+    shifts = (readout.shift, readout.bias_shift, readout.fraction)
+    _check_shifts(shifts, (head.layer.shift, head.bias_shift, head.fraction), where)
 
 
-def _check_affine(array: NDArray[np.float32], length: int, where: str) -> None:
-    if array.dtype != np.float32 or array.shape != (length,):
-        _refuse(where, f"float32 [{length}]", f"{array.dtype} {list(array.shape)}")
+def _check_affine(array: Affine, length: int, where: str, *, fixed: bool) -> None:
+    dtype = np.int16 if fixed else np.float32
+    if array.dtype != dtype or array.shape != (length,):
+        _refuse(where, f"{np.dtype(dtype)} [{length}]", f"{array.dtype} {list(array.shape)}")
+    if fixed:
+        return
     with np.errstate(over="ignore"):
         exact = array == array.astype(np.float16)
     if not (exact & np.isfinite(array)).all():
         _refuse(where, "finite float16 numbers", float(array[~exact | ~np.isfinite(array)][0]))
+
+
+def _check_shifts(found: tuple[int, ...], written: tuple[int, ...], where: str) -> None:
+    if found != written:  # the header of a float model has none
+        _refuse(where, "shifts and fractions of 0 in a float model", found)
+
+
+# --- Fixed point: everything fits int32, whatever the input. ---
+
+
+def _prove_int32(model: PackedModel, origin: str) -> None:
+    """Raise ``InputError`` unless no input can take an integer of a fixed-point model out of int32.
+
+    With a the largest accumulator of a channel (Σ|code|, times 127 for the image, times H·W·T for the readout):
+    |M|·a fits int32, a population's Σ_e ((|M_e|·a_e >> shift_e) + 1) + |B| stays within 2^30, and the readout's
+    (|M|·a >> shift) + 1 + T·|B| below 2^23. A shift rounds down, which makes negative numbers larger by up to one.
+    """
+    if model.fraction is None:
+        return
+    for index, population in enumerate(model.populations):
+        where = f"{origin}: population {index}"
+        current = np.abs(population.bias.astype(np.int64)) << population.bias_shift  # [C]
+        for number, synapses in enumerate(population.synapses):
+            inputs = _MAX_INPUT if synapses.sources == (IMAGE,) else 1
+            name = f"{where}, synapses {number}"
+            current += _largest_result(synapses.codes, inputs, synapses.scale, synapses.shift, name)
+        if (largest := int(current.max())) > _MAX_CURRENT:
+            _refuse(where, f"currents of at most 2^30 = {_MAX_CURRENT} for every input", largest)
+    readout, where = model.readout, f"{origin}: readout"
+    _, height, width = population_shapes(model)[readout.sources[0]]
+    counts = height * width * model.timesteps
+    bias = model.timesteps * (np.abs(readout.bias.astype(np.int64)) << readout.bias_shift)
+    logits = bias + _largest_result(readout.codes, counts, readout.scale, readout.shift, where)
+    if (largest := int(logits.max())) > _MAX_LOGIT:
+        _refuse(where, f"integer logits of at most {_MAX_LOGIT} for every input", largest)
+
+
+def _largest_result(codes: NDArray[np.int8], inputs: int, scale: Affine, shift: int, where: str) -> NDArray[np.int64]:
+    """The largest magnitude [C] of (scale·Σ code·input) >> shift for inputs up to ``inputs``."""
+    if codes.shape[-1]:
+        sums = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(axis=1) * inputs
+    else:
+        sums = np.ones(len(codes), np.int64)  # an identity
+    products = np.abs(scale.astype(np.int64)) * sums
+    if (largest := int(products.max())) > _MAX_ACCUMULATOR:
+        _refuse(where, f"products of at most {_MAX_ACCUMULATOR} for every input", largest)
+    result: NDArray[np.int64] = (products >> shift) + 1
+    return result
 
 
 def _shortest(value: float) -> float:
@@ -466,6 +595,7 @@ class _LayerRow:
     kept: int
     coding: int
     weights: tuple[int, ...]  # the shape of the codes
+    shift: int
 
 
 @dataclass(frozen=True)
@@ -474,6 +604,14 @@ class _PopulationRow:
     rate: float | None
     shape: tuple[int, int, int]  # [C, H, W]
     layers: tuple[_LayerRow, ...]
+    bias_shift: int
+
+
+@dataclass(frozen=True)
+class _ReadoutRow:
+    layer: _LayerRow
+    bias_shift: int
+    fraction: int
 
 
 @dataclass(frozen=True)
@@ -484,7 +622,8 @@ class _Header:
     threshold: float
     classes: tuple[str, ...]
     populations: tuple[_PopulationRow, ...]
-    readout: _LayerRow
+    readout: _ReadoutRow
+    fraction: int | None
 
 
 class _HeaderReader:
@@ -496,12 +635,18 @@ class _HeaderReader:
         self.image = (0, 0, 0)
         self.neurons = 0
         self.weights = 0
+        self.fixed = False
 
     def header(self, metadata: str) -> _Header:
         record = _load_object(metadata, self.origin)
-        if type(version := record.get("version")) is not int or version != _VERSION:
-            _refuse(f"{self.origin}: version", f"{_VERSION}, the one that this litesnn reads", version)
-        keys = ("version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc")
+        version = record.get("version")
+        if type(version) is not int or version not in (_FLOAT_VERSION, _FIXED_VERSION):
+            known = f"{_FLOAT_VERSION} or {_FIXED_VERSION}, those that this litesnn reads"
+            _refuse(f"{self.origin}: version", known, version)
+        self.fixed = version == _FIXED_VERSION
+        keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
+        if self.fixed:
+            keys.insert(5, "fraction")
         if set(record) != set(keys):
             _refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
         if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
@@ -512,11 +657,22 @@ class _HeaderReader:
         if not 0 <= leak <= 1:
             _refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
         threshold = _positive(record["threshold"], f"{self.origin}: threshold")
+        fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
         classes = _texts(record["classes"], f"{self.origin}: classes")
         rows = _list(record["populations"], f"{self.origin}: populations", at_least=1)
         populations = tuple(self.population(row, index) for index, row in enumerate(rows))
         readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
-        return _Header(spec, timesteps, leak, threshold, classes, populations, readout)
+        return _Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction)
+
+    def fraction(self, value: object, leak: float, threshold: float) -> int:
+        """F, with which the threshold has to be an integer; the leak is a shift."""
+        if leak != _FIXED_LEAK:
+            _refuse(f"{self.origin}: leak", f"{_FIXED_LEAK} in fixed point", leak)
+        fraction = _integer(value, 1, _MAX_FRACTION, f"{self.origin}: fraction")
+        steps = threshold * 2**fraction
+        if not steps.is_integer() or not 1 <= steps <= _MAX_CURRENT:
+            _refuse(f"{self.origin}: threshold", f"a multiple of 2^-{fraction} up to 2^{30 - fraction}", threshold)
+        return fraction
 
     def input(self, value: object) -> InputSpec:
         where = f"{self.origin}: input"
@@ -536,14 +692,16 @@ class _HeaderReader:
     def population(self, value: object, index: int) -> _PopulationRow:
         name = f"population {index}"
         where = f"{self.origin}: {name}"
-        row = _list(value, where, at_least=3)
+        first = 3 if self.fixed else 2  # of the layers
+        row = _list(value, where, at_least=first + 1)
         rate = None if row[0] is None else _number(row[0], f"{where}: rate")
         if rate is not None and not 0 <= rate <= 1:
             _refuse(f"{where}: rate", "null or a number from 0 to 1", rate)
         channels = _integer(row[1], 1, _MAX_NEURONS, f"{where}: channels")
+        bias_shift = _integer(row[2], 0, _MAX_BIAS_SHIFT, f"{where}: bias shift") if self.fixed else 0
         layers = []
         sizes = []
-        for number, item in enumerate(row[2:]):
+        for number, item in enumerate(row[first:]):
             layer, size = self.synapses(item, f"{name}, synapses {number}", channels)
             layers.append(layer)
             sizes.append(size)
@@ -552,7 +710,7 @@ class _HeaderReader:
         shape = (channels, *sizes[0])
         self.count_neurons(shape, where)
         self.shapes.append(shape)
-        return _PopulationRow(name, rate, shape, tuple(layers))
+        return _PopulationRow(name, rate, shape, tuple(layers), bias_shift)
 
     def synapses(self, value: object, name: str, channels: int) -> tuple[_LayerRow, tuple[int, int]]:
         """A layer into ``channels`` channels, and the size [H, W] of its output."""
@@ -560,26 +718,38 @@ class _HeaderReader:
         row = _list(value, where, at_least=2)
         sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=row[1] != 0)
         kernel = _integer(row[1], 0, _MAX_KERNEL, f"{where}: kernel")
+        extra = 1 if self.fixed else 0  # the shift, at the end
         if kernel == 0:
-            _list(value, where, length=2)
+            row = _list(value, where, length=2 + extra)
             if fan_in != channels:
                 _refuse(where, f"{channels} channels for an identity", fan_in)
-            return _LayerRow(name, sources, 0, 1, 0, 0, _ALL, (channels, 0, 0, 0)), (height, width)
+            shift = self.shift(row[-1], where)
+            return _LayerRow(name, sources, 0, 1, 0, 0, _ALL, (channels, 0, 0, 0), shift), (height, width)
         if kernel % 2 == 0:
             _refuse(f"{where}: kernel", "an odd number, or 0 for an identity", kernel)
-        row = _list(value, where, length=6)
+        row = _list(value, where, length=6 + extra)
         stride = _integer(row[2], 1, _MAX_STRIDE, f"{where}: stride")
-        layer = self.layer(name, sources, kernel, stride, row[3:], (channels, fan_in, kernel, kernel))
+        shift = self.shift(row[-1], where)
+        layer = self.layer(name, sources, kernel, stride, row[3:6], (channels, fan_in, kernel, kernel), shift)
         self.check_accumulator(layer, fan_in * kernel**2 * (_MAX_INPUT if sources == (IMAGE,) else 1))
         return layer, (-(-height // stride), -(-width // stride))
 
-    def readout(self, value: object, *, classes: int, timesteps: int) -> _LayerRow:
+    def shift(self, value: object, where: str) -> int:
+        """A layer's shift, which only fixed-point models have."""
+        return _integer(value, 0, _MAX_SHIFT, f"{where}: shift") if self.fixed else 0
+
+    def readout(self, value: object, *, classes: int, timesteps: int) -> _ReadoutRow:
         where = f"{self.origin}: readout"
-        row = _list(value, where, length=4)
+        row = _list(value, where, length=7 if self.fixed else 4)
         sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=False)
-        layer = self.layer("readout", sources, 1, 1, row[1:], (classes, fan_in))
+        numbers = (0, 0, 0)
+        if self.fixed:
+            shift = self.shift(row[4], where)
+            bias_shift = _integer(row[5], 0, _MAX_BIAS_SHIFT, f"{where}: bias shift")
+            numbers = (shift, bias_shift, _integer(row[6], 0, _MAX_FRACTION, f"{where}: fraction"))
+        layer = self.layer("readout", sources, 1, 1, row[1:4], (classes, fan_in), numbers[0])
         self.check_accumulator(layer, fan_in * height * width * timesteps)
-        return layer
+        return _ReadoutRow(layer, *numbers[1:])
 
     def layer(
         self,
@@ -589,6 +759,7 @@ class _HeaderReader:
         stride: int,
         values: list[object],
         weights: tuple[int, ...],
+        shift: int,
     ) -> _LayerRow:
         """A layer with weights of the shape ``weights``; ``values`` are its bits, kept weights and coding."""
         where = f"{self.origin}: {name}"
@@ -601,7 +772,7 @@ class _HeaderReader:
         coding = _integer(values[2], _ALL, MAX_RICE, f"{where}: coding")
         if (coding == _ALL) != (kept == count):
             _refuse(f"{where}: coding", f"{_ALL} if and only if all {count} weights are kept", (coding, kept))
-        return _LayerRow(name, sources, kernel, stride, bits, kept, coding, weights)
+        return _LayerRow(name, sources, kernel, stride, bits, kept, coding, weights, shift)
 
     def sources(self, value: object, where: str, *, image: bool) -> tuple[tuple[int, ...], tuple[int, int, int]]:
         """The sources, and the shape [C, H, W] of their concatenation; ``image`` allows the image, alone."""
@@ -657,11 +828,12 @@ class _WeightsStream:
 
 
 class _AffineStream:
-    def __init__(self, data: bytes, origin: str) -> None:
-        self._rest = np.frombuffer(data, "<f2").astype(np.float32)
+    def __init__(self, data: bytes, stored: str, origin: str) -> None:
+        numbers = np.frombuffer(data, stored)
+        self._rest: Affine = numbers.astype(np.int16) if stored == "<i2" else numbers.astype(np.float32)
         self._origin = origin
 
-    def take(self, count: int, name: str) -> NDArray[np.float32]:
+    def take(self, count: int, name: str) -> Affine:
         """The next ``count`` numbers."""
         taken, self._rest = self._rest[:count].copy(), self._rest[count:]
         if len(taken) < count:
@@ -675,8 +847,8 @@ class _AffineStream:
             _refuse(f"{self._origin}: affine", "no numbers after the readout's bias", f"{len(self._rest)} numbers")
 
 
-def _open_container(data: bytes, origin: str) -> tuple[str, bytes, bytes]:
-    """The JSON text, the bytes of ``affine`` and the bytes of ``weights``."""
+def _open_container(data: bytes, origin: str) -> tuple[str, str, bytes, bytes]:
+    """The JSON text, the type of ``affine``, its bytes, and the bytes of ``weights``."""
     if len(data) > _MAX_FILE_BYTES:
         _refuse(origin, f"a packed model of at most {_MAX_FILE_BYTES} bytes", "more")
     header_bytes = int.from_bytes(data[:8], "little")
@@ -692,9 +864,10 @@ def _open_container(data: bytes, origin: str) -> tuple[str, bytes, bytes]:
     if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
         _refuse(origin, f"a packed model, with the metadata {_METADATA_KEY!r}", metadata)
     found = {name: (tensor["dtype"], len(tensor["shape"])) for name, tensor in tensors.items()}
-    if found != {"affine": ("F16", 1), "weights": ("U8", 1)}:
-        _refuse(origin, "the tensors 'affine' F16 [m] and 'weights' U8 [n]", found)
-    return str(metadata[_METADATA_KEY]), bytes(tensors["affine"]["data"]), bytes(tensors["weights"]["data"])
+    if found not in ({"affine": (kind, 1), "weights": ("U8", 1)} for kind in _CONTAINER_TYPES.values()):
+        _refuse(origin, "the tensors 'affine' F16 or I16 [m] and 'weights' U8 [n]", found)
+    affine, weights = tensors["affine"], tensors["weights"]
+    return str(metadata[_METADATA_KEY]), affine["dtype"], bytes(affine["data"]), bytes(weights["data"])
 
 
 def _load_object(text: str, origin: str) -> dict[str, object]:

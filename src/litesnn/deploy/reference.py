@@ -2,8 +2,8 @@
 
 In: a :class:`~litesnn.deploy.packed.PackedModel` and a batch of raw inputs. Out: logits, and every spike if asked.
 
-Sums of codes are integers and exact. Everything after them is float32, one rounding per operation, in the order
-written here. With s the spikes of the step before, per timestep and population:
+Sums of codes are integers and exact. In a float model everything after them is float32, one rounding per operation, in
+the order written here. With s the spikes of the step before, per timestep and population:
 
     acc_e = Σ code·input                        integer, for each bundle of synapses e
     x = scale_1·acc_1; x = x + scale_2·acc_2; …; x = x + bias
@@ -13,6 +13,17 @@ written here. With s the spikes of the step before, per timestep and population:
 and at the readout, with A_t the sum of its integer accumulators over the steps 1 … t:
 
     y_t = (scale·A_t)/t + bias
+
+A fixed-point model knows integers alone, and all of them fit int32 (the packed format sees to it). ``>>`` rounds down;
+F, F', M, B and the shifts are those of :class:`~litesnn.deploy.packed.PackedModel`, Θ = θ·2^F:
+
+    x = Σ_e ((M_e·acc_e) >> shift_e) + B
+    u = (u >> 2)·(1 − s) + x
+    s = 1 if u > Θ else 0
+    z_t = ((M·A_t) >> shift) + t·B
+
+Its logits are y_t = z_t/(t·2^F'), one float32 division for those who want to read them. |z_t| stays below 2^23, so that
+different z_t give different y_t, and the largest of either is the same class.
 
 The input is static: the current that it makes is the same at every step.
 
@@ -37,10 +48,14 @@ INPUT_STEPS = 32
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run gave: ``logits[t − 1]`` is y_t; ``spikes`` holds one array for each population, if recorded."""
+    """What a run gave: ``logits[t − 1]`` is y_t; ``spikes`` holds one array for each population, if recorded.
+
+    ``integers[t − 1]`` is z_t, of a fixed-point model.
+    """
 
     logits: NDArray[np.float32]  # [T, B, classes]
     spikes: list[NDArray[np.uint8]] | None  # each [T, B, C, H, W]
+    integers: NDArray[np.int32] | None = None  # [T, B, classes]
 
 
 class Reference:
@@ -59,22 +74,38 @@ class Reference:
         image = quantize_input(model.input, x)  # [B, C, H, W]
         spikes: list[NDArray[np.uint8]] = []
         for population in model.populations:
-            currents = _currents(population, image, spikes, model.timesteps)
-            spikes.append(_fire(currents, np.float32(model.leak), np.float32(model.threshold)))
-        return Trace(self._read_out(spikes), spikes if record else None)
+            spikes.append(self._fire(population, image, spikes))
+        logits, integers = self._read_out(spikes)
+        return Trace(logits, spikes if record else None, integers)
 
     def classify(self, x: NDArray[np.generic]) -> NDArray[np.int64]:
         """The class index [B] with the largest logit after the last timestep; of equals, the first."""
         classes: NDArray[np.int64] = np.argmax(self.run(x).logits[-1], axis=-1).astype(np.int64)
         return classes
 
-    def _read_out(self, spikes: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def _fire(
+        self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
+    ) -> NDArray[np.uint8]:
+        """The spikes [T, B, C, H, W] of a population, given those of the populations before it."""
+        model = self.model
+        sums = [_accumulators(synapses, image, spikes, model.timesteps) for synapses in population.synapses]
+        if model.fraction is None:
+            return _fire(_currents(population, sums), np.float32(model.leak), np.float32(model.threshold))
+        return _fire_fixed(_currents_fixed(population, sums), round(model.threshold * 2**model.fraction))
+
+    def _read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
+        """y_t [T, B, classes], and z_t of a fixed-point model."""
         readout = self.model.readout
         inputs = np.concatenate([spikes[source] for source in readout.sources], axis=2)  # [T, B, C, H, W]
         counts = inputs.sum(axis=(3, 4), dtype=np.int64)  # [T, B, C]
         totals = np.cumsum(counts @ readout.codes.T.astype(np.int64), axis=0)  # [T, B, classes]
-        steps = np.arange(1, len(totals) + 1, dtype=np.float32).reshape(-1, 1, 1)
-        return (readout.scale * totals.astype(np.float32)) / steps + readout.bias
+        steps: NDArray[np.int64] = np.arange(1, len(totals) + 1).reshape(-1, 1, 1)
+        if self.model.fraction is None:
+            scale, offset = readout.scale.astype(np.float32), readout.bias.astype(np.float32)
+            return _means(scale * totals.astype(np.float32), steps) + offset, None
+        bias = readout.bias.astype(np.int64) << readout.bias_shift
+        integers = ((totals * readout.scale.astype(np.int64)) >> readout.shift) + steps * bias
+        return _means(integers.astype(np.float32), steps << readout.fraction), integers.astype(np.int32)
 
 
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
@@ -103,17 +134,32 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     return quantized
 
 
-def _currents(
-    population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]], timesteps: int
-) -> NDArray[np.float32]:
-    """The input current x [T, B, C, H, W] of a population."""
+def _currents(population: Population, sums: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """The input current x [T, B, C, H, W] of a population from the accumulators of its bundles."""
     total: NDArray[np.float32] | None = None
-    for synapses in population.synapses:
-        accumulators = _accumulators(synapses, image, spikes, timesteps).astype(np.float32)
-        current = synapses.scale.reshape(-1, 1, 1) * accumulators
+    for synapses, accumulators in zip(population.synapses, sums, strict=True):
+        scale = synapses.scale.astype(np.float32).reshape(-1, 1, 1)
+        current = scale * accumulators.astype(np.float32)
         total = current if total is None else total + current
     assert total is not None  # a population has at least one bundle of synapses
-    return total + population.bias.reshape(-1, 1, 1)
+    return total + population.bias.astype(np.float32).reshape(-1, 1, 1)
+
+
+def _currents_fixed(population: Population, sums: list[NDArray[np.float64]]) -> NDArray[np.int64]:
+    """The same in fixed point."""
+    bias = population.bias.astype(np.int64) << population.bias_shift
+    currents = [
+        (accumulators.astype(np.int64) * synapses.scale.astype(np.int64).reshape(-1, 1, 1)) >> synapses.shift
+        for synapses, accumulators in zip(population.synapses, sums, strict=True)
+    ]
+    total: NDArray[np.int64] = sum(currents, start=np.int64(0)) + bias.reshape(-1, 1, 1)
+    return total
+
+
+def _means(sums: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What ``sums / counts`` is in float32."""
+    means: NDArray[np.float32] = np.divide(sums, counts.astype(np.float32))
+    return means
 
 
 def _accumulators(
@@ -158,4 +204,14 @@ def _fire(currents: NDArray[np.float32], leak: np.float32, threshold: np.float32
         u = (leak * u) * (np.float32(1) - s) + x
         s = (u > threshold).astype(np.float32)
         spikes[t] = s
+    return spikes
+
+
+def _fire_fixed(currents: NDArray[np.int64], threshold: int) -> NDArray[np.uint8]:
+    """The same in fixed point."""
+    spikes = np.zeros(currents.shape, np.uint8)
+    u = np.zeros(currents.shape[1:], np.int64)
+    for t, x in enumerate(currents):
+        u = (u >> 2) * (1 - spikes[t - 1].astype(np.int64)) + x if t else x
+        spikes[t] = u > threshold
     return spikes

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
 
-__all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TrainEpoch", "read_run"]
+__all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
 
 
 class _Record(BaseModel):
@@ -91,6 +91,20 @@ class BudgetRow(_Record):
     kept: bool = True
 
 
+class TargetRow(_Record):
+    """What the C export took on a device. Bytes and instructions are missing where they mean nothing."""
+
+    target: str
+    conditions: str = ""
+    compiler: str = ""
+    optimise: str = ""
+    inputs: int = 0
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    stack_bytes: int | None = None
+    instructions: int | None = None
+
+
 class Metrics(_Record):
     """``metrics.json``: what was measured on the test set."""
 
@@ -102,6 +116,8 @@ class Metrics(_Record):
     command: str | None = None
     seed: int | None = None
     mode: str = ""
+    arithmetic: str = "float"
+    notes: tuple[str, ...] = ()
     test_loss: float | None = None
     validation_accuracy: float | None = None
     classes: tuple[str, ...] = ()
@@ -122,6 +138,7 @@ class Metrics(_Record):
     header_bytes: int | None = None
     budgets: tuple[BudgetRow, ...] = ()
     budgets_kept: bool | None = None
+    targets: dict[str, TargetRow] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:

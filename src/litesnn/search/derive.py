@@ -130,7 +130,7 @@ def choose(
     edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
     smallest, need = _smallest(options, edges, recipe, info)
-    _require(need, recipe)
+    _require(need, recipe, "the smallest network of the chosen wiring")
     overhead = need - sum(option.size for option in smallest)
     while True:
         chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
@@ -170,7 +170,7 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
         )
         options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
         needs.append(_smallest(options, edges, recipe, info)[1])
-    _require(max(needs), recipe)
+    _require(max(needs), recipe, "with the costliest wiring that the search may choose, the smallest network")
 
 
 def _smallest(
@@ -182,11 +182,12 @@ def _smallest(
     return found, _largest_file(_genotype(found, 1, edges, recipe), info)
 
 
-def _require(need: int, recipe: Recipe) -> None:
+def _require(need: int, recipe: Recipe, smallest: str) -> None:
+    """Refuse a budget below ``need`` bytes, the size of the network that ``smallest`` says."""
     limit = recipe.budget.packed_bytes
     if limit is not None and need > limit:
         raise InputError(
-            f"the budget of {limit} B packed cannot be kept: the smallest network of this recipe needs {need} B; "
+            f"the budget of {limit} B packed cannot be kept: {smallest} needs {need} B; "
             f"allow more, or lower model.width, search.keeps or search.widths"
         )
 
@@ -241,7 +242,14 @@ def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...]
         for level, option in zip(model.levels, chosen, strict=True)
     )
     stem = StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits)
-    return Genotype(timesteps=timesteps, stem=stem, edges=edges, cells=cells, classifier_bits=model.io_bits)
+    return Genotype(
+        timesteps=timesteps,
+        stem=stem,
+        edges=edges,
+        cells=cells,
+        classifier_bits=model.io_bits,
+        arithmetic=model.arithmetic,
+    )
 
 
 def _cell_options(

@@ -51,6 +51,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
             for level in model.levels
         ),
         classifier_bits=model.io_bits,
+        arithmetic=model.arithmetic,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):

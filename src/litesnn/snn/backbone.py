@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.genotype import Genotype
+from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source
-from litesnn.snn.compconv import CompConv, Compression, Connection, Folded, FoldedGroup, fold, to_float16
+from litesnn.snn.compconv import CompConv, Compression, Connection, fold
 from litesnn.snn.cost import Meter, conv_output, synops
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
@@ -27,6 +28,8 @@ INITIAL_GAIN = 3.0
 
 INPUT_SCALE = 1 / 32
 """What one unit of the int8 input is worth in units of the normalised image."""
+
+_LARGEST_INPUT = 127
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,20 @@ class Backbone(nn.Module):
     def __init__(self, genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         self.genotype, self.shape = genotype, shape
+        self.arithmetic = ARITHMETICS[genotype.arithmetic]
         stem = genotype.stem
         self.stem = Connection(shape[0], stem.channels, kernel=3, stride=stem.stride)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:
-            cell = Cell(older, newer, level=gene.level, width=gene.width, edges=genotype.edges)
+            cell = Cell(
+                older,
+                newer,
+                level=gene.level,
+                width=gene.width,
+                edges=genotype.edges,
+                arithmetic=self.arithmetic,
+            )
             self.cells.append(cell)
             older, newer = newer, cell.output
         self.classifier = CompConv(newer.channels, classes, kernel=1)
@@ -93,7 +104,13 @@ class Backbone(nn.Module):
 
     def folded_stem(self) -> FoldedGroup:
         """The deployed form of the stem."""
-        return fold([self.stem], self.stem_compression(), input_scale=INPUT_SCALE)
+        return fold(
+            [self.stem],
+            self.stem_compression(),
+            self.arithmetic,
+            input_scale=INPUT_SCALE,
+            largest_input=_LARGEST_INPUT,
+        )
 
     @torch.no_grad()
     def folded_classifier(self) -> FoldedGroup:
@@ -101,8 +118,11 @@ class Backbone(nn.Module):
         weight, bits = self.classifier.weight, self.genotype.classifier_bits
         codes = weight_codes(weight, bits) * self.classifier.masks(self.classifier_compression())[0]
         height, width = self.map_size(self.genotype.cells[-1].level)
-        scale = to_float16(self.classifier_gain.double() * step_size(weight, bits).double() / 2 / (height * width))
-        return FoldedGroup((Folded(codes.flatten(1), scale.expand(len(codes))),), to_float16(self.classifier_bias))
+        scale = self.classifier_gain.double() * step_size(weight, bits).double() / 2 / (height * width)
+        timesteps = self.genotype.timesteps
+        largest = codes.double().abs().sum(dim=(1, 2, 3)) * (height * width * timesteps)
+        exact = Exact(codes.flatten(1), scale.expand(len(codes)), largest)
+        return self.arithmetic.fold_readout(exact, self.classifier_bias.double(), timesteps)
 
     def run(
         self,
@@ -126,11 +146,13 @@ class Backbone(nn.Module):
         """
         if integer:
             stem = self.folded_stem()
-            current = self.stem.integrate(x, stem.connections[0]) + stem.bias[:, None, None]
+            (part,) = stem.connections
+            current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
+            spikes = self.arithmetic.fire(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
         else:
             compression = self.stem_compression()
             current = self.stem(x * INPUT_SCALE, compression, self.stem.masks(compression))
-        spikes = lif(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
+            spikes = lif(current.expand(timesteps, *current.shape), leak=self.arithmetic.leak)
         if record is not None:
             record["stem"] = spikes
         if meter is not None:
@@ -151,15 +173,15 @@ class Backbone(nn.Module):
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:
         """Spikes [T, B, C, H, W] → y_t for every t [T, B, K]."""
-        elapsed = torch.arange(1, len(spikes) + 1, device=spikes.device, dtype=spikes.dtype)[:, None, None]
         if integer:
             folded = self.folded_classifier()
             (part,) = folded.connections
             assert part.codes is not None
             # Counts times codes may pass 2²⁴, where float32 stops holding every integer: float64 is exact here.
             counts = spikes.sum(dim=(3, 4), dtype=torch.float64)  # [T, B, C]
-            total = (counts @ part.codes.double().T).round_().cumsum(0).float()  # [T, B, K]
-            return part.scale * total / elapsed + folded.bias
+            totals = (counts @ part.codes.double().T).round_().cumsum(0)  # [T, B, K]
+            return self.arithmetic.logits(totals, folded)
+        elapsed = torch.arange(1, len(spikes) + 1, device=spikes.device, dtype=spikes.dtype)[:, None, None]
         rates = spikes.mean(dim=(3, 4))  # [T, B, C]
         compression = self.classifier_compression()
         weight = self.classifier.effective_weight(compression, self.classifier.masks(compression)).flatten(1)

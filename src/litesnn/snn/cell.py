@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.genotype import OPS, Edge
-from litesnn.snn.compconv import Compression, Connection, FoldedGroup, fold
+from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
+from litesnn.snn.compconv import Compression, Connection, fold
 from litesnn.snn.cost import Meter
 from litesnn.snn.neuron import lif
 
@@ -61,10 +62,14 @@ class Cell(nn.Module):
         level: resolution level of this cell; reading a lower level takes a stride of 2 per level.
         width: channels per node.
         edges: the edges, in the order in which a node sums their currents.
+        arithmetic: the deployed arithmetic; training takes its leak.
     """
 
-    def __init__(self, older: Source, newer: Source, *, level: int, width: int, edges: Sequence[Edge]) -> None:
+    def __init__(
+        self, older: Source, newer: Source, *, level: int, width: int, edges: Sequence[Edge], arithmetic: Arithmetic
+    ) -> None:
         super().__init__()
+        self.arithmetic = arithmetic
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -92,7 +97,7 @@ class Cell(nn.Module):
 
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
-        return fold([self.connection(edge) for edge in self.edges_into(node)], compression)
+        return fold([self.connection(edge) for edge in self.edges_into(node)], compression, self.arithmetic)
 
     def forward(
         self,
@@ -124,10 +129,12 @@ class Cell(nn.Module):
             for position, edge in enumerate(edges):
                 key, connection = edge_key(edge), self.connection(edge)
                 spikes = states[edge.source].flatten(0, 1)  # [T·B, I, H, W]: one call for all timesteps
-                masks = connection.masks(mix.compression)
                 if folded is not None:
-                    part = connection.integrate(spikes, folded.connections[position])
+                    finished = folded.connections[position]
+                    masks = [] if finished.codes is None else [(finished.codes != 0).to(spikes.dtype)]
+                    part = self.arithmetic.current(connection.accumulate(spikes, finished), finished)
                 else:
+                    masks = connection.masks(mix.compression)
                     part = connection(spikes, mix.compression, masks)
                 if mix.edge_weights is not None:
                     part = part * mix.edge_weights[key]
@@ -138,10 +145,12 @@ class Cell(nn.Module):
                     meter.add(f"{name} {key}", used * share, bit_used * share)
             assert current is not None
             if folded is not None:
-                current = current + folded.bias[:, None, None]
+                current = current + folded.offset[:, None, None]
             if mix.channel_weights is not None:
                 current = current * mix.channel_weights[:, None, None]
-            states.append(lif(current.view(steps, batch, *current.shape[1:])))  # [T, B, C, H', W']
+            currents = current.view(steps, batch, *current.shape[1:])  # [T, B, C, H', W']
+            fired = lif(currents, leak=self.arithmetic.leak) if folded is None else self.arithmetic.fire(currents)
+            states.append(fired)
             if record is not None:
                 record[f"{name} node {node}"] = states[-1]
             if meter is not None:

@@ -19,12 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.cost import fan_out, synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
 from litesnn.snn.quantize import quantize, step_size, weight_codes
 
-__all__ = ["CompConv", "Compression", "Connection", "Folded", "FoldedGroup", "fold", "to_float16"]
+__all__ = ["CompConv", "Compression", "Connection", "fold"]
+
+# Sums of integers below this are exact in float32 in any order.
+_EXACT_IN_FLOAT32 = 2**24
+_LARGEST_CODE, _LARGEST_INPUT = 15, 127
 
 
 @dataclass(frozen=True)
@@ -87,22 +92,6 @@ def _mix(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([weight * tensor for weight, tensor in zip(weights, tensors, strict=True)]).sum(0)
 
 
-@dataclass(frozen=True)
-class Folded:
-    """A finished connection as integers: ``codes`` [O, I, k, k] (odd, 0 where pruned; ``None`` for an identity)."""
-
-    codes: Tensor | None
-    scale: Tensor  # [O] float32, float16-representable
-
-
-@dataclass(frozen=True)
-class FoldedGroup:
-    """All connections of one population: current = Σ_e scale_e · acc_e + bias, in this order."""
-
-    connections: tuple[Folded, ...]
-    bias: Tensor  # [O] float32, float16-representable
-
-
 class Connection(nn.Module):
     """A CompConv (or, for an identity, nothing) followed by batch normalisation: spikes in, currents out.
 
@@ -143,15 +132,18 @@ class Connection(nn.Module):
         currents: Tensor = self.norm(x)
         return currents
 
-    def integrate(self, x: Tensor, folded: Folded) -> Tensor:
-        """The deployed arithmetic of one connection: scale · Σ code·x, [N, I, H, W] → [N, O, H', W'].
+    def accumulate(self, x: Tensor, folded: Folded) -> Tensor:
+        """The integer accumulators Σ code·x of a finished connection, as floats: [N, I, H, W] → [N, O, H', W'].
 
-        Sums of integers below 2²⁴ are exact in float32 in any order; the rounding guards against convolution
-        algorithms that leave the integers on the way.
+        In float32, or in float64 for layers so wide that float32 might not hold every integer on the way; the rounding
+        guards against convolution algorithms that leave the integers.
         """
         if self.conv is None or folded.codes is None:
-            return x * folded.scale[:, None, None]
-        return self.conv.convolve(x, folded.codes).round_() * folded.scale[:, None, None]
+            return x
+        codes = folded.codes
+        if codes[0].numel() * _LARGEST_CODE * _LARGEST_INPUT >= _EXACT_IN_FLOAT32:
+            x, codes = x.double(), codes.double()
+        return self.conv.convolve(x, codes).round_()
 
     def measure(
         self,
@@ -183,25 +175,27 @@ class Connection(nn.Module):
         return shares @ used_by_keep, bit_shares @ used_by_keep
 
 
-def to_float16(values: Tensor) -> Tensor:
-    """Round to float16 and back: stored scales and biases take two bytes, and every implementation sees the same."""
-    return values.to(torch.float16).to(torch.float32)
-
-
 @torch.no_grad()
-def fold(connections: Sequence[Connection], compression: Compression, *, input_scale: float = 1.0) -> FoldedGroup:
+def fold(
+    connections: Sequence[Connection],
+    compression: Compression,
+    arithmetic: Arithmetic,
+    *,
+    input_scale: float = 1.0,
+    largest_input: int = 1,
+) -> FoldedGroup:
     """Batch norm, quantization step and input scale of a population's connections as scales and one bias.
 
     Args:
         connections: the connections in their order of summation.
         compression: a finished choice, not a mixture.
+        arithmetic: rounds them.
         input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
+        largest_input: the largest magnitude of an input (1 for spikes, 127 for the analog input).
     """
     bits, _ = compression.choice()
-    folded, bias = (
-        [],
-        torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device),
-    )
+    exact = []
+    bias = torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
     for connection in connections:
         norm = connection.norm
         assert norm.running_mean is not None
@@ -209,10 +203,11 @@ def fold(connections: Sequence[Connection], compression: Compression, *, input_s
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         bias += norm.bias.double() - gain * norm.running_mean.double()
         if connection.conv is None:
-            folded.append(Folded(None, to_float16(gain * input_scale)))
+            exact.append(Exact(None, gain * input_scale, torch.full_like(gain, largest_input)))
             continue
         weight = connection.conv.weight
         codes = weight_codes(weight, bits) * connection.conv.masks(compression)[0]
         step = step_size(weight, bits).double() / 2
-        folded.append(Folded(codes, to_float16(gain * step * input_scale)))
-    return FoldedGroup(tuple(folded), to_float16(bias))
+        largest = largest_input * codes.double().abs().sum(dim=(1, 2, 3))
+        exact.append(Exact(codes, gain * step * input_scale, largest))
+    return arithmetic.fold(exact, bias)

@@ -19,7 +19,7 @@ from litesnn.genotype import Genotype
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression
-from litesnn.snn.cost import Meter, layer_bytes
+from litesnn.snn.cost import Meter
 from litesnn.snn.prune import kept_count
 
 __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
@@ -51,7 +51,6 @@ class LayerInfo:
     keep: float
     weights: int
     kept: int
-    max_bytes: int
 
 
 def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -151,7 +150,6 @@ def _layer(
     keep: float,
 ) -> LayerInfo:
     if conv is None:
-        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0, max_bytes=0)
+        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0)
     weights = conv.weight.numel()
-    size = layer_bytes(weights, len(conv.weight), keep, bits)
-    return LayerInfo(name, kind, cell, bits, keep, weights, kept_count(weights, keep), size)
+    return LayerInfo(name, kind, cell, bits, keep, weights, kept_count(weights, keep))

@@ -6,6 +6,8 @@ family, Li et al., NeurIPS 2021):
     u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t,    s_t = 1 if u_t > threshold else 0,    u_0 = s_0 = 0
     ds/du = b / (2·tanh(b/2)) · (1 − tanh²(b·(u − threshold)))  for 0 < u < 1, else 0
 
+The same neuron in integers, for the fixed-point arithmetic, leaks by a shift: u_{t−1} >> 2, rounded down.
+
 Shapes: T timesteps first, anything behind it.
 """
 
@@ -18,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["LEAK", "SHARPNESS", "THRESHOLD", "lif", "surrogate_slope"]
+__all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "lif", "lif_integer", "surrogate_slope"]
 
 LEAK = 0.2
+LEAK_SHIFT = 2
 THRESHOLD = 0.5
 SHARPNESS = 3.0
 
@@ -44,6 +47,23 @@ def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD) ->
         Spikes [T, ...] of the same type. The gradient goes through the reset as well as through the leak.
     """
     spikes: Tensor = _Lif.apply(current, leak, threshold)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+def lif_integer(current: Tensor, *, threshold: int) -> Tensor:
+    """Spikes (0. or 1., float32) of hard-reset LIF neurons in fixed point; no gradient.
+
+    Args:
+        current: input currents [T, ...], int32. The membranes must fit int32 too: currents up to 2^30 see to it.
+        threshold: a neuron fires when its membrane is strictly above it.
+    """
+    spikes = torch.empty(current.shape, dtype=torch.float32, device=current.device)
+    membrane = torch.zeros_like(current[0])
+    for t, x in enumerate(current):
+        membrane = (membrane >> LEAK_SHIFT) + x
+        fired = membrane > threshold
+        spikes[t] = fired
+        membrane.masked_fill_(fired, 0)  # what a reset neuron leaks is zero
     return spikes
 
 

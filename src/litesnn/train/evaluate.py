@@ -32,9 +32,12 @@ from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
 from litesnn.snn.network import Network
 from litesnn.version import __version__
 
-__all__ = ["Measured", "evaluate", "measure"]
+__all__ = ["Measured", "evaluate", "measure", "silence"]
 
 _BATCH = 256
+
+SILENT_RATE = 1e-3
+"""Spikes per neuron and timestep below which a population is called silent."""
 
 
 def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
@@ -63,6 +66,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         },
         "recipe": recipe.name,
         "mode": recipe.search.mode,
+        "arithmetic": network.genotype.arithmetic,
         "seed": recipe.seed,
         "command": "litesnn design --recipe recipe.toml --run AGAIN",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
@@ -72,6 +76,10 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     metrics["energy"] = _energy(metrics["layers"], metrics["stem_macs"], network)
     metrics["budgets"] = _compare(metrics, recipe.budget)
     metrics["budgets_kept"] = all(row["kept"] for row in metrics["budgets"])
+    note = silence(measured.rates, "test", recipe.budget)
+    metrics["notes"] = [] if note is None else [note]
+    if note is not None:
+        session.console.print(f"[yellow]{note}[/]")
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
     return run.output("evaluate")
 
@@ -80,7 +88,6 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
 class Measured:
     """What a pass over a split gives. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
 
-    samples: int
     loss: float
     accuracy_at: list[float]  # accuracy of y_t for t = 1…T
     confusion: list[list[int]]  # rows: true class, columns: predicted class
@@ -126,7 +133,6 @@ def measure(network: Network, rows: Samples) -> Measured:
         for name, rate in meter.rates.items():
             rates[name] += float(rate.double().mean()) * share
     return Measured(
-        samples=count,
         loss=loss,
         accuracy_at=[int(value) / count for value in correct],
         confusion=confusion.view(classes, classes).tolist(),
@@ -134,6 +140,18 @@ def measure(network: Network, rows: Samples) -> Measured:
         bit_synops=dict(bit_synops),
         rates=dict(rates),
     )
+
+
+def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | None:
+    """A warning that names the populations that (nearly) never fire on a split; ``None`` if all do.
+
+    ``rates``: mean firing rate by population. A silent population tells the next ones nothing about the input.
+    """
+    silent = [f"{name} ({rate:.2%})" for name, rate in rates.items() if rate < SILENT_RATE]
+    if not silent:
+        return None
+    why = "" if budget.bit_synops is None else f"; the limit of {budget.bit_synops:.3g} Bit-SynOps may be too tight"
+    return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
 def _sizes(network: Network, measured: Measured) -> dict[str, Any]:

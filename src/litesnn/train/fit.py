@@ -26,10 +26,11 @@ from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
-from litesnn.networks import build_network, save_network
+from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network
+from litesnn.train.evaluate import measure, silence
 
 __all__ = ["AuxiliaryHead", "auxiliary_cell", "fit", "validate"]
 
@@ -186,6 +187,9 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
             memory["deployed_ratio"] = training.deployed_ratio
             save_state(checkpoint, "train state", trainee, training.optimizers, memory)
     log.close()
+    note = silence(measure(load_network(best_path).to(session.device), validation).rates, "validation", recipe.budget)
+    if note is not None:
+        session.console.print(f"[yellow]{note}[/]")
     best_path.replace(run.output("train"))
     checkpoint.unlink()
     return run.output("train")

@@ -1,0 +1,108 @@
+/* What a kernel does: the inner loops of the engine, one implementation for each instruction set.
+ *
+ * Every kernel is made from kernel.inc, whose plain C is the written meaning; an instruction set brings its vectors and
+ * the full adder. Spikes are bits, least significant first: a plane holds one channel, image after image, each image
+ * filled up to whole bytes, timesteps outermost. A tile is 64 bytes of a plane: 512 neurons.
+ */
+#ifndef LSNN_KERNEL_H
+#define LSNN_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "loader.h"
+
+#define LSNN_TILE 64          /* bytes */
+#define LSNN_TILE_WORDS 8     /* 64-bit words */
+#define LSNN_MAX_PLANES 24    /* bit planes of a bit-sliced sum; its float32 is exact */
+#define LSNN_TILES_AT_ONCE 2  /* tiles that `add` may be given together */
+
+/* The weights of a bundle for the bit-sliced kernel. For each segment of inputs and each output channel: lists of
+ * planes to add, by level of magnitude from the highest (2^bits - 1) to 1; within a level first those of positive
+ * weights, then those of negative ones, filled up to blocks of eight with the segment's plane of zeros. Every plane
+ * after the positive ones is added complemented, which makes the sum too large by the constant in `excess`. */
+typedef struct {
+    int32_t channels, segments, levels;
+    int32_t planes;          /* of the widest sum */
+    int32_t segment_inputs;  /* planes of a segment, without the plane of zeros after them */
+    const uint16_t *entries; /* offset of a plane from its segment's start, in 64-bit words */
+    const uint32_t *first;   /* [segments][channels]: where the lists begin, in entries */
+    const uint16_t *counts;  /* [segments][channels][levels][2]: positive weights, blocks */
+    const uint32_t *bound;   /* [segments][channels]: the largest sum after this segment */
+    const uint8_t *used;     /* [channels]: planes of the sum */
+    const int32_t *excess;   /* [channels] */
+    uint64_t blocks;         /* of all lists */
+} lsnn_bit_table;
+
+/* Writes, for channels first..last-1 and `tiles` tiles, the planes of the sums: plane k of channel c of tile i goes to
+ * out + (c * table->planes + k) * plane_bytes + i * 64. Tile i of the inputs is at inputs + i * tile_words. */
+typedef void lsnn_add(const lsnn_bit_table *table, int32_t first, int32_t last, const uint64_t *inputs,
+                      size_t tile_words, int32_t tiles, uint8_t *out, size_t plane_bytes);
+
+/* Copies of spike planes, shifted so that the neuron of an output sees the input that a tap of its kernel sees. */
+typedef struct {
+    const uint8_t *const *channels; /* [inputs] planes */
+    int32_t inputs, taps;
+    const int64_t *tap_bits;  /* [taps] how far a tap looks ahead, in bits from the plane's start */
+    const uint8_t *mask;      /* [taps][mask_bytes]: ones where the tap is inside the image */
+    size_t mask_bytes;
+    int32_t segment_inputs;
+    size_t segment_words;     /* from one segment's start to the next */
+} lsnn_shift_job;
+
+/* Fills one tile for input channels first..last-1: plane (channel * taps + tap). `at` is the tile's first byte. */
+typedef void lsnn_shift(const lsnn_shift_job *job, int32_t first, int32_t last, size_t at, uint64_t *tile);
+
+/* Sums a row of int8 weights for every event. rows: [inputs][stride]; sums: [stride], overwritten. */
+typedef void lsnn_gather(const int8_t *rows, size_t stride, const uint32_t *events, size_t count, int32_t *sums);
+
+/* One bundle's share of the input current of a population. */
+typedef struct {
+    const uint8_t *const *planes; /* [channels]: the first plane of the sum; NULL: take `sums` */
+    size_t plane_bytes;           /* from one plane of a sum to the next */
+    const uint8_t *used;          /* [channels] */
+    const int32_t *excess;        /* [channels] */
+    const int32_t *sums;          /* [channels][steps or 1][bytes * 8] */
+    int32_t sums_constant;        /* `sums` has one step, the same for all */
+    const lsnn_number *scale;     /* [channels] */
+    int32_t shift;                /* fixed arithmetic only */
+} lsnn_current;
+
+typedef struct {
+    int32_t timesteps, channels, current_count, fraction;
+    size_t bytes; /* of one timestep of a plane */
+    const lsnn_current *currents;
+    const lsnn_number *bias;
+    lsnn_number leak, threshold;
+    uint8_t *spikes; /* [channels] planes */
+    size_t spike_bytes; /* from one channel's plane to the next */
+} lsnn_fire_job;
+
+/* Sums currents and fires neurons. A chunk is 64 bytes of the planes of one timestep, all channels after another. */
+typedef void lsnn_fire(const lsnn_fire_job *job, size_t first_chunk, size_t last_chunk);
+
+/* sums[i] += weight * input[i] */
+typedef void lsnn_accumulate(int32_t *sums, const int8_t *input, int32_t weight, size_t count);
+
+typedef struct {
+    const char *name;
+    int32_t vector_bytes;
+    lsnn_add *add;
+    lsnn_shift *shift;
+    lsnn_gather *gather;
+    lsnn_fire *fire;
+    lsnn_accumulate *accumulate;
+    uint64_t (*full_adders)(uint64_t rounds); /* eight of a vector in a round, on registers only */
+} lsnn_kernel_ops;
+
+extern const lsnn_kernel_ops lsnn_kernel_portable, lsnn_kernel_avx2, lsnn_kernel_avx512, lsnn_kernel_neon;
+
+/* dispatch.c: the n-th kernel that this CPU can run, fastest first; NULL after the last. */
+const lsnn_kernel_ops *lsnn_kernel_at(int32_t n);
+
+static inline size_t lsnn_chunks(int32_t channels, size_t bytes)
+{
+    return ((size_t)channels * bytes + LSNN_TILE - 1) / LSNN_TILE;
+}
+
+#endif

@@ -1,0 +1,26 @@
+/* The plain C kernel: 64-bit words, which compilers turn into whatever vectors the target has. */
+#include <stdint.h>
+#include <string.h>
+
+#define NAME(x) portable_##x
+
+typedef uint64_t vec;
+
+static inline vec vec_load(const void *from)
+{
+    vec v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+static inline void vec_store(void *to, vec v) { memcpy(to, &v, sizeof v); }
+static inline vec vec_zero(void) { return 0; }
+static inline vec vec_and(vec a, vec b) { return a & b; }
+static inline vec vec_xor(vec a, vec b) { return a ^ b; }
+static inline vec vec_not(vec a) { return ~a; }
+static inline vec vec_sum(vec a, vec b, vec c) { return a ^ b ^ c; }
+static inline vec vec_carry(vec a, vec b, vec c) { return (a & (b ^ c)) | (b & c); }
+static inline vec vec_carry_not(vec a, vec b, vec c) { return (a & (b ^ c)) | ~(b | c); }
+
+#include "kernel.inc"
+
+const lsnn_kernel_ops lsnn_kernel_portable = KERNEL_OPS("portable");

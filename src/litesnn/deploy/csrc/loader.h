@@ -1,0 +1,60 @@
+/* The model that an engine image describes, checked.
+ *
+ * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
+ *
+ *   magic "LSNN", version 1, bytes of the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels,
+ *   1 float numbers), classes K, populations P, fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
+ *   mean f32 [C], std f32 [C],
+ *   P times: channels, bundles, rate f32 (negative: not measured), bias [channels],
+ *     bundles times: kernel (0: identity), stride, bits, shift, sources, source i32 [sources] (-1: the input),
+ *       scale [channels], codes int8 [channels, inputs, kernel, kernel],
+ *   readout: bits, shift, fraction, sources, source i32 [sources], scale [K], bias [K], codes int8 [K, inputs]
+ *
+ * Scales and biases are f32, or i32 in fixed arithmetic. What the numbers mean: litesnn.deploy.reference.
+ */
+#ifndef LSNN_LOADER_H
+#define LSNN_LOADER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LSNN_IMAGE (-1) /* the source that is the input */
+
+typedef union { /* float or fixed arithmetic */
+    float real;
+    int32_t fixed;
+} lsnn_number;
+
+typedef struct {
+    int32_t kernel, stride, bits, shift;
+    int32_t source_count, inputs; /* inputs: channels of all sources together */
+    int32_t *sources;
+    lsnn_number *scale; /* [channels] */
+    int8_t *codes;      /* [channels, inputs, kernel, kernel]; NULL for an identity */
+} lsnn_synapses;
+
+typedef struct {
+    int32_t channels, height, width, bundle_count;
+    float rate;
+    lsnn_number *bias; /* [channels] */
+    lsnn_synapses *bundles;
+} lsnn_population;
+
+typedef struct {
+    int32_t timesteps, channels, height, width, kind, classes, population_count, fraction;
+    lsnn_number leak, threshold;
+    float *mean, *std;
+    lsnn_population *populations;
+    lsnn_synapses readout; /* kernel 1, codes [classes, inputs] */
+    lsnn_number *readout_bias;
+    int32_t readout_fraction;
+} lsnn_model;
+
+/* Returns an lsnn_status; on failure the model is empty and the message says what is wrong. */
+int lsnn_model_load(lsnn_model *model, const void *image, size_t size, char *message, size_t message_size);
+void lsnn_model_free(lsnn_model *model);
+
+/* The output size of a map of `size` under a stride: the same formula for height and width. */
+static inline int32_t lsnn_strided(int32_t size, int32_t stride) { return (size + stride - 1) / stride; }
+
+#endif

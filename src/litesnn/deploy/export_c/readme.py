@@ -1,0 +1,127 @@
+"""The README of a firmware folder: how to build it, what it takes, and where the memory goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from litesnn.deploy.export_c.layout import Layout
+from litesnn.deploy.targets import Measurement
+
+__all__ = ["memory_lines", "readme", "target_lines"]
+
+
+def readme(layout: Layout, measurements: Sequence[Measurement], *, name: str) -> str:
+    """The whole text, Markdown."""
+    model = layout.model
+    channels, height, width = model.input.shape
+    if model.input.kind == "image":
+        given = "uint8 pixels"
+    elif model.fraction is None:
+        given = "floats"
+    else:
+        given = "int8 steps `clip(round(32·(x − mean)/std), −127, 127)`"
+    if model.fraction is None:
+        arithmetic = "float32, one rounding per operation"
+        logits = "`logits[t * SNN_CLASSES + k]` is the float logit after timestep t + 1."
+    else:
+        arithmetic = f"int32 fixed point with {model.fraction} fractional bits, no float anywhere"
+        logits = (
+            f"`logits[t * SNN_CLASSES + k]` is an int32: divided by (t + 1)·2^{model.readout.fraction} it is the logit "
+            "after timestep t + 1."
+        )
+    measured = (
+        "\n".join(target_lines(measurements)) if measurements else "Nothing was measured: no `--target` was given."
+    )
+    return f"""# Firmware of {name}
+
+Written by `litesnn export c`: C99, no heap, no library but what the compiler itself calls. Arithmetic: {arithmetic}.
+
+```c
+#include "snn.h"
+
+static snn_input input[SNN_INPUTS];                  /* {given}, [{channels}, {height}, {width}] */
+static snn_logit logits[SNN_TIMESTEPS * SNN_CLASSES];
+
+if (snn_run(input, logits)) {{ int class = snn_class(logits); }}
+```
+
+{logits}
+Compile `snn*.c` and `model.c` with `-std=c99 -ffp-contract=off`; never with `-ffast-math`. `make` builds and runs the
+self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under qemu. The
+self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference, bit for bit.
+
+## Measured
+
+{measured}
+
+Flash and RAM are those of the smallest complete program as linked (`app.c`: vectors, start-up, runtime, C library,
+model, one input and its logits); in brackets with the self-test, its golden data and its output instead. RAM is without
+the stack, whose high-water mark was read from painted memory while the self-test classified. Instructions are the mean
+of one inference over the golden inputs, counted by qemu (`-icount shift=0`) as the difference between three inferences
+and one.
+
+## Memory plan
+
+{chr(10).join(memory_lines(layout))}
+
+## Kernels
+
+| bundle | sources | kernel | estimated instructions |
+|---|---|---|---|
+{chr(10).join(_kernel_rows(layout))}
+"""
+
+
+def target_lines(measurements: Sequence[Measurement]) -> list[str]:
+    """The table of what was measured."""
+    lines = [
+        "| target | flash, B | static RAM, B | stack, B | instructions per inference | compiler, flags | golden |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in measurements:
+        flash = _with(row.flash_bytes, row.selftest_flash_bytes)
+        ram = _with(row.ram_bytes, row.selftest_ram_bytes)
+        lines.append(
+            f"| {row.target}: {row.conditions} | {flash} | {ram} | {_number(row.stack_bytes)} | "
+            f"{_number(row.instructions)} | {row.compiler}, {row.optimise} | {row.inputs} of {row.inputs} equal |"
+        )
+    return lines
+
+
+def memory_lines(layout: Layout) -> list[str]:
+    """Where the static RAM of the runtime goes: its arrays, then the buffers that share the arena."""
+    ram = layout.ram()
+    lines = ["| static array | bytes |", "|---|---|"]
+    lines += [f"| {name} | {size:,} |" for name, size in ram.items()]
+    lines.append(f"| **together** | **{sum(ram.values()):,}** |")
+    plan = layout.memory
+    lines += [
+        "",
+        f"The arena: {len(plan.buffers)} buffers of {4 * sum(b.size for b in plan.buffers):,} bytes share "
+        f"{4 * plan.words:,}; the most that live at once are {4 * plan.peak:,}. Step i runs population i; the readout "
+        f"is step {len(layout.populations)}.",
+        "",
+        "| buffer | from byte | bytes | written at step | read until step |",
+        "|---|---|---|---|---|",
+    ]
+    for buffer, offset in zip(plan.buffers, plan.offsets, strict=True):
+        lines.append(f"| {buffer.name} | {4 * offset:,} | {4 * buffer.size:,} | {buffer.first} | {buffer.last} |")
+    return lines
+
+
+def _kernel_rows(layout: Layout) -> list[str]:
+    rows = []
+    for index, bundles in enumerate(layout.populations):
+        for number, bundle in enumerate(bundles):
+            sources = ", ".join("image" if source < 0 else str(source) for source in bundle.synapses.sources)
+            costs = ", ".join(f"{name} {cost:,.0f}" for name, cost in sorted(bundle.costs.items())) or "–"
+            rows.append(f"| population {index}, synapses {number} | {sources} | {bundle.kernel} | {costs} |")
+    return rows
+
+
+def _with(value: int | None, whole: int | None) -> str:
+    return "–" if value is None else f"{value:,} ({whole:,})"
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,376 @@
+"""The C export: what the C computes, what the plans promise, what is refused, and what a folder holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from fake_run import write_fake_run
+from firmware import STRICT, Firmware
+from litesnn.cli import app
+from litesnn.deploy.export_c import folder as export_folder
+from litesnn.deploy.export_c.command import export, random_inputs
+from litesnn.deploy.export_c.folder import RUNTIME, export_c
+from litesnn.deploy.export_c.layout import lay_out
+from litesnn.deploy.export_c.memory import Buffer, plan
+from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, write
+from litesnn.deploy.reference import Reference
+from litesnn.deploy.targets import TARGETS, missing_tools, run_target
+from litesnn.errors import InputError, LitesnnError
+from litesnn.report.page import write_report
+from packed_models import cell_model, halves, random_codes, random_input, random_model
+
+KERNELS: tuple[Literal["events", "sliced"], ...] = ("events", "sliced")
+SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
+
+
+def assert_equal(model: PackedModel, firmware: Firmware, x: NDArray[np.generic]) -> None:
+    """Logits, with the signs of zeros, and the spikes of every population."""
+    given, expected = firmware.run(x), Reference(model).run(x, record=True)
+    assert given.spikes is not None
+    assert expected.spikes is not None
+    for ours, theirs in zip(given.spikes, expected.spikes, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    if model.fraction is None:
+        np.testing.assert_array_equal(given.logits.view(np.uint32), expected.logits.view(np.uint32))
+    else:
+        assert expected.integers is not None
+        np.testing.assert_array_equal(given.integers, expected.integers)
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_networks(tmp_path: Path, seed: int, arithmetic: Literal["float", "fixed"]) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, arithmetic=arithmetic, populations=5 - 2 * seed)
+    x = random_input(rng, model.input, 2)
+    for kernel in KERNELS:
+        assert_equal(model, Firmware(model, tmp_path / kernel, kernel=kernel, flags=SANITIZED), x)
+
+
+def layer_model(rng: np.random.Generator, size: tuple[int, int], timesteps: int, synapses: Synapses) -> PackedModel:
+    """A stem of as many channels as ``synapses`` read, of which about a third spike, and a population behind it."""
+    c_in = synapses.codes.shape[1]
+    stem = Synapses((IMAGE,), 1, 1, 1, random_codes(rng, (c_in, 1, 1, 1), 1, 1.0), halves(rng, c_in, 1 / 32))
+    populations = (
+        Population((stem,), halves(rng, c_in, -0.1), 0.3),
+        Population((synapses,), halves(rng, len(synapses.codes), 0.1), 0.3),
+    )
+    readout = Readout(
+        (1,), 4, random_codes(rng, (3, len(synapses.codes)), 4, 1.0), halves(rng, 3, 0.01), halves(rng, 3, 1.0)
+    )
+    return PackedModel(
+        InputSpec((1, *size), "array", (0.0,), (1.0,)), timesteps, 0.2, 0.5, ("a", "b", "c"), populations, readout
+    )
+
+
+# Sizes around the word edge and below it, every kernel size, strides that do not divide, all bits, all codings.
+EDGES = [
+    # C_in, C_out, H, W, kernel, stride, bits, keep, T
+    (1, 1, 1, 1, 1, 1, 1, 1.0, 1),
+    (3, 2, 1, 31, 3, 1, 4, 1.0, 1),
+    (3, 2, 2, 32, 3, 2, 3, 0.5, 2),
+    (5, 2, 3, 33, 5, 1, 2, 0.05, 3),
+    (9, 3, 7, 5, 5, 3, 4, 0.7, 6),
+    (33, 2, 4, 4, 3, 1, 4, 1.0, 7),
+    (4, 3, 5, 7, 1, 2, 3, 1.0, 5),
+    (2, 3, 6, 6, 7, 4, 2, 0.9, 2),
+]
+
+
+@pytest.mark.parametrize("row", EDGES, ids=lambda row: "-".join(map(str, row)))
+def test_edge_sizes(tmp_path: Path, row: tuple[int, int, int, int, int, int, int, float, int]) -> None:
+    c_in, c_out, height, width, kernel, stride, bits, keep, timesteps = row
+    rng = np.random.default_rng(sum(row[:7]))
+    codes = random_codes(rng, (c_out, c_in, kernel, kernel), bits, keep)
+    conv = Synapses((0,), kernel, stride, bits, codes, halves(rng, c_out, 1 / (2**bits * c_in)))
+    model = layer_model(rng, (height, width), timesteps, conv)
+    x = random_input(rng, model.input, 2)
+    for name in KERNELS:
+        assert_equal(model, Firmware(model, tmp_path / name, kernel=name, flags=SANITIZED), x)
+
+
+@pytest.mark.parametrize(("c_in", "sign"), [(2184, -1), (2185, 1)])
+def test_accumulators_at_their_extremes(tmp_path: Path, c_in: int, sign: int) -> None:
+    """2184 weights of ±15 make a sum of ±32760, one more makes ±32775: the first fits int16, the second does not."""
+    rng = np.random.default_rng(0)
+    conv = Synapses((0,), 1, 1, 4, np.full((1, c_in, 1, 1), 15 * sign, np.int8), halves(rng, 1, 2.0**-15))
+    model = layer_model(rng, (1, 3), 2, conv)
+    stem = model.populations[0]
+    awake = replace(stem, bias=np.ones_like(stem.bias), synapses=(replace(stem.synapses[0], scale=0 * stem.bias),))
+    model = replace(model, populations=(awake, model.populations[1]))
+    for name in KERNELS:
+        firmware = Firmware(model, tmp_path / name, kernel=name, flags=SANITIZED)
+        assert firmware.layout.sum_bits == (16 if c_in == 2184 else 32)
+        assert_equal(model, firmware, np.zeros((1, 1, 1, 3), np.float32))
+
+
+def test_cheaper_kernel_is_chosen_by_firing_rate() -> None:
+    rng = np.random.default_rng(1)
+    conv = Synapses((0,), 3, 1, 4, random_codes(rng, (8, 16, 3, 3), 4, 0.5), halves(rng, 8, 0.01))
+    model = layer_model(rng, (16, 16), 4, conv)
+    for rate, chosen in ((0.001, "events"), (0.4, "sliced")):
+        stem = replace(model.populations[0], rate=rate)
+        layout = lay_out(replace(model, populations=(stem, model.populations[1])))
+        bundle = layout.populations[1][0]
+        assert bundle.kernel == chosen
+        assert min(bundle.costs, key=lambda name: bundle.costs[name]) == chosen
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 8), st.integers(0, 4)), min_size=1, max_size=12))
+def test_memory_plan_never_overlaps_what_lives_together(rows: list[tuple[int, int, int]]) -> None:
+    buffers = [Buffer(str(i), size, first, first + life) for i, (size, first, life) in enumerate(rows)]
+    made = plan(buffers)
+    assert made.peak <= made.words <= sum(buffer.size for buffer in buffers)
+    for i, a in enumerate(buffers):
+        assert 0 <= made.offsets[i] <= made.words - a.size
+        for j, b in enumerate(buffers[:i]):
+            if a.first <= b.last and b.first <= a.last:
+                assert made.offsets[i] + a.size <= made.offsets[j] or made.offsets[j] + b.size <= made.offsets[i]
+
+
+def test_memory_is_used_again_when_the_last_reader_is_done() -> None:
+    chain = plan([Buffer(str(step), 10, step, step + 1) for step in range(6)])
+    assert chain.words == chain.peak == 20
+
+
+def test_exported_folder_builds_tests_itself_and_is_replaced(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    out = tmp_path / "firmware"
+    for seed in (1, 2):
+        model = cell_model(np.random.default_rng(seed), cells=1, width=3)
+        firmware = export_c(model, out, random_input(rng, model.input, 2), targets=["host"])
+        assert {entry.name for entry in out.iterdir()} == {*RUNTIME, "README.md", "model.c", "model.h", "golden.c"}
+        assert [row.inputs for row in firmware.measurements] == [2]
+        assert "| host" in (out / "README.md").read_text()
+    done = subprocess.run(["make", "-C", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    export_c(model, out, random_input(rng, model.input, 1))  # what the build left behind is ours too
+    assert [entry.name for entry in tmp_path.iterdir()] == ["firmware"]
+
+
+def test_runtime_is_all_of_the_package_data() -> None:
+    assert {entry.name for entry in Path(export_folder.__file__).parents[1].joinpath("mcu").iterdir()} == set(RUNTIME)
+
+
+@pytest.mark.parametrize("table", ["golden_logits", "golden_spikes"])
+def test_self_test_finds_a_wrong_golden_value(tmp_path: Path, table: str) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    export_c(model, tmp_path / "firmware", random_inputs(model.input, 2))
+    golden = tmp_path / "firmware" / "golden.c"
+    text = golden.read_text()
+    start = text.index(table)
+    place = re.compile(r"0x\d[.\d]").search(text, start)
+    assert place is not None
+    digit = place.start() + 2
+    golden.write_text(text[:digit] + str(int(text[digit]) ^ 1) + text[digit + 1 :])
+    with pytest.raises(LitesnnError, match=f"wrong_{table.removeprefix('golden_')} 1"):
+        run_target(tmp_path / "firmware", "host")
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic: Literal["float", "fixed"]) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic=arithmetic)
+    model = replace(model, classes=("*/ x", "/* ??/", "a\\", 'é"\n', *model.classes[4:]))
+    export_c(model, tmp_path / "firmware", random_inputs(model.input, 1))
+    sources = [
+        "main.c",
+        "golden.c",
+        "platform_host.c",
+        *sorted(p.name for p in tmp_path.glob("firmware/snn*.c")),
+        "model.c",
+    ]
+    command = [compiler, *STRICT, "-Wshadow", "-O2", "-DSNN_TRACE=1", "-o", "t", *sources]
+    done = subprocess.run(command, cwd=tmp_path / "firmware", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert subprocess.run([str(tmp_path / "firmware" / "t")], capture_output=True, check=False).returncode == 0
+
+
+def test_fixed_point_has_no_float(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic="fixed")
+    export_c(model, tmp_path / "firmware", random_inputs(model.input, 1))
+    for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"):
+        command = [shutil.which("cc") or "cc", "-E", "-P", "-DSNN_TRACE=0", name]
+        text = subprocess.run(command, cwd=tmp_path / "firmware", capture_output=True, text=True, check=True).stdout
+        assert not re.search(r"\b(float|double)\b|\d\.\d|0x1\.", text)
+
+
+def test_networks_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    conv = Synapses((0,), 3, 1, 1, random_codes(rng, (1, 1, 3, 3), 1, 1.0), halves(rng, 1, 0.1))
+    wide = layer_model(rng, (200, 200), 4, conv)
+    with pytest.raises(InputError, match=r"4 timesteps of 200×200 neurons take .* lanes"):
+        export_c(wide, tmp_path / "firmware", random_inputs(wide.input, 1))
+    conv = Synapses((0,), 1, 1, 1, random_codes(rng, (1, 3000, 1, 1), 1, 1.0), halves(rng, 1, 0.1))
+    deep = layer_model(rng, (80, 80), 6, conv)
+    with pytest.raises(InputError, match="bytes of RAM"):
+        export_c(deep, tmp_path / "firmware", random_inputs(deep.input, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    out = tmp_path / "firmware"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds thesis\.txt"):
+        export_c(model, out, random_inputs(model.input, 1))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="expected a folder, found a file"):
+        export_c(model, tmp_path / "file", random_inputs(model.input, 1))
+    assert [entry.name for entry in out.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_is_written_if_the_self_test_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    monkeypatch.setattr(export_folder, "golden_source", lambda *_: "this is no C\n")
+    with pytest.raises(LitesnnError, match=r"host: .*error: "):
+        export_c(model, tmp_path / "firmware", random_inputs(model.input, 1), targets=["host"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="--target host needs make: apt-get install make"):
+        missing_tools(["host"])
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="expected one of host, cortex-m4"):
+        missing_tools(["z80"])
+    if shutil.which("make"):
+        monkeypatch.setattr(shutil, "which", lambda tool: None if "gcc" in tool else tool)
+        with pytest.raises(InputError, match="needs arm-none-eabi-gcc: apt-get install gcc-arm-none-eabi"):
+            missing_tools(["cortex-m0"])
+
+
+def test_measurements_reach_metrics_and_report(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    examples = write_fake_run(run)
+    write_report(run, examples)
+    write(cell_model(np.random.default_rng(1), cells=1, width=3), run / "model.safetensors")
+    # a fake run has no data: its report is not made anew here, and golden inputs are random
+    (run / "report.html").unlink()
+    shutil.copy(Path(export_folder.__file__).parents[2] / "recipes" / "small.toml", run / "recipe.toml")
+    metrics = json.loads((run / "metrics.json").read_text())
+    for key in ("recipe", "seed"):
+        metrics.setdefault(key, "small")
+    (run / "metrics.json").write_text(json.dumps(metrics | {"targets": {"z80": {"target": "z80", "flash_bytes": 7}}}))
+    export(run, tmp_path / "firmware", ["host"])
+    after = json.loads((run / "metrics.json").read_text())
+    assert set(after["targets"]) == {"host", "z80"}
+    assert after["targets"]["z80"] == {"target": "z80", "flash_bytes": 7}
+    assert after["targets"]["host"]["inputs"] == 4
+    assert {key: after[key] for key in metrics} == metrics
+    page = write_report(run, examples).read_text(encoding="utf-8")
+    assert '<section id="targets">' in page
+    assert "4 of 4 equal" in page
+
+
+def test_a_packed_file_alone_is_enough(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    write(model, tmp_path / "model.safetensors")
+    firmware = export(tmp_path / "model.safetensors", tmp_path / "deep" / "firmware")
+    assert firmware.measurements == ()
+    assert "Nothing was measured" in (tmp_path / "deep" / "firmware" / "README.md").read_text()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    write(model, tmp_path / "model.safetensors")
+    arguments = ["export", "c", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "firmware")]
+    done = CliRunner().invoke(app, [*arguments, "--target", "host"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "population 1" in done.output
+    assert "4 of 4 equal" in done.output
+    assert (tmp_path / "firmware" / "model.c").is_file()
+    refused = CliRunner().invoke(app, [*arguments, "--target", "z80"])
+    assert isinstance(refused.exception, InputError)
+
+
+@pytest.mark.parametrize(
+    ("target", "arithmetic"),
+    [
+        pytest.param(
+            target, arithmetic, marks=[] if (target == "cortex-m4") == (arithmetic == "float") else pytest.mark.slow
+        )
+        for target in TARGETS
+        for arithmetic in ("float", "fixed")
+        if target != "host"
+    ],
+)
+def test_devices_compute_the_same(tmp_path: Path, target: str, arithmetic: Literal["float", "fixed"]) -> None:
+    try:
+        missing_tools([target])
+    except InputError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(5)
+    model = cell_model(rng, cells=1, width=4, arithmetic=arithmetic)
+    export_c(model, tmp_path / "firmware", random_input(rng, model.input, 2))
+    row = run_target(tmp_path / "firmware", target)
+    assert row.instructions is not None
+    assert row.stack_bytes is not None
+    assert 10_000 < row.instructions < 10_000_000
+    assert 100 < row.stack_bytes < 4096
+    assert row.flash_bytes is not None
+    assert row.flash_bytes < 24_000
+    if arithmetic == "fixed":
+        symbols = _symbols(tmp_path / "firmware" / "build" / target / "app", target)
+        assert "snn_run" in symbols
+        assert not re.search(r"__aeabi_(f|d|i2f|ui2f)|__(add|sub|mul|div|float)\w*[sd]f", symbols)
+
+
+def _symbols(program: Path, target: str) -> str:
+    command = [f"{TARGETS[target].prefix}nm", str(program)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["float", "fixed"]), st.sampled_from(KERNELS))
+def test_self_test_under_address_sanitizer(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    arithmetic: Literal["float", "fixed"],
+    kernel: Literal["events", "sliced"],
+) -> None:
+    """Static arrays are as long as the plan says, and no access leaves them."""
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, arithmetic=arithmetic)
+    folder = tmp_path_factory.mktemp("firmware") / "out"
+    export_c(model, folder, random_input(rng, model.input, 2), kernel=kernel)
+    flags = "OPTIMISE=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover"
+    done = subprocess.run(["make", "-C", str(folder), flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@settings(max_examples=250)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["float", "fixed"]), st.sampled_from([*KERNELS, None]))
+def test_many_random_networks(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    arithmetic: Literal["float", "fixed"],
+    kernel: Literal["events", "sliced"] | None,
+) -> None:
+    rng = np.random.default_rng(seed)
+    model = random_model(rng, arithmetic=arithmetic)
+    folder = tmp_path_factory.mktemp("firmware")
+    assert_equal(model, Firmware(model, folder, kernel=kernel, flags=SANITIZED), random_input(rng, model.input, 2))
+    shutil.rmtree(folder)
