@@ -12,6 +12,10 @@
 
 #include "loader.h"
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "bit b of byte i has to be bit 8 * i + b of a word: a little-endian machine is needed"
+#endif
+
 #define LSNN_TILE 64          /* bytes */
 #define LSNN_TILE_WORDS 8     /* 64-bit words */
 #define LSNN_MAX_PLANES 24    /* bit planes of a bit-sliced sum; its float32 is exact */
@@ -81,17 +85,20 @@ typedef struct {
 /* Sums currents and fires neurons. A chunk is 64 bytes of the planes of one timestep, all channels after another. */
 typedef void lsnn_fire(const lsnn_fire_job *job, size_t first_chunk, size_t last_chunk);
 
-/* sums[i] += weight * input[i] */
-typedef void lsnn_accumulate(int32_t *sums, const int8_t *input, int32_t weight, size_t count);
+/* sums[i] = the weighted sum over k of inputs[k * plane + i], k < inputs */
+typedef void lsnn_weigh(const int8_t *weights, int32_t input_count, const int8_t *inputs, size_t plane, size_t count,
+                        int32_t *sums);
 
 typedef struct {
     const char *name;
     int32_t vector_bytes;
+    float block_cycles; /* about, as measured: adding eight planes of a tile in `add` */
+    float row_cycles;   /* adding 64 weights in `gather` */
     lsnn_add *add;
     lsnn_shift *shift;
     lsnn_gather *gather;
     lsnn_fire *fire;
-    lsnn_accumulate *accumulate;
+    lsnn_weigh *weigh;
     uint64_t (*full_adders)(uint64_t rounds); /* eight of a vector in a round, on registers only */
 } lsnn_kernel_ops;
 

@@ -23,4 +23,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c)
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_avx2 = KERNEL_OPS("avx2");
+const lsnn_kernel_ops lsnn_kernel_avx2 = KERNEL_OPS("avx2", 50.0f, 6.0f);

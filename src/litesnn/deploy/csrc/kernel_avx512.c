@@ -17,4 +17,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c) { return _mm512_ternarylogi
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_avx512 = KERNEL_OPS("avx512");
+const lsnn_kernel_ops lsnn_kernel_avx512 = KERNEL_OPS("avx512", 18.0f, 3.0f);

@@ -18,4 +18,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c) { return vbslq_u64(veorq_u6
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_neon = KERNEL_OPS("neon");
+const lsnn_kernel_ops lsnn_kernel_neon = KERNEL_OPS("neon", 90.0f, 10.0f);

@@ -23,4 +23,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c) { return (a & (b ^ c)) | ~(
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_portable = KERNEL_OPS("portable");
+const lsnn_kernel_ops lsnn_kernel_portable = KERNEL_OPS("portable", 250.0f, 16.0f);

@@ -12,9 +12,11 @@
 #define MAX_WEIGHTS (1 << 26)
 #define MAX_NEURONS (1 << 26)
 #define MAX_KERNEL 31
-#define MAX_STRIDE 64
+#define MAX_STRIDE LSNN_MAX_STRIDE
 #define MAX_TIMESTEPS 64
-#define MAX_COUNT (1 << 20) /* populations, bundles, sources, classes */
+#define MAX_CLASSES (1 << 20)
+#define MAX_POPULATIONS 4096 /* also the bundles of one, and the sources of one */
+#define MAX_BUNDLES 16384    /* of all populations */
 #define MAX_INPUT 127
 #define MAX_SHIFT 31
 #define MAX_FRACTION 24
@@ -24,7 +26,7 @@ typedef struct {
     char *message;
     size_t message_size;
     int status;
-    int64_t weights, neurons;
+    int64_t weights, neurons, bundles;
 } reader;
 
 static void refuse(reader *in, int status, const char *format, ...)
@@ -146,7 +148,7 @@ static void sources(reader *in, const lsnn_model *model, int32_t known, int imag
     int64_t inputs = 0;
     int32_t i;
     *height = *width = 1;
-    bundle->source_count = integer(in, 1, MAX_COUNT, "sources");
+    bundle->source_count = integer(in, 1, MAX_POPULATIONS, "sources");
     if (left(in) / 4 < (size_t)bundle->source_count)
         refuse(in, LSNN_BAD_IMAGE, "sources: the image ends too early");
     bundle->sources = reserve(in, (size_t)bundle->source_count, sizeof *bundle->sources);
@@ -266,7 +268,10 @@ static void population(reader *in, lsnn_model *model, int32_t index)
     lsnn_population *made = &model->populations[index];
     int32_t e;
     made->channels = integer(in, 1, MAX_NEURONS, "channels");
-    made->bundle_count = integer(in, 1, MAX_COUNT, "bundles");
+    made->bundle_count = integer(in, 1, MAX_POPULATIONS, "bundles");
+    in->bundles += made->bundle_count;
+    if (in->bundles > MAX_BUNDLES)
+        refuse(in, LSNN_BAD_IMAGE, "bundles: expected at most %d in all", MAX_BUNDLES);
     made->rate = real(in, -1.0f, 1.0f, "rate");
     made->bias = numbers(in, made->channels, model->fraction != 0, "bias");
     if (left(in) / 24 < (size_t)made->bundle_count) /* each takes at least six words */
@@ -331,8 +336,8 @@ static void header(reader *in, lsnn_model *model, size_t size)
     model->width = integer(in, 1, MAX_NEURONS, "width");
     count_neurons(in, model->channels, model->height, model->width);
     model->kind = integer(in, 0, 1, "kind");
-    model->classes = integer(in, 1, MAX_COUNT, "classes");
-    model->population_count = integer(in, 1, MAX_COUNT, "populations");
+    model->classes = integer(in, 1, MAX_CLASSES, "classes");
+    model->population_count = integer(in, 1, MAX_POPULATIONS, "populations");
     model->fraction = integer(in, 0, MAX_FRACTION, "fraction");
     if (model->fraction) {
         if (real(in, 0.25f, 0.25f, "leak of fixed arithmetic") == 0.25f)

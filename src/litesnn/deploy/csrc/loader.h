@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #define LSNN_IMAGE (-1) /* the source that is the input */
+#define LSNN_MAX_STRIDE 64
 
 typedef union { /* float or fixed arithmetic */
     float real;
