@@ -210,8 +210,10 @@ static void gather_at(const group_job *job, worker *mine, const uint64_t *marks,
     const lsnn_engine *engine = job->engine;
     const lsnn_group_plan *group = job->group;
     const int32_t border = group->kernel / 2;
-    const size_t image = lsnn_image_bytes(group->out_height, group->out_width) * 8;
-    const size_t position = n * image + (size_t)y * (size_t)group->out_width + (size_t)x;
+    const size_t image = lsnn_image_bytes(group->out_height, group->out_width);
+    const size_t bytes = (size_t)job->layout->batch * image, pixel = (size_t)y * (size_t)group->out_width + (size_t)x;
+    const size_t t = n / (size_t)job->layout->batch, byte = n % (size_t)job->layout->batch * image + pixel / 8;
+    const size_t position = (8 * t + pixel % 8) * bytes + byte;
     size_t count = 0, w;
     int32_t ky, kx, m, c;
     for (ky = 0; ky < group->kernel; ky++)
@@ -237,7 +239,7 @@ static void gather_at(const group_job *job, worker *mine, const uint64_t *marks,
         int32_t *sums = (int32_t *)(void *)(engine->block + job->layout->results[group->members[m]]) + position;
         engine->ops->gather(bundle->rows, bundle->row_stride, mine->events, count, mine->sums);
         for (c = 0; c < channels; c++)
-            sums[(size_t)c * images_of(job) * image] = mine->sums[c];
+            sums[(size_t)c * images_of(job) * image * 8] = mine->sums[c];
     }
 }
 
@@ -306,7 +308,7 @@ static void pixels_task(void *context, int32_t me, int32_t workers)
     int64_t first, last;
     lsnn_share(group->inputs, me, workers, &first, &last);
     lsnn_shift_pixels(group, (const int8_t *)(job->engine->block + job->layout->input), job->layout->batch,
-                      lsnn_image_bytes(group->out_height, group->out_width) * 8, (int32_t)first, (int32_t)last,
+                      (int32_t)first, (int32_t)last,
                       (int8_t *)(job->engine->block + job->layout->copies[group - job->engine->plan.groups]));
 }
 

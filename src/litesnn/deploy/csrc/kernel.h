@@ -66,7 +66,7 @@ typedef struct {
     size_t plane_bytes;           /* from one plane of a sum to the next */
     const uint8_t *used;          /* [channels] */
     const int32_t *excess;        /* [channels] */
-    const int32_t *sums;          /* [channels][steps or 1][bytes * 8] */
+    const int32_t *sums;          /* [channels][steps or 1][8][bytes]: bit j of byte i at [j][i] */
     int32_t sums_constant;        /* `sums` has one step, the same for all */
     const lsnn_number *scale;     /* [channels] */
     int32_t shift;                /* fixed arithmetic only */

@@ -11,6 +11,9 @@ static inline vec vec_zero(void) { return vdupq_n_u64(0); }
 static inline vec vec_and(vec a, vec b) { return vandq_u64(a, b); }
 static inline vec vec_xor(vec a, vec b) { return veorq_u64(a, b); }
 static inline vec vec_not(vec a) { return veorq_u64(a, vdupq_n_u64(~UINT64_C(0))); }
+static inline vec vec_fill(uint64_t word) { return vdupq_n_u64(word); }
+static inline vec vec_shift_left(vec a, int n) { return vshlq_u64(a, vdupq_n_s64(n)); }
+static inline vec vec_shift_right(vec a, int n) { return vshlq_u64(a, vdupq_n_s64(-n)); }
 static inline vec vec_sum(vec a, vec b, vec c) { return veorq_u64(a, veorq_u64(b, c)); }
 /* Where b and c differ the carry is a, else it is b. */
 static inline vec vec_carry(vec a, vec b, vec c) { return vbslq_u64(veorq_u64(b, c), a, b); }

@@ -17,6 +17,9 @@ static inline vec vec_zero(void) { return 0; }
 static inline vec vec_and(vec a, vec b) { return a & b; }
 static inline vec vec_xor(vec a, vec b) { return a ^ b; }
 static inline vec vec_not(vec a) { return ~a; }
+static inline vec vec_fill(uint64_t word) { return word; }
+static inline vec vec_shift_left(vec a, int n) { return a << n; }
+static inline vec vec_shift_right(vec a, int n) { return a >> n; }
 static inline vec vec_sum(vec a, vec b, vec c) { return a ^ b ^ c; }
 static inline vec vec_carry(vec a, vec b, vec c) { return (a & (b ^ c)) | (b & c); }
 static inline vec vec_carry_not(vec a, vec b, vec c) { return (a & (b ^ c)) | ~(b | c); }

@@ -41,30 +41,30 @@ int lsnn_quantize(const lsnn_model *model, const int8_t *table, const void *inpu
     return LSNN_OK;
 }
 
-void lsnn_shift_pixels(const lsnn_group_plan *group, const int8_t *pixels, int32_t batch, size_t image, int32_t first,
-                       int32_t last, int8_t *out)
+void lsnn_shift_pixels(const lsnn_group_plan *group, const int8_t *pixels, int32_t batch, int32_t first, int32_t last,
+                       int8_t *out)
 {
     const int32_t border = group->kernel / 2, stride = group->stride, width = group->width;
     const size_t area = (size_t)group->height * (size_t)width;
+    const size_t image = lsnn_image_bytes(group->out_height, group->out_width), bytes = (size_t)batch * image;
     int32_t channel, ky, kx, n, y, x;
     for (channel = first; channel < last; channel++)
         for (ky = 0; ky < group->kernel; ky++)
             for (kx = 0; kx < group->kernel; kx++) {
-                const size_t plane = ((size_t)channel * (size_t)group->kernel + (size_t)ky) * (size_t)group->kernel + (size_t)kx;
-                int8_t *to = out + plane * (size_t)batch * image;
-                memset(to, 0, (size_t)batch * image);
+                int8_t *to = out + (size_t)(channel * group->taps + ky * group->kernel + kx) * 8 * bytes;
+                memset(to, 0, 8 * bytes);
                 for (n = 0; n < batch; n++, to += image)
                     for (y = 0; y < group->out_height; y++) {
                         const int32_t row = y * stride + ky - border;
                         const int8_t *from = pixels + ((size_t)n * (size_t)group->inputs + (size_t)channel) * area;
-                        int8_t *line = to + (size_t)y * (size_t)group->out_width;
+                        size_t at = (size_t)y * (size_t)group->out_width;
                         if (row < 0 || row >= group->height)
                             continue;
                         from += (size_t)row * (size_t)width;
-                        for (x = 0; x < group->out_width; x++) {
+                        for (x = 0; x < group->out_width; x++, at++) {
                             const int32_t column = x * stride + kx - border;
                             if (column >= 0 && column < width)
-                                line[x] = from[column];
+                                to[at % 8 * bytes + at / 8] = from[column];
                         }
                     }
             }
