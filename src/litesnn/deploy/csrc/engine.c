@@ -12,13 +12,13 @@
 #include "plan.h"
 #include "threads.h"
 
-#define LAYOUTS 4 /* batches of 1, 2, 4 and 8 */
+#define LAYOUTS 4 /* batches of 1, 2, 4 and 8 inputs */
 #define MAX_THREADS 256
 
 /* What a worker has for itself. */
 typedef struct {
     void *memory;     /* that the others lie in */
-    uint64_t *tiles;  /* shifted copies; those of worker 0 are shared where all work on the same tiles */
+    uint64_t *tile;   /* shifted copies; those of worker 0 are shared where all work on the same tile */
     uint32_t *events; /* inputs of one neuron that spike */
     int32_t *sums;    /* of a row of neurons */
     uint64_t event_count;
@@ -55,7 +55,6 @@ typedef struct {
     lsnn_shift_job shift;
     size_t plane_bytes; /* of the group's output */
     int64_t tile, tiles;
-    int together;       /* all workers on the same tiles */
 } group_job;
 
 static size_t images_of(const group_job *job)
@@ -92,33 +91,22 @@ static void split_task(void *context, int32_t me, int32_t workers)
                    phases + (size_t)c * phase_bytes(job));
 }
 
-static size_t tile_words(const lsnn_group_plan *group)
+/* Makes the shifted copies of input channels first..last-1 for one tile. */
+static void shift_tile(const group_job *job, int64_t tile, int64_t first, int64_t last, uint64_t *to)
 {
-    return (size_t)group->segments * (size_t)(group->segment_inputs + 1) * LSNN_TILE_WORDS;
+    job->engine->ops->shift(&job->shift, (int32_t)first, (int32_t)last, (size_t)tile * LSNN_TILE, to);
 }
 
-/* Makes the shifted copies of input channels first..last-1 for `count` tiles from `tile` on. */
-static void shift_tiles(const group_job *job, int64_t tile, int64_t count, int32_t first, int32_t last, uint64_t *to)
-{
-    int64_t i;
-    for (i = 0; i < count; i++)
-        job->engine->ops->shift(&job->shift, first, last, (size_t)(tile + i) * LSNN_TILE,
-                                to + (size_t)i * tile_words(job->group));
-}
-
-static void clear_zeros(const lsnn_group_plan *group, int64_t count, uint64_t *tiles)
+static void clear_zeros(const lsnn_group_plan *group, uint64_t *tile)
 {
     const size_t segment = (size_t)(group->segment_inputs + 1) * LSNN_TILE_WORDS;
-    int64_t i;
     int32_t s;
-    for (i = 0; i < count; i++)
-        for (s = 0; s < group->segments; s++)
-            memset(tiles + (size_t)i * tile_words(group) + (size_t)s * segment + segment - LSNN_TILE_WORDS, 0, LSNN_TILE);
+    for (s = 0; s < group->segments; s++)
+        memset(tile + (size_t)s * segment + segment - LSNN_TILE_WORDS, 0, LSNN_TILE);
 }
 
-/* Sums the worker's share, or all, of the output channels of every bundle. */
-static void add_tiles(const group_job *job, int64_t tile, int64_t count, int32_t me, int32_t workers,
-                      const uint64_t *tiles)
+/* Sums a worker's share of the output channels of every bundle, for one tile. */
+static void add_tile(const group_job *job, int64_t tile, int32_t me, int32_t workers, const uint64_t *copies)
 {
     const lsnn_engine *engine = job->engine;
     int32_t m;
@@ -127,7 +115,7 @@ static void add_tiles(const group_job *job, int64_t tile, int64_t count, int32_t
         const lsnn_bit_table *table = &engine->plan.bundles[index].table;
         int64_t first, last;
         lsnn_share(table->channels, me, workers, &first, &last);
-        engine->ops->add(table, (int32_t)first, (int32_t)last, tiles, tile_words(job->group), (int32_t)count,
+        engine->ops->add(table, (int32_t)first, (int32_t)last, copies,
                          engine->block + job->layout->results[index] + (size_t)tile * LSNN_TILE, job->plane_bytes);
     }
 }
@@ -136,15 +124,12 @@ static void add_tiles(const group_job *job, int64_t tile, int64_t count, int32_t
 static void tiles_task(void *context, int32_t me, int32_t workers)
 {
     const group_job *job = context;
-    uint64_t *tiles = job->engine->workers[me].tiles;
-    const int64_t pairs = (job->tiles + LSNN_TILES_AT_ONCE - 1) / LSNN_TILES_AT_ONCE;
-    int64_t pair, last;
-    clear_zeros(job->group, LSNN_TILES_AT_ONCE, tiles);
-    for (lsnn_share(pairs, me, workers, &pair, &last); pair < last; pair++) {
-        const int64_t tile = pair * LSNN_TILES_AT_ONCE;
-        const int64_t count = job->tiles - tile < LSNN_TILES_AT_ONCE ? job->tiles - tile : LSNN_TILES_AT_ONCE;
-        shift_tiles(job, tile, count, 0, job->group->inputs, tiles);
-        add_tiles(job, tile, count, 0, 1, tiles);
+    uint64_t *copies = job->engine->workers[me].tile;
+    int64_t tile, last;
+    clear_zeros(job->group, copies);
+    for (lsnn_share(job->tiles, me, workers, &tile, &last); tile < last; tile++) {
+        shift_tile(job, tile, 0, job->group->inputs, copies);
+        add_tile(job, tile, 0, 1, copies);
     }
 }
 
@@ -154,13 +139,13 @@ static void shift_task(void *context, int32_t me, int32_t workers)
     const group_job *job = context;
     int64_t first, last;
     lsnn_share(job->group->inputs, me, workers, &first, &last);
-    shift_tiles(job, job->tile, job->tiles, (int32_t)first, (int32_t)last, job->engine->workers[0].tiles);
+    shift_tile(job, job->tile, first, last, job->engine->workers[0].tile);
 }
 
 static void add_task(void *context, int32_t me, int32_t workers)
 {
     const group_job *job = context;
-    add_tiles(job, job->tile, job->tiles, me, workers, job->engine->workers[0].tiles);
+    add_tile(job, job->tile, me, workers, job->engine->workers[0].tile);
 }
 
 static void run_bitsliced(group_job *job)
@@ -168,7 +153,7 @@ static void run_bitsliced(group_job *job)
     lsnn_engine *engine = job->engine;
     const lsnn_group_plan *group = job->group;
     const size_t index = (size_t)(group - engine->plan.groups);
-    const int64_t tiles = (int64_t)(job->plane_bytes / LSNN_TILE);
+    const int64_t tiles = (int64_t)(job->plane_bytes / LSNN_TILE), workers = lsnn_pool_workers(engine->pool);
     int32_t m, c;
     list_channels(job);
     if (group->stride > 1) {
@@ -186,12 +171,11 @@ static void run_bitsliced(group_job *job)
     job->shift.segment_inputs = group->segment_inputs;
     job->shift.segment_words = (size_t)(group->segment_inputs + 1) * LSNN_TILE_WORDS;
     job->tiles = tiles;
-    if (tiles >= (int64_t)lsnn_pool_workers(engine->pool) * LSNN_TILES_AT_ONCE || lsnn_pool_workers(engine->pool) == 1)
+    if (tiles % workers == 0 || tiles > 4 * workers)
         lsnn_pool_run(engine->pool, tiles_task, job);
     else
-        for (job->tile = 0; job->tile < tiles; job->tile += LSNN_TILES_AT_ONCE) {
-            job->tiles = tiles - job->tile < LSNN_TILES_AT_ONCE ? tiles - job->tile : LSNN_TILES_AT_ONCE;
-            clear_zeros(group, job->tiles, engine->workers[0].tiles);
+        for (job->tile = 0; job->tile < tiles; job->tile++) {
+            clear_zeros(group, engine->workers[0].tile);
             lsnn_pool_run(engine->pool, shift_task, job);
             lsnn_pool_run(engine->pool, add_task, job);
         }
@@ -604,7 +588,7 @@ static int make_workers(lsnn_engine *engine, int32_t count)
         if (!at)
             return 0;
         at += (LSNN_TILE - (uintptr_t)at % LSNN_TILE) % LSNN_TILE;
-        made->tiles = (uint64_t *)(void *)at;
+        made->tile = (uint64_t *)(void *)at;
         at += plan->tile_bytes;
         made->events = (uint32_t *)(void *)at;
         at += lsnn_round_up(most_events * sizeof(uint32_t));

@@ -19,7 +19,6 @@
 #define LSNN_TILE 64          /* bytes */
 #define LSNN_TILE_WORDS 8     /* 64-bit words */
 #define LSNN_MAX_PLANES 24    /* bit planes of a bit-sliced sum; its float32 is exact */
-#define LSNN_TILES_AT_ONCE 2  /* tiles that `add` may be given together */
 
 /* The weights of a bundle for the bit-sliced kernel. For each segment of inputs and each output channel: lists of
  * planes to add, by level of magnitude from the highest (2^bits - 1) to 1; within a level first those of positive
@@ -38,10 +37,10 @@ typedef struct {
     uint64_t blocks;         /* of all lists */
 } lsnn_bit_table;
 
-/* Writes, for channels first..last-1 and `tiles` tiles, the planes of the sums: plane k of channel c of tile i goes to
- * out + (c * table->planes + k) * plane_bytes + i * 64. Tile i of the inputs is at inputs + i * tile_words. */
-typedef void lsnn_add(const lsnn_bit_table *table, int32_t first, int32_t last, const uint64_t *inputs,
-                      size_t tile_words, int32_t tiles, uint8_t *out, size_t plane_bytes);
+/* Writes, for channels first..last-1, a tile of the planes of the sums: plane k of channel c goes to
+ * out + (c * table->planes + k) * plane_bytes. */
+typedef void lsnn_add(const lsnn_bit_table *table, int32_t first, int32_t last, const uint64_t *inputs, uint8_t *out,
+                      size_t plane_bytes);
 
 /* Copies of spike planes, shifted so that the neuron of an output sees the input that a tap of its kernel sees. */
 typedef struct {

@@ -4,6 +4,7 @@
 #include "kernel.h"
 
 #define NAME(x) avx2_##x
+#define AT_ONCE 2
 
 typedef __m256i vec;
 

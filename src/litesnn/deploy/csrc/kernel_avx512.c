@@ -4,6 +4,7 @@
 #include "kernel.h"
 
 #define NAME(x) avx512_##x
+#define AT_ONCE 1
 
 typedef __m512i vec;
 

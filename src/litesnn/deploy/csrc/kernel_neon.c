@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #define NAME(x) neon_##x
+#define AT_ONCE 1
 
 typedef uint64x2_t vec;
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #define NAME(x) portable_##x
+#define AT_ONCE 8
 
 typedef uint64_t vec;
 

@@ -42,7 +42,7 @@ typedef struct {
     int32_t *first_bundle;     /* [populations + 1] */
     int32_t *last_use;         /* [populations]: the last population that reads the spikes; or their number: readout */
     int32_t *members;          /* of all groups */
-    size_t tile_bytes;         /* shifted copies of LSNN_TILES_AT_ONCE tiles, for the group that has most */
+    size_t tile_bytes;         /* shifted copies of a tile, for the group that has most */
     int32_t most_inputs;       /* of a group */
     uint64_t weight_bytes;
 } lsnn_plan;
