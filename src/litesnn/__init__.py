@@ -3,6 +3,7 @@
 import litesnn.threads  # noqa: F401  (before torch is imported)
 from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.deploy.engine import Engine
 from litesnn.deploy.reference import Reference
 from litesnn.design import Design, design
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
@@ -15,6 +16,7 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "Design",
+    "Engine",
     "Genotype",
     "InputError",
     "LitesnnError",

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses
 from litesnn.errors import InputError
 
-__all__ = ["INPUT_STEPS", "Reference", "Trace", "quantize_input"]
+__all__ = ["INPUT_STEPS", "Reference", "Trace", "not_finite", "quantize_input", "require_input"]
 
 INPUT_STEPS = 32
 """Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
@@ -108,6 +108,21 @@ class Reference:
         return _means(integers.astype(np.float32), steps << readout.fraction), integers.astype(np.int32)
 
 
+def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
+    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than [B, C, H, W] of ``spec``."""
+    kinds = "u" if spec.kind == "image" else "iuf"
+    if x.dtype.kind not in kinds or (spec.kind == "image" and x.dtype != np.uint8):
+        expected = "uint8 pixels" if spec.kind == "image" else "real numbers"
+        raise InputError(f"input: expected {expected}, found {x.dtype}")
+    if x.ndim != 4 or x.shape[1:] != spec.shape:
+        raise InputError(f"input: expected [batch, {', '.join(map(str, spec.shape))}], found {list(x.shape)}")
+
+
+def not_finite() -> InputError:
+    """The error for inputs that are not finite in float32."""
+    return InputError("input: expected finite float32 numbers, found others")
+
+
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     """Raw inputs [B, C, H, W] as the integers that the network sees: ``clip(rint(32·(x − mean)/std), −127, 127)``.
 
@@ -116,18 +131,13 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     Raises:
         InputError: ``x`` has another shape or type, or is not finite in float32.
     """
-    kinds = "u" if spec.kind == "image" else "iuf"
-    if x.dtype.kind not in kinds or (spec.kind == "image" and x.dtype != np.uint8):
-        expected = "uint8 pixels" if spec.kind == "image" else "real numbers"
-        raise InputError(f"input: expected {expected}, found {x.dtype}")
-    if x.ndim != 4 or x.shape[1:] != spec.shape:
-        raise InputError(f"input: expected [batch, {', '.join(map(str, spec.shape))}], found {list(x.shape)}")
+    require_input(spec, x)
     mean = np.array(spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(spec.std, np.float32).reshape(-1, 1, 1)
     with np.errstate(over="ignore"):  # an overflow is clipped like every large number
         raw = x.astype(np.float32)
         if not np.isfinite(raw).all():
-            raise InputError("input: expected finite float32 numbers, found others")
+            raise not_finite()
         normalised = (raw - mean) / std
         steps = np.rint(np.float32(INPUT_STEPS) * normalised)
     quantized: NDArray[np.int8] = np.clip(steps, -127, 127).astype(np.int8)

@@ -1,0 +1,70 @@
+"""The engine image: a packed model in the flat form that the native engine reads (its layout is in ``csrc/loader.h``).
+
+In: a :class:`~litesnn.deploy.packed.PackedModel`. Out: bytes. Nothing is computed here that the engine could: codes are
+not compressed, numbers have 32 bits, shapes are left out where they follow from others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litesnn.deploy.packed import Affine, PackedModel
+
+__all__ = ["engine_image"]
+
+_MAGIC, _VERSION = b"LSNN", 1
+_KINDS: dict[Literal["image", "array"], int] = {"image": 0, "array": 1}
+_NOT_MEASURED = -1.0  # a firing rate
+
+
+def engine_image(model: PackedModel) -> bytes:
+    """The image of a model, which may be any that ``packed.to_bytes`` accepts."""
+    body = b"".join(_body(model))
+    return _MAGIC + _integers(_VERSION, 12 + len(body)) + body
+
+
+def _body(model: PackedModel) -> Iterator[bytes]:
+    yield _integers(model.timesteps, *model.input.shape, _KINDS[model.input.kind], len(model.classes))
+    yield _integers(len(model.populations), model.fraction or 0)
+    yield _floats(model.leak)
+    if model.fraction is None:
+        yield _floats(model.threshold)
+    else:
+        yield _integers(round(model.threshold * 2**model.fraction))
+    yield _floats(*model.input.mean, *model.input.std)
+    for population in model.populations:
+        yield _integers(len(population.bias), len(population.synapses))
+        yield _floats(_NOT_MEASURED if population.rate is None else population.rate)
+        yield _numbers(population.bias, population.bias_shift)
+        for synapses in population.synapses:
+            yield _integers(synapses.kernel, synapses.stride, synapses.bits, synapses.shift)
+            yield _integers(len(synapses.sources), *synapses.sources)
+            yield _numbers(synapses.scale) + _codes(synapses.codes)
+    readout = model.readout
+    yield _integers(readout.bits, readout.shift, readout.fraction, len(readout.sources), *readout.sources)
+    yield _numbers(readout.scale) + _numbers(readout.bias, readout.bias_shift) + _codes(readout.codes)
+
+
+def _integers(*values: int) -> bytes:
+    return np.array(values, "<i4").tobytes()
+
+
+def _floats(*values: float) -> bytes:
+    return np.array(values, "<f4").tobytes()
+
+
+def _numbers(values: Affine, shift: int = 0) -> bytes:
+    """Floats as they are; fixed-point integers already shifted to the left."""
+    if values.dtype == np.float32:
+        return values.astype("<f4").tobytes()
+    return (values.astype("<i4") << shift).tobytes()
+
+
+def _codes(codes: NDArray[np.int8]) -> bytes:
+    """In C order, filled up with zeros to whole words; none for an identity."""
+    data = codes.tobytes()
+    return data + bytes(-len(data) % 4)
