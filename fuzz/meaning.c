@@ -69,7 +69,7 @@ static int64_t accumulate(const lsnn_model *model, const meaning *made, const in
                           size_t step_sample)
 {
     const int32_t k = synapses->kernel;
-    const int8_t *code = synapses->codes + (size_t)channel * (size_t)synapses->inputs * (size_t)k * (size_t)k;
+    size_t at = (size_t)channel * (size_t)synapses->inputs * (size_t)k * (size_t)k;
     int64_t sum = 0;
     int32_t s, first = 0;
     for (s = 0; s < synapses->source_count; s++) {
@@ -79,10 +79,10 @@ static int64_t accumulate(const lsnn_model *model, const meaning *made, const in
             sum = value(&from, channel - first, y, x);
         for (c = 0; c < from.channels; c++)
             for (row = 0; row < k; row++)
-                for (column = 0; column < k; column++, code++)
-                    if (*code)
-                        sum += *code * value(&from, c, y * synapses->stride + row - k / 2,
-                                             x * synapses->stride + column - k / 2);
+                for (column = 0; column < k; column++, at++)
+                    if (synapses->codes[at])
+                        sum += synapses->codes[at] * value(&from, c, y * synapses->stride + row - k / 2,
+                                                           x * synapses->stride + column - k / 2);
         first += from.channels;
     }
     return sum;
@@ -193,7 +193,7 @@ void meaning_free(const lsnn_model *model, meaning *made)
 
 int64_t meaning_cost(const lsnn_model *model)
 {
-    const int64_t most = INT64_MAX / 2;
+    const int64_t most = INT64_MAX / 4;
     double cost = 0;
     int32_t p, b;
     for (p = 0; p < model->population_count; p++) {

@@ -14,7 +14,7 @@ typedef struct {
 meaning meaning_of(const lsnn_model *model, const void *inputs, int32_t count);
 void meaning_free(const lsnn_model *model, meaning *made);
 
-/* Multiplications for one input, or INT64_MAX / 2 where they are very many. */
+/* Multiplications for one input, at most INT64_MAX / 4. */
 int64_t meaning_cost(const lsnn_model *model);
 
 #endif

@@ -99,7 +99,7 @@ static void shift_tile(const group_job *job, int64_t tile, int64_t first, int64_
 
 static void clear_zeros(const lsnn_group_plan *group, uint64_t *tile)
 {
-    const size_t segment = (size_t)(group->segment_inputs + 1) * LSNN_TILE_WORDS;
+    const size_t segment = lsnn_segment_words(group->segment_inputs);
     int32_t s;
     for (s = 0; s < group->segments; s++)
         memset(tile + (size_t)s * segment + segment - LSNN_TILE_WORDS, 0, LSNN_TILE);
@@ -169,7 +169,7 @@ static void run_bitsliced(group_job *job)
     job->shift.mask = engine->block + job->layout->masks[index];
     job->shift.mask_bytes = job->plane_bytes;
     job->shift.segment_inputs = group->segment_inputs;
-    job->shift.segment_words = (size_t)(group->segment_inputs + 1) * LSNN_TILE_WORDS;
+    job->shift.segment_words = lsnn_segment_words(group->segment_inputs);
     job->tiles = tiles;
     if (tiles % workers == 0 || tiles > 4 * workers)
         lsnn_pool_run(engine->pool, tiles_task, job);

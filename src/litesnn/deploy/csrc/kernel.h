@@ -18,24 +18,29 @@
 
 #define LSNN_TILE 64          /* bytes */
 #define LSNN_TILE_WORDS 8     /* 64-bit words */
+#define LSNN_MAX_COUNT_PLANES 17 /* of a count of planes in a segment */
 #define LSNN_MAX_PLANES 24    /* bit planes of a bit-sliced sum; its float32 is exact */
 
-/* The weights of a bundle for the bit-sliced kernel. For each segment of inputs and each output channel: lists of
- * planes to add, by level of magnitude from the highest (2^bits - 1) to 1; within a level first those of positive
- * weights, then those of negative ones, filled up to blocks of eight with the segment's plane of zeros. Every plane
- * after the positive ones is added complemented, which makes the sum too large by the constant in `excess`. */
+/* The weights of a bundle for the bit-sliced kernel. A segment of inputs is a list of planes: of every input its spikes
+ * and their complement, and at the end a plane of zeros. For each segment and each output channel there are lists of
+ * planes to add, by level of magnitude from the highest (2^bits - 1) to 1, each filled up to blocks of eight with zeros. A
+ * negative weight adds the complement, which makes the sum too large by the constant in `excess`. */
 typedef struct {
     int32_t channels, segments, levels;
-    int32_t planes;          /* of the widest sum */
-    int32_t segment_inputs;  /* planes of a segment, without the plane of zeros after them */
-    const uint16_t *entries; /* offset of a plane from its segment's start, in 64-bit words */
-    const uint32_t *first;   /* [segments][channels]: where the lists begin, in entries */
-    const uint16_t *counts;  /* [segments][channels][levels][2]: positive weights, blocks */
-    const uint32_t *bound;   /* [segments][channels]: the largest sum after this segment */
-    const uint8_t *used;     /* [channels]: planes of the sum */
-    const int32_t *excess;   /* [channels] */
-    uint64_t blocks;         /* of all lists */
+    int32_t planes;             /* of the widest sum */
+    int32_t count_planes;       /* of the widest count of planes in a segment */
+    int32_t segment_inputs;
+    const uint16_t *entries;    /* plane of a segment: 2 * input, and one more for the complement */
+    const uint32_t *first;      /* [segments][channels]: where the lists begin, in entries */
+    const uint16_t *blocks_at;  /* [segments][channels][levels] */
+    const uint8_t *used_after;  /* [segments][channels]: planes of the sum after this segment */
+    const uint8_t *used;        /* [channels]: planes of the sum */
+    const int32_t *excess;      /* [channels] */
+    uint64_t blocks;            /* of all lists */
 } lsnn_bit_table;
+
+/* From one segment's planes to the next, in words. */
+static inline size_t lsnn_segment_words(int32_t inputs) { return ((size_t)inputs * 2 + 1) * LSNN_TILE_WORDS; }
 
 /* Writes, for channels first..last-1, a tile of the planes of the sums: plane k of channel c goes to
  * out + (c * table->planes + k) * plane_bytes. */
@@ -53,7 +58,8 @@ typedef struct {
     size_t segment_words;     /* from one segment's start to the next */
 } lsnn_shift_job;
 
-/* Fills one tile for input channels first..last-1: plane (channel * taps + tap). `at` is the tile's first byte. */
+/* Fills one tile for input channels first..last-1, whose inputs are channel * taps + tap, each with its complement. `at`
+ * is the tile's first byte. */
 typedef void lsnn_shift(const lsnn_shift_job *job, int32_t first, int32_t last, size_t at, uint64_t *tile);
 
 /* Sums a row of int8 weights for every event. rows: [inputs][stride]; sums: [stride], overwritten. */

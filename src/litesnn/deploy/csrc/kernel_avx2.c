@@ -4,7 +4,7 @@
 #include "kernel.h"
 
 #define NAME(x) avx2_##x
-#define AT_ONCE 2
+#define AT_ONCE 1
 
 typedef __m256i vec;
 

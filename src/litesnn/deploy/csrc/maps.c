@@ -145,15 +145,20 @@ static void halve(const lsnn_group_plan *group, size_t images, const uint8_t *pl
         }
         for (x = 0; x < row;) {
             const size_t bytes = row - x >= 4 ? 4 : row - x >= 2 ? 2 : 1; /* of the output */
-            uint64_t bits = 0;
-            size_t i;
-            for (i = 0; i < 2 * bytes; i++)
-                bits |= (uint64_t)*plane++ << 8 * i;
-            for (i = 0; i < bytes; i++)
-                even[x + i] = (uint8_t)(even_bits(bits) >> 8 * i);
-            if (all)
-                for (i = 0; i < bytes; i++)
-                    odd[x + i] = (uint8_t)(even_bits(bits >> 1) >> 8 * i);
+            uint64_t bits = 0, part;
+            if (bytes == 4) /* lengths that the compiler knows */
+                memcpy(&bits, plane, 8);
+            else if (bytes == 2)
+                memcpy(&bits, plane, 4);
+            else
+                memcpy(&bits, plane, 2);
+            part = even_bits(bits);
+            memcpy(even + x, &part, bytes);
+            if (all) {
+                part = even_bits(bits >> 1);
+                memcpy(odd + x, &part, bytes);
+            }
+            plane += 2 * bytes;
             x += bytes;
         }
     }

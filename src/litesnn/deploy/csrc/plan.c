@@ -91,7 +91,7 @@ static int32_t group_of(lsnn_plan *plan, const lsnn_bundle_plan *bundle)
     if (group->inputs > plan->most_inputs)
         plan->most_inputs = group->inputs;
     if (group->method == LSNN_BITSLICED) {
-        const size_t bytes = (size_t)group->segments * (size_t)(group->segment_inputs + 1) * LSNN_TILE;
+        const size_t bytes = (size_t)group->segments * lsnn_segment_words(group->segment_inputs) * 8;
         if (bytes > plan->tile_bytes)
             plan->tile_bytes = bytes;
     }

@@ -96,7 +96,7 @@ static int32_t write_entries(const lsnn_synapses *synapses, int32_t segment, int
                              uint16_t *entries)
 {
     const int levels = level_count(synapses);
-    const uint16_t zeros = (uint16_t)(segment_inputs(synapses) * LSNN_TILE_WORDS);
+    const uint16_t zeros = (uint16_t)(2 * segment_inputs(synapses));
     uint32_t positive[MAX_LEVELS], negative[MAX_LEVELS], at = 0;
     int32_t i, count, excess = 0;
     const int8_t *weights = weights_of(synapses, segment, channel, &count);
@@ -108,14 +108,14 @@ static int32_t write_entries(const lsnn_synapses *synapses, int32_t segment, int
         negative[level] = at + plain;
         for (pad = plain + found->negative[level]; pad < length; pad++)
             entries[at + pad] = zeros;
-        excess += (int32_t)(magnitude(level, levels) * (length - plain));
+        excess += (int32_t)(magnitude(level, levels) * found->negative[level]);
         at += length;
     }
     for (i = 0; i < count; i++)
         if (weights[i] > 0)
-            entries[positive[level_of(weights[i], levels)]++] = (uint16_t)(i * LSNN_TILE_WORDS);
+            entries[positive[level_of(weights[i], levels)]++] = (uint16_t)(2 * i);
         else if (weights[i] < 0)
-            entries[negative[level_of(weights[i], levels)]++] = (uint16_t)(i * LSNN_TILE_WORDS);
+            entries[negative[level_of(weights[i], levels)]++] = (uint16_t)(2 * i + 1);
     return excess;
 }
 
@@ -124,11 +124,11 @@ uint64_t lsnn_bit_table_make(lsnn_bit_table *table, const lsnn_synapses *synapse
     const int levels = level_count(synapses);
     const int32_t segments = segment_count(synapses);
     const size_t rows = (size_t)segments * (size_t)channels;
-    uint16_t *entries, *counts;
-    uint32_t *first, *bound;
-    uint8_t *used;
+    uint16_t *entries, *blocks_at;
+    uint32_t *first, at = 0;
+    uint64_t *bound;
+    uint8_t *used, *used_after;
     int32_t *excess, segment, channel;
-    uint32_t at = 0;
     int level;
     memset(table, 0, sizeof *table);
     table->channels = channels;
@@ -138,12 +138,14 @@ uint64_t lsnn_bit_table_make(lsnn_bit_table *table, const lsnn_synapses *synapse
     lsnn_bit_cost(synapses, channels, &table->planes, &table->blocks);
     /* No block is without a weight, and weights are at most 2^26, so that `first` can hold every entry's index. */
     table->entries = entries = malloc((size_t)(table->blocks * BLOCK + 1) * sizeof *entries);
-    table->counts = counts = malloc(rows * (size_t)levels * 2 * sizeof *counts);
+    table->blocks_at = blocks_at = malloc(rows * (size_t)levels * sizeof *blocks_at);
     table->first = first = malloc(rows * sizeof *first);
-    table->bound = bound = malloc(rows * sizeof *bound);
+    table->used_after = used_after = malloc(rows);
     table->used = used = malloc((size_t)channels);
     table->excess = excess = calloc((size_t)channels, sizeof *excess);
-    if (!entries || !counts || !first || !bound || !used || !excess) {
+    bound = calloc((size_t)channels, sizeof *bound);
+    if (!entries || !blocks_at || !first || !used_after || !used || !excess || !bound) {
+        free(bound);
         lsnn_bit_table_free(table);
         return 0;
     }
@@ -151,27 +153,31 @@ uint64_t lsnn_bit_table_make(lsnn_bit_table *table, const lsnn_synapses *synapse
         for (channel = 0; channel < channels; channel++) {
             const size_t row = (size_t)segment * (size_t)channels + (size_t)channel;
             histogram found;
+            uint32_t count = 0;
             count_levels(synapses, segment, channel, &found);
             first[row] = at;
-            bound[row] = (uint32_t)bound_of(&found, levels) + (segment ? bound[row - (size_t)channels] : 0);
-            used[channel] = (uint8_t)bits_of(bound[row]);
+            bound[channel] += bound_of(&found, levels);
+            used_after[row] = used[channel] = (uint8_t)bits_of(bound[channel]);
             excess[channel] += write_entries(synapses, segment, channel, &found, entries + at);
             for (level = 0; level < levels; level++) {
-                counts[(row * (size_t)levels + (size_t)level) * 2] = (uint16_t)found.positive[level];
-                counts[(row * (size_t)levels + (size_t)level) * 2 + 1] = (uint16_t)blocks_of(&found, level);
-                at += BLOCK * blocks_of(&found, level);
+                blocks_at[row * (size_t)levels + (size_t)level] = (uint16_t)blocks_of(&found, level);
+                count += BLOCK * blocks_of(&found, level);
             }
+            at += count;
+            if (bits_of(count) > table->count_planes)
+                table->count_planes = bits_of(count);
         }
-    return table->blocks * BLOCK * sizeof *entries + rows * ((size_t)levels * 2 * sizeof *counts + 2 * sizeof *first) +
+    free(bound);
+    return table->blocks * BLOCK * sizeof *entries + rows * ((size_t)levels * sizeof *blocks_at + sizeof *first + 1) +
            (size_t)channels * (1 + sizeof *excess);
 }
 
 void lsnn_bit_table_free(lsnn_bit_table *table)
 {
     free((void *)table->entries);
-    free((void *)table->counts);
+    free((void *)table->blocks_at);
     free((void *)table->first);
-    free((void *)table->bound);
+    free((void *)table->used_after);
     free((void *)table->used);
     free((void *)table->excess);
     memset(table, 0, sizeof *table);

@@ -4,8 +4,8 @@
 
 #include "kernel.h"
 
-/* Inputs (channels times taps) of one segment; their offsets in words, the plane of zeros included, fit 16 bits. */
-#define LSNN_SEGMENT_INPUTS 8190
+/* Inputs (channels times taps) of one segment: their planes and the one of zeros have numbers of 16 bits. */
+#define LSNN_SEGMENT_INPUTS 32767
 
 /* What a bit-sliced sum of these synapses takes: its planes, at most INT32_MAX, and blocks of eight entries. */
 void lsnn_bit_cost(const lsnn_synapses *synapses, int32_t channels, int32_t *planes, uint64_t *blocks);
