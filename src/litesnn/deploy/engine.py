@@ -157,9 +157,7 @@ class Engine:
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Engine cannot be copied or pickled: make another one from its model")
 
-    def _run(
-        self, x: NDArray[np.generic], record: bool
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]] | None]:
+    def _run(self, x: NDArray[np.generic], record: bool) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]] | None]:
         """Logits [T, B, classes], and the spikes of every population if recorded."""
         model = self.model
         require_input(model.input, x)

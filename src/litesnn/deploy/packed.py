@@ -934,6 +934,7 @@ def _refuse(where: str, expected: str, found: object) -> NoReturn:
 
 
 def _show(value: object) -> str:
-    """``value`` in one short line, however long a file made it."""
+    """``value`` in one short line, however long a file made it, and with no letter that a terminal obeys or refuses."""
     text = " ".join(str(value).split()) if isinstance(value, str | Exception) else repr(value)
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:81])
     return text if len(text) <= 80 else f"{text[:77]}…"

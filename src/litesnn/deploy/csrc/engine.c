@@ -261,7 +261,7 @@ static void run_gather(group_job *job)
     for (m = 0; m < group->member_count; m++) {
         lsnn_bundle_plan *bundle = &engine->plan.bundles[group->members[m]];
         bundle->additions += events * bundle->row_stride;
-        bundle->words += events * (bundle->row_stride * sizeof(int16_t) / (size_t)engine->ops->vector_bytes);
+        bundle->words += events * (bundle->row_stride / (size_t)engine->ops->vector_bytes);
     }
 }
 

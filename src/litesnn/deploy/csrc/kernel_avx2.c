@@ -14,6 +14,7 @@ static inline vec vec_zero(void) { return _mm256_setzero_si256(); }
 static inline vec vec_and(vec a, vec b) { return _mm256_and_si256(a, b); }
 static inline vec vec_xor(vec a, vec b) { return _mm256_xor_si256(a, b); }
 static inline vec vec_not(vec a) { return _mm256_xor_si256(a, _mm256_set1_epi64x(-1)); }
+static inline vec vec_add_bytes(vec a, vec b) { return _mm256_add_epi8(a, b); }
 static inline vec vec_fill(uint64_t word) { return _mm256_set1_epi64x((long long)word); }
 static inline vec vec_shift_left(vec a, int n) { return _mm256_slli_epi64(a, n); }
 static inline vec vec_shift_right(vec a, int n) { return _mm256_srli_epi64(a, n); }
@@ -54,4 +55,4 @@ static inline void avx2_lif(float *u, const float *x, const float *bias, float l
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_avx2 = KERNEL_OPS("avx2", 50.0f, 6.0f);
+const lsnn_kernel_ops lsnn_kernel_avx2 = KERNEL_OPS("avx2", 42.0f, 4.0f);

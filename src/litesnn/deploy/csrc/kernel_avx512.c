@@ -14,6 +14,7 @@ static inline vec vec_zero(void) { return _mm512_setzero_si512(); }
 static inline vec vec_and(vec a, vec b) { return _mm512_and_si512(a, b); }
 static inline vec vec_xor(vec a, vec b) { return _mm512_xor_si512(a, b); }
 static inline vec vec_not(vec a) { return _mm512_ternarylogic_epi64(a, a, a, 0x55); }
+static inline vec vec_add_bytes(vec a, vec b) { return _mm512_add_epi8(a, b); }
 static inline vec vec_fill(uint64_t word) { return _mm512_set1_epi64((long long)word); }
 static inline vec vec_shift_left(vec a, int n) { return _mm512_slli_epi64(a, (unsigned)n); }
 static inline vec vec_shift_right(vec a, int n) { return _mm512_srli_epi64(a, (unsigned)n); }

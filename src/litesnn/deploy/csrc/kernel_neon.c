@@ -12,6 +12,10 @@ static inline vec vec_zero(void) { return vdupq_n_u64(0); }
 static inline vec vec_and(vec a, vec b) { return vandq_u64(a, b); }
 static inline vec vec_xor(vec a, vec b) { return veorq_u64(a, b); }
 static inline vec vec_not(vec a) { return veorq_u64(a, vdupq_n_u64(~UINT64_C(0))); }
+static inline vec vec_add_bytes(vec a, vec b)
+{
+    return vreinterpretq_u64_u8(vaddq_u8(vreinterpretq_u8_u64(a), vreinterpretq_u8_u64(b)));
+}
 static inline vec vec_fill(uint64_t word) { return vdupq_n_u64(word); }
 static inline vec vec_shift_left(vec a, int n) { return vshlq_u64(a, vdupq_n_s64(n)); }
 static inline vec vec_shift_right(vec a, int n) { return vshlq_u64(a, vdupq_n_s64(-n)); }
@@ -22,4 +26,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c) { return vbslq_u64(veorq_u6
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_neon = KERNEL_OPS("neon", 90.0f, 10.0f);
+const lsnn_kernel_ops lsnn_kernel_neon = KERNEL_OPS("neon", 80.0f, 6.0f);

@@ -18,6 +18,11 @@ static inline vec vec_zero(void) { return 0; }
 static inline vec vec_and(vec a, vec b) { return a & b; }
 static inline vec vec_xor(vec a, vec b) { return a ^ b; }
 static inline vec vec_not(vec a) { return ~a; }
+static inline vec vec_add_bytes(vec a, vec b)
+{
+    const vec low = UINT64_C(0x7F7F7F7F7F7F7F7F);
+    return ((a & low) + (b & low)) ^ ((a ^ b) & ~low);
+}
 static inline vec vec_fill(uint64_t word) { return word; }
 static inline vec vec_shift_left(vec a, int n) { return a << n; }
 static inline vec vec_shift_right(vec a, int n) { return a >> n; }
@@ -27,4 +32,4 @@ static inline vec vec_carry_not(vec a, vec b, vec c) { return (a & (b ^ c)) | ~(
 
 #include "kernel.inc"
 
-const lsnn_kernel_ops lsnn_kernel_portable = KERNEL_OPS("portable", 250.0f, 16.0f);
+const lsnn_kernel_ops lsnn_kernel_portable = KERNEL_OPS("portable", 90.0f, 10.0f);

@@ -34,7 +34,7 @@ static float input_rate(const lsnn_model *model, const lsnn_synapses *synapses)
 /* The cheaper method for one input at a time, by the cycles that each step was measured to take. */
 static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, const lsnn_kernel_ops *ops, int32_t method)
 {
-    const float copy_cycles = 6, mark_cycles = 3, store_cycles = 1;
+    const float copy_cycles = 6, mark_cycles = 5, store_cycles = 5;
     const lsnn_population *population = &model->populations[bundle->population];
     const lsnn_synapses *synapses = bundle->synapses;
     const float neurons = (float)model->timesteps * (float)population->height * (float)population->width;
