@@ -19,6 +19,7 @@ ENGINE := CMakeLists.txt $(wildcard build_backend/*.py) $(CSRC) $(wildcard $(CSR
 
 demo: .venv/installed
 	$(BIN)/litesnn design --data digits --budget '8 kB, 1 M Bit-SynOps, T <= 4' --run $(RUN)
+	$(BIN)/litesnn evaluate $(RUN) --engine native
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -411,11 +411,11 @@ def test_full_adder_limit_is_a_speed() -> None:
 # --- Images. ---
 
 
-def load(image: bytes) -> tuple[int, str]:
+def load(image: bytes, method: int = -1) -> tuple[int, str]:
     """Status and message of loading an image; an engine that it gives is freed."""
     library = native.load_library()
     handle, message = ctypes.c_void_p(), ctypes.create_string_buffer(256)
-    status = library.lsnn_load(ctypes.byref(handle), image, len(image), None, -1, 1, message, 256)
+    status = library.lsnn_load(ctypes.byref(handle), image, len(image), None, method, 1, message, 256)
     library.lsnn_free(handle)
     assert (handle.value is None) == (status != native.Status.OK)
     return status, message.value.decode()
@@ -484,6 +484,6 @@ def test_a_network_too_large_for_this_engine_is_refused() -> None:
     second = Population((wide,), packed_models.halves(rng, 6000, 0.1), 1.0)
     readout = replace(model.readout, codes=packed_models.random_codes(rng, (3, 6000), 4, 0.01))
     model = replace(model, populations=(model.populations[0], second), readout=readout, timesteps=64)
-    status, message = load(engine_image(model))
+    status, message = load(engine_image(model), native.Method.GATHER)
     assert status == native.Status.NO_MEMORY, message
     assert message == "the network needs more memory than there is, or more than 4 GiB"

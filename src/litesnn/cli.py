@@ -14,6 +14,7 @@ from rich.console import Console
 
 from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
 from litesnn.deploy.export_c.command import export, firmware_summary
+from litesnn.deploy.native_evaluation import engine_table, evaluate_native
 from litesnn.design import Job, check_budgets, make_recipe
 from litesnn.errors import LitesnnError
 from litesnn.loop.session import Session, find_device
@@ -35,6 +36,20 @@ app = typer.Typer(
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a network for other places: C for microcontrollers.")
 app.add_typer(export_app, name="export")
+
+
+class Runtime(StrEnum):
+    """What runs a trained network."""
+
+    torch = "torch"
+    native = "native"
+
+
+class Interpreter(StrEnum):
+    """What runs a packed model."""
+
+    native = "native"
+    reference = "reference"
 
 
 class Mode(StrEnum):
@@ -126,9 +141,23 @@ def train(
 
 
 @app.command()
-def evaluate(run: RunArgument, device: DeviceOption = "auto", threads: ThreadsOption = None) -> None:
+def evaluate(
+    run: RunArgument,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: Annotated[
+        Runtime, typer.Option("--engine", help="native: run the packed network in C instead, and time it beside torch")
+    ] = Runtime.torch,
+) -> None:
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
     folder = RunFolder(run)
+    if engine is Runtime.native:
+        folder.recipe()
+        with folder.locked():
+            metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads or 1)
+        Console().print(engine_table(metrics))
+        check_budgets(metrics)
+        return
     _do_stage("evaluate", folder, _session(device, threads))
     _conclude(folder)
 
@@ -169,9 +198,12 @@ def predict(
     model: Annotated[Path, typer.Argument(help="a packed model, model.safetensors")],
     inputs: Annotated[list[Path], typer.Argument(help="image files, or arrays as .npy or .npz")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per input")] = False,
+    engine: Annotated[
+        Interpreter, typer.Option("--engine", help="the native engine, or the NumPy reference that it equals")
+    ] = Interpreter.native,
 ) -> None:
     """Classify inputs with a packed model."""
-    for row in predictions(model, inputs):
+    for row in predictions(model, inputs, reference=engine is Interpreter.reference):
         print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
 
 

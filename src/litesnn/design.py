@@ -31,7 +31,7 @@ from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate
 from litesnn.train.fit import fit
 
-__all__ = ["Design", "Job", "check_budgets", "design", "make_recipe"]
+__all__ = ["Design", "Job", "check_budgets", "design", "make_recipe", "renew_report"]
 
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -56,6 +56,12 @@ STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
     "report": report,
 }
 assert list(STAGE_FUNCTIONS) == list(STAGES)
+
+
+def renew_report(run: RunFolder) -> None:
+    """Write the report anew, if the run has one: what it tells has changed."""
+    if run.done("report"):
+        Job(run, Session(find_device("cpu"), Console(quiet=True))).do("report")
 
 
 class Job:

@@ -100,6 +100,12 @@ class RunFolder:
             raise InputError(f"{path} is damaged: it has no {missing[0]}")
         return metrics
 
+    def amend_metrics(self, **sections: object) -> dict[str, Any]:
+        """Put sections into the evaluation, in place of what they held before. Returns all of it."""
+        metrics = self.metrics() | sections
+        write_atomically(self.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
+        return metrics
+
     def begin(self, recipe: Recipe) -> None:
         """Make the folder, or check that it was made for the same recipe.
 

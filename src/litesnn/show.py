@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from litesnn.data.single import load_inputs
+from litesnn.deploy.engine import Engine
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
@@ -35,6 +36,8 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         kept = "" if row["limit"] is None else ("yes" if row["kept"] else "[bold red]NO[/]")
         table.add_row(names[row["name"]], f"{row['value']:,.0f}", limit, kept)
     table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
+    if engine := metrics.get("engine"):
+        table.add_row("additions of the native engine", f"{engine['additions']:,.0f}", "", "")
     table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
     table.add_row("model size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
@@ -56,17 +59,17 @@ def info_table(path: Path) -> Table:
     return _model_table(path, model)
 
 
-def predictions(model_path: Path, inputs: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """For every input its class, the class's probability and the logits.
+def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = False) -> Iterator[dict[str, Any]]:
+    """For every input its class, the class's probability and the logits, by the native engine or the reference.
 
     Raises:
         InputError: the model or an input is missing, damaged or of another shape; before anything is printed for it.
     """
     model = read(model_path)
-    reference = Reference(model)
+    runner = Reference(model) if reference else Engine(model)
     for path in inputs:
         rows = load_inputs(path, model.input.shape, model.input.kind).numpy()
-        logits = reference.run(rows).logits[-1]
+        logits = runner.run(rows).logits[-1]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = exponents / exponents.sum(axis=1, keepdims=True)
         for number, (row, share) in enumerate(zip(logits, shares, strict=True)):

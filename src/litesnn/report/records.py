@@ -105,6 +105,28 @@ class TargetRow(_Record):
     instructions: int | None = None
 
 
+class EngineSpeed(_Record):
+    """The native engine and torch at one batch; times in µs per image, the ratio a median of its own."""
+
+    batch: int
+    engine_us: float
+    torch_us: float
+    ratio: float
+
+
+class EngineRun(_Record):
+    """What ``litesnn evaluate --engine native`` measured on the test set."""
+
+    kernel: str
+    threads: int
+    test: int
+    test_accuracy: float
+    same_predictions: int
+    additions: float
+    weight_bytes: int
+    speed: tuple[EngineSpeed, ...]
+
+
 class Metrics(_Record):
     """``metrics.json``: what was measured on the test set."""
 
@@ -139,6 +161,7 @@ class Metrics(_Record):
     budgets: tuple[BudgetRow, ...] = ()
     budgets_kept: bool | None = None
     targets: dict[str, TargetRow] = {}
+    engine: EngineRun | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:

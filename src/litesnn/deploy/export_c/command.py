@@ -6,13 +6,12 @@ In: a run folder or a ``model.safetensors``. Out: the firmware folder; for a run
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markdown import Markdown
 
 from litesnn.data.sources import load
@@ -20,9 +19,7 @@ from litesnn.deploy.export_c.folder import Firmware, export_c
 from litesnn.deploy.export_c.readme import memory_lines, target_lines
 from litesnn.deploy.packed import InputSpec, read
 from litesnn.deploy.targets import Measurement
-from litesnn.design import Job
-from litesnn.files import write_atomically
-from litesnn.loop.session import Session, find_device
+from litesnn.design import renew_report
 from litesnn.runs import RunFolder
 
 __all__ = ["GOLDEN_INPUTS", "export", "firmware_summary", "random_inputs"]
@@ -50,8 +47,7 @@ def export(path: Path, out: Path, targets: Sequence[str] = ()) -> Firmware:
         firmware = export_c(model, out, _golden_inputs(run, model.input), targets=targets, name=path.resolve().name)
         if targets:
             _remember(run, firmware.measurements)
-            if run.done("report"):
-                Job(run, Session(find_device("cpu"), Console(quiet=True))).do("report")
+            renew_report(run)
     return firmware
 
 
@@ -86,7 +82,5 @@ def _remember(run: RunFolder, measurements: Sequence[Measurement]) -> None:
     """Put the measurements into ``metrics.json``, if the run has one; other targets measured before stay."""
     if not run.done("evaluate"):
         return
-    metrics = run.metrics()
-    targets = dict(metrics.get("targets", {}))
-    targets |= {row.target: row.to_json() for row in measurements}
-    write_atomically(run.output("evaluate"), json.dumps(metrics | {"targets": targets}, indent=2) + "\n")
+    before = run.metrics().get("targets", {})
+    run.amend_metrics(targets=before | {row.target: row.to_json() for row in measurements})

@@ -1,0 +1,133 @@
+"""``litesnn evaluate --engine native``: the packed network in the native engine, on the test set, beside torch.
+
+In: a run folder with a packed model. Out: ``engine`` in its ``metrics.json``, and its report anew if it has one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from litesnn.data.sources import Data
+from litesnn.deploy.engine import Engine
+from litesnn.design import renew_report
+from litesnn.networks import load_network
+from litesnn.runs import RunFolder
+
+__all__ = ["engine_table", "evaluate_native"]
+
+BATCHES = (1, 256)
+"""Inputs at once when the engine and torch are timed."""
+TIMED_SECONDS = 2.0
+"""Torch is timed for about so long at each batch; test rows are used again if there are too few."""
+
+
+def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str, Any]:
+    """Run the packed model of a run on all test rows, count its additions, and time it in turns with torch.
+
+    Returns the metrics of the run, with what was measured under "engine".
+
+    Raises:
+        InputError: the run is not evaluated or not packed yet, or something of it is damaged.
+    """
+    run.metrics()
+    engine = Engine(run.need("pack"), threads=threads)
+    network = load_network(run.need("train"))
+    test = data.test()
+    x, y = test.x.numpy(), test.y.numpy()
+    largest = max(BATCHES)
+    chunks = [slice(start, start + largest) for start in range(0, len(x), largest)]
+    guesses = np.concatenate([engine.predict(x[chunk]) for chunk in chunks])
+    additions = engine.additions / len(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            theirs = torch.cat([network.predict(test.x[chunk]) for chunk in chunks]).numpy()
+            speed = [_time(engine.predict, network.predict, x, min(batch, len(x))) for batch in BATCHES]
+    finally:
+        torch.set_num_threads(before)
+    measured = {
+        "kernel": engine.kernel,
+        "threads": threads,
+        "test": len(x),
+        "test_accuracy": float(np.mean(guesses == y)),
+        "same_predictions": int(np.count_nonzero(guesses == theirs)),
+        "additions": additions,
+        "weight_bytes": engine.weight_bytes,
+        "work_bytes": engine.work_bytes,
+        "speed": speed,
+    }
+    metrics = run.amend_metrics(engine=measured)
+    renew_report(run)
+    return metrics
+
+
+def engine_table(metrics: Mapping[str, Any]) -> Table:
+    """What :func:`evaluate_native` measured."""
+    measured = metrics["engine"]
+    threads = f"{measured['threads']} thread{'s' if measured['threads'] > 1 else ''}"
+    table = Table(
+        title=f"native engine, kernel {measured['kernel']}, {threads}", caption=_caption(metrics), box=box.SIMPLE_HEAD
+    )
+    for column in ("batch", "engine, µs/image", "torch, µs/image", "ratio"):
+        table.add_column(column, justify="right")
+    for row in measured["speed"]:
+        engine, rival = row["engine_us"], row["torch_us"]
+        table.add_row(str(row["batch"]), f"{engine:,.1f}", f"{rival:,.1f}", f"{row['ratio']:.1f}×")
+    return table
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    measured = metrics["engine"]
+    return (
+        f"test accuracy {measured['test_accuracy']:.2%} of {measured['test']}, "
+        f"{measured['same_predictions']} of {measured['test']} predictions as torch's; "
+        f"{measured['additions']:,.0f} additions of one bit lane per image ({metrics['synops']:,.0f} SynOps); "
+        f"{measured['weight_bytes']:,} B of weights in memory"
+    )
+
+
+def _time(
+    engine: Callable[[NDArray[Any]], object],
+    network: Callable[[torch.Tensor], object],
+    x: NDArray[Any],
+    batch: int,
+) -> dict[str, Any]:
+    """Medians of the times per image at one batch; the ratio is the median of those of every pair."""
+    rounds: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    for chunk in _endless(x, batch):
+        ours, theirs = _seconds(engine, chunk), _seconds(network, torch.from_numpy(chunk))
+        rounds.append((1e6 * ours / batch, 1e6 * theirs / batch))
+        if time.perf_counter() - started > TIMED_SECONDS and len(rounds) > 4:
+            break
+    rounds = rounds[1:]  # the first one warms up
+    return {
+        "batch": batch,
+        "engine_us": statistics.median(ours for ours, _ in rounds),
+        "torch_us": statistics.median(theirs for _, theirs in rounds),
+        "ratio": statistics.median(theirs / ours for ours, theirs in rounds),
+        "rounds": len(rounds),
+    }
+
+
+def _endless(x: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
+    """Whole batches of rows, from the start again when there are no more."""
+    while True:
+        for start in range(0, len(x) - batch + 1, batch):
+            yield x[start : start + batch]
+
+
+def _seconds(function: Callable[[Any], object], argument: object) -> float:
+    start = time.perf_counter()
+    function(argument)
+    return time.perf_counter() - start
