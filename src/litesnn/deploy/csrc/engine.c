@@ -251,6 +251,13 @@ static void run_gather(group_job *job)
     int32_t c, i, m;
     list_channels(job);
     memset(marks, 0, images_of(job) * area * words * sizeof *marks);
+    for (m = 0; m < group->member_count; m++) /* the sums of bits that are no pixels */
+        if ((size_t)group->out_height * (size_t)group->out_width % 8) {
+            const lsnn_bundle_plan *bundle = &engine->plan.bundles[group->members[m]];
+            memset(engine->block + job->layout->results[group->members[m]], 0,
+                   (size_t)engine->model.populations[bundle->population].channels * images_of(job) *
+                       lsnn_image_bytes(group->out_height, group->out_width) * 8 * sizeof(int32_t));
+        }
     for (c = 0; c < group->inputs; c++)
         lsnn_mark(engine->channels[c], images_of(job), area, c, words, marks);
     for (i = 0; i < lsnn_pool_workers(engine->pool); i++)
