@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ class Build:
         folder = self.program.parent
         truth = Reference(model).run(x, record=True)
         assert truth.spikes is not None
-        right = [truth.logits, *truth.spikes]
+        right: list[NDArray[Any]] = [truth.logits, *truth.spikes]
         (folder / "image").write_bytes(engine_image(model))
         inputs = np.ascontiguousarray(x, np.uint8 if model.input.kind == "image" else np.float32)
         (folder / "inputs").write_bytes(inputs.tobytes())
