@@ -5,9 +5,10 @@ In: a run folder with a packed model. Out: ``engine`` in its ``metrics.json``, a
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ __all__ = ["engine_table", "evaluate_native"]
 
 BATCHES = (1, 256)
 """Inputs at once when the engine and torch are timed."""
-TIMED_SECONDS = 2.0
-"""Torch is timed for about so long at each batch; test rows are used again if there are too few."""
+ROUNDS = 7
+SAMPLE_SECONDS = 0.1
+"""Engine and torch are timed in turns, so often and for about so long each time."""
 
 
 def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str, Any]:
@@ -102,32 +104,28 @@ def _time(
     x: NDArray[Any],
     batch: int,
 ) -> dict[str, Any]:
-    """Medians of the times per image at one batch; the ratio is the median of those of every pair."""
-    rounds: list[tuple[float, float]] = []
-    started = time.perf_counter()
-    for chunk in _endless(x, batch):
-        ours, theirs = _seconds(engine, chunk), _seconds(network, torch.from_numpy(chunk))
-        rounds.append((1e6 * ours / batch, 1e6 * theirs / batch))
-        if time.perf_counter() - started > TIMED_SECONDS and len(rounds) > 4:
-            break
-    rounds = rounds[1:]  # the first one warms up
+    """Medians of the times per image at one batch; the ratio is the median of those of every pair of samples."""
+    tensor = torch.from_numpy(x)
+    rounds = []
+    for _ in range(ROUNDS):
+        ours = _microseconds(lambda rows: engine(x[rows]), len(x), batch)
+        rounds.append((ours, _microseconds(lambda rows: network(tensor[rows]), len(x), batch)))
     return {
         "batch": batch,
         "engine_us": statistics.median(ours for ours, _ in rounds),
         "torch_us": statistics.median(theirs for _, theirs in rounds),
         "ratio": statistics.median(theirs / ours for ours, theirs in rounds),
-        "rounds": len(rounds),
+        "rounds": ROUNDS,
     }
 
 
-def _endless(x: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
-    """Whole batches of rows, from the start again when there are no more."""
-    while True:
-        for start in range(0, len(x) - batch + 1, batch):
-            yield x[start : start + batch]
-
-
-def _seconds(function: Callable[[Any], object], argument: object) -> float:
-    start = time.perf_counter()
-    function(argument)
-    return time.perf_counter() - start
+def _microseconds(predict: Callable[[slice], object], rows: int, batch: int) -> float:
+    """Time per image: one sample of calls on different batches, from the first row again when there are no more."""
+    starts = itertools.cycle(range(0, rows - batch + 1, batch))
+    predict(slice(0, batch))  # warms up
+    images, begun = 0, time.perf_counter()
+    while (spent := time.perf_counter() - begun) < SAMPLE_SECONDS:
+        start = next(starts)
+        predict(slice(start, start + batch))
+        images += batch
+    return 1e6 * spent / images
