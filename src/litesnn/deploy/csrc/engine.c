@@ -70,7 +70,8 @@ static void list_channels(const group_job *job)
     for (s = 0; s < job->group->source_count; s++) {
         const int32_t source = job->group->sources[s];
         const lsnn_population *population = &engine->model.populations[source];
-        const size_t plane = lsnn_plane_bytes(&engine->model, job->layout->batch, population->height, population->width);
+        const size_t plane =
+            lsnn_plane_bytes(&engine->model, job->layout->batch, population->height, population->width);
         for (c = 0; c < population->channels; c++)
             engine->channels[n++] = engine->block + job->layout->spikes[source] + (size_t)c * plane;
     }
@@ -341,7 +342,6 @@ static void run_group(lsnn_engine *engine, const lsnn_layout *layout, const lsnn
 typedef struct {
     const lsnn_engine *engine;
     lsnn_fire_job fire;
-    size_t pixels;
 } population_job;
 
 static void fire_task(void *context, int32_t me, int32_t workers)
@@ -405,7 +405,6 @@ static void run_population(lsnn_engine *engine, const lsnn_layout *layout, int32
             bundle->additions += (uint64_t)population->channels * images * pixels;
     }
     job.engine = engine;
-    job.pixels = pixels;
     job.fire.timesteps = engine->model.timesteps;
     job.fire.channels = population->channels;
     job.fire.current_count = last - first;

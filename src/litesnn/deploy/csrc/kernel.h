@@ -23,8 +23,8 @@
 
 /* The weights of a bundle for the bit-sliced kernel. A segment of inputs is a list of planes: of every input its spikes
  * and their complement, and at the end a plane of zeros. For each segment and each output channel there are lists of
- * planes to add, by level of magnitude from the highest (2^bits - 1) to 1, each filled up to blocks of eight with zeros. A
- * negative weight adds the complement, which makes the sum too large by the constant in `excess`. */
+ * planes to add, by level of magnitude from the highest (2^bits - 1) to 1, each filled up to blocks of eight with
+ * zeros. A negative weight adds the complement, which makes the sum too large by the constant in `excess`. */
 typedef struct {
     int32_t channels, segments, levels;
     int32_t planes;             /* of the widest sum */
@@ -58,8 +58,8 @@ typedef struct {
     size_t segment_words;     /* from one segment's start to the next */
 } lsnn_shift_job;
 
-/* Fills one tile for input channels first..last-1, whose inputs are channel * taps + tap, each with its complement. `at`
- * is the tile's first byte. */
+/* Fills one tile for input channels first..last-1, whose inputs are channel * taps + tap, each with its complement.
+ * `at` is the tile's first byte. */
 typedef void lsnn_shift(const lsnn_shift_job *job, int32_t first, int32_t last, size_t at, uint64_t *tile);
 
 /* Sums a row of int8 weights for every event. rows: [inputs][stride]; sums: [stride], overwritten. */

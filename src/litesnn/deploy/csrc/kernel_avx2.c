@@ -23,10 +23,6 @@ static inline vec vec_carry(vec a, vec b, vec c)
 {
     return _mm256_or_si256(_mm256_and_si256(a, vec_xor(b, c)), _mm256_and_si256(b, c));
 }
-static inline vec vec_carry_not(vec a, vec b, vec c)
-{
-    return _mm256_or_si256(_mm256_and_si256(a, vec_xor(b, c)), vec_not(_mm256_or_si256(b, c)));
-}
 
 /* The written meaning of LIF is in kernel.inc. */
 static inline void avx2_lif(float *u, const float *x, const float *bias, float leak, float threshold,

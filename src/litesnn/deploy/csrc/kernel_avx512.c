@@ -20,7 +20,6 @@ static inline vec vec_shift_left(vec a, int n) { return _mm512_slli_epi64(a, (un
 static inline vec vec_shift_right(vec a, int n) { return _mm512_srli_epi64(a, (unsigned)n); }
 static inline vec vec_sum(vec a, vec b, vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
 static inline vec vec_carry(vec a, vec b, vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0xE8); }
-static inline vec vec_carry_not(vec a, vec b, vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0x71); }
 
 /* The written meaning of LIF is in kernel.inc. */
 static inline void avx512_lif(float *u, const float *x, const float *bias, float leak,

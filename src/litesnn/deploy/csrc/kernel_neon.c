@@ -22,7 +22,6 @@ static inline vec vec_shift_right(vec a, int n) { return vshlq_u64(a, vdupq_n_s6
 static inline vec vec_sum(vec a, vec b, vec c) { return veorq_u64(a, veorq_u64(b, c)); }
 /* Where b and c differ the carry is a, else it is b. */
 static inline vec vec_carry(vec a, vec b, vec c) { return vbslq_u64(veorq_u64(b, c), a, b); }
-static inline vec vec_carry_not(vec a, vec b, vec c) { return vbslq_u64(veorq_u64(b, c), a, vec_not(b)); }
 
 #include "kernel.inc"
 

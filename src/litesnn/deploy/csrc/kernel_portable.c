@@ -28,7 +28,6 @@ static inline vec vec_shift_left(vec a, int n) { return a << n; }
 static inline vec vec_shift_right(vec a, int n) { return a >> n; }
 static inline vec vec_sum(vec a, vec b, vec c) { return a ^ b ^ c; }
 static inline vec vec_carry(vec a, vec b, vec c) { return (a & (b ^ c)) | (b & c); }
-static inline vec vec_carry_not(vec a, vec b, vec c) { return (a & (b ^ c)) | ~(b | c); }
 
 #include "kernel.inc"
 

@@ -132,7 +132,8 @@ static uint64_t even_bits(uint64_t x)
 }
 
 /* Stride 2 where every row of the output is whole bytes: 16 pixels of a row at a time. */
-static void halve(const lsnn_group_plan *group, size_t images, const uint8_t *plane, size_t plane_bytes, uint8_t *phases)
+static void halve(const lsnn_group_plan *group, size_t images, const uint8_t *plane, size_t plane_bytes,
+                  uint8_t *phases)
 {
     const size_t row = (size_t)group->out_width / 8, rows = images * (size_t)group->height;
     const int all = lsnn_phases(group) == 2; /* or only the first, for a kernel of 1 */

@@ -12,8 +12,8 @@
 void lsnn_quantize_table(const lsnn_model *model, int8_t *table);
 int lsnn_quantize(const lsnn_model *model, const int8_t *table, const void *inputs, size_t count, int8_t *out);
 
-/* Copies [inputs * taps] of the pixels [batch, inputs, H, W] in the geometry of the output, zeros outside: what tap k of
- * channel c reads. In the order of sums (lsnn_current): [8][bytes of a timestep]. Channels first..last-1. */
+/* Copies [inputs * taps] of the pixels [batch, inputs, H, W] in the geometry of the output, zeros outside: what tap k
+ * of channel c reads. In the order of sums (lsnn_current): [8][bytes of a timestep]. Channels first..last-1. */
 void lsnn_shift_pixels(const lsnn_group_plan *group, const int8_t *pixels, int32_t batch, int32_t first, int32_t last,
                        int8_t *out);
 

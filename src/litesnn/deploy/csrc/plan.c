@@ -32,7 +32,8 @@ static float input_rate(const lsnn_model *model, const lsnn_synapses *synapses)
 }
 
 /* The cheaper method for one input at a time, by the cycles that each step was measured to take. */
-static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, const lsnn_kernel_ops *ops, int32_t method)
+static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, const lsnn_kernel_ops *ops,
+                      int32_t method)
 {
     const float copy_cycles = 6, mark_cycles = 5, store_cycles = 5;
     const lsnn_population *population = &model->populations[bundle->population];
@@ -318,7 +319,8 @@ static void request_groups(places *all, lsnn_layout *layout, const lsnn_plan *pl
         if (group->method == LSNN_ANALOG)
             request(all, &layout->copies[g], inputs * taps * pixels, 0, group->step, group->step);
         else if (group->method == LSNN_GATHER)
-            request(all, &layout->copies[g], steps * batch * area * ((inputs + 63) / 64) * 8, 0, group->step, group->step);
+            request(all, &layout->copies[g], steps * batch * area * ((inputs + 63) / 64) * 8, 0, group->step,
+                    group->step);
         else {
             /* Masks are made with the layout and stay. */
             request(all, &layout->masks[g], taps * plane, 0, 0, model->population_count);
@@ -355,8 +357,8 @@ static void request_populations(places *all, lsnn_layout *layout, const lsnn_pla
                 plan->last_use[p]);
     }
     request(all, &layout->input,
-            (uint64_t)layout->batch * (uint64_t)model->channels * (uint64_t)model->height * (uint64_t)model->width, 0, 0,
-            last);
+            (uint64_t)layout->batch * (uint64_t)model->channels * (uint64_t)model->height * (uint64_t)model->width, 0,
+            0, last);
 }
 
 int lsnn_layout_make(lsnn_layout *layout, const lsnn_plan *plan, int32_t batch)
