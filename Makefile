@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow lint format benchmark benchmark-engine clean
+.PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine clean
 
 # All that the native engine is built from; the folder itself, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc
@@ -26,6 +26,12 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
+
+# The readers of untrusted files under sanitizers, so many seconds each; needs clang with libFuzzer.
+FUZZ_SECONDS ?= 1800
+fuzz: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt atheris
+	$(BIN)/python fuzz/fuzzers.py --seconds $(FUZZ_SECONDS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

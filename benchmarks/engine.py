@@ -92,11 +92,11 @@ def file_case(text: str, count: int) -> Case:
         settings = RunFolder(path.parent).recipe().data
         data = load(settings)
         images, calibration = data.test().x.numpy()[:count], data.validation.x.numpy()[:CALIBRATION_IMAGES]
-        origin = f"{path}, on test images of {settings.source}"
+        origin = f"{path.name}, on test images of {Path(settings.source).name}"
     else:
         rng = np.random.default_rng(99)
         noise = [_noise(model, rng, number) for number in (count, CALIBRATION_IMAGES)]
-        images, calibration, origin = *noise, f"{path}, on noise"
+        images, calibration, origin = *noise, f"{path.name}, on noise"
     if len(images) < count:
         raise InputError(f"{path}: expected {count} test images for the largest batch, found {len(images)}")
     return Case(name or path.resolve().parent.name, origin, model, images, calibration)
