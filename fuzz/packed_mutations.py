@@ -118,6 +118,8 @@ def _places(value: object) -> list[tuple[Any, Any]]:
 
 def _change_value(record: object, choose: random.Random) -> None:
     places = _places(record)
+    if not places:  # an earlier change has left nothing
+        return
     container, key = choose.choice(places)
     action = choose.randrange(6)
     if action == 0 and isinstance(container[key], int | float):
