@@ -10,7 +10,7 @@ import oracle
 from litesnn.genotype import OPS, Edge, all_edges
 from litesnn.snn import compconv
 from litesnn.snn.arithmetic import ARITHMETICS
-from litesnn.snn.cell import Cell, CellMix, Source, edge_key
+from litesnn.snn.cell import Cell, CellMix, Source, State, edge_key
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Meter
 from litesnn.snn.prune import keep_mask
@@ -62,7 +62,8 @@ def test_forward_and_gradients_are_the_oracles(data: st.DataObject) -> None:
     weights = {f"{node}_{source}_{op}": 2 * a.sigmoid() for (node, source, op), a in zip(edges, alpha, strict=True)}
     shares = beta.softmax(0).view(2, 2)
     compression = Compression((1, 3), (0.4, 1.0), shares)
-    ours = cell(*inputs, CellMix(compression, weights, None, width_weights))
+    mix = CellMix(compression, torch.stack(list(weights.values())), None, width_weights)
+    ours = cell(*(State.of(x, counted=False) for x in inputs), mix).spikes
     mixture = oracle.Mixture(oracle.pairs((1, 3), (0.4, 1.0), shares), weights, width_weights)
     theirs = torch.stack(oracle.cell(cell, list(inputs[0]), list(inputs[1]), mixture))
     assert ours.shape == (steps, 2, nodes * width, *half((7, 5), levels[2]))
@@ -83,7 +84,7 @@ def test_the_gradients_compared_above_are_not_all_zero() -> None:
     edges = [(0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1")]
     cell = make_cell(edges, older=source, newer=source, level=0, width=2).double()
     inputs = [random_spikes(3, 2, (6, 6), seed).requires_grad_() for seed in (0, 1)]
-    out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)))
+    out = cell(*(State.of(x, counted=False) for x in inputs), CellMix(Compression.fixed(2, 0.5, CPU))).spikes
     assert 0 < out.mean() < 1
     out.sum().backward()
     for parameter in [*cell.parameters(), *inputs]:
