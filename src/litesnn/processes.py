@@ -15,26 +15,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from litesnn.errors import EndedElsewhere, InputError, WorkerLost
+from litesnn.files import write_atomically
 
 __all__ = [
     "apart",
     "average_gradients",
     "barrier",
+    "copy_from_first",
     "count",
     "equalize",
     "first_before_others",
@@ -44,6 +50,7 @@ __all__ = [
     "local_rank",
     "part",
     "rank",
+    "share",
     "total",
     "total_",
 ]
@@ -51,7 +58,7 @@ __all__ = [
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _TIMEOUT = timedelta(minutes=10)
-"""How long a process waits in a sum for the others. One that dies is noticed at once; one that is cut off, after this."""
+"""How long a process waits in a sum for the others. A dead one is noticed at once, one that is cut off only then."""
 
 _POLL = 0.5
 """Most seconds between two looks at the store."""
@@ -60,15 +67,19 @@ _GRACE = 2.0
 """Seconds that a process gives the first one to say why the job ends, before it speaks itself."""
 
 
+_END, _LEFT = "litesnn/end", "litesnn/left"
+"""Names in the store: the exit code with which the job ends and who says why; how many processes are through."""
+
+
 @dataclass
 class _Group:
     """The processes of this job. ``store`` holds small records that every process can read."""
 
-    store: dist.Store
+    store: Store
     rank: int
     count: int
-    shared: int = 0  # records that the first has shared so far, the same number in every process
-    cuda: bool = field(default_factory=torch.cuda.is_available)
+    cuda: bool
+    shared: int = 0  # records that the first has shared so far; the same number in every process
 
 
 _group: _Group | None = None
@@ -95,7 +106,7 @@ def local_rank() -> int:
 
 
 def part(size: int) -> slice:
-    """This process's part of ``size`` things in their order; all parts are equal if ``size`` divides."""
+    """The part of ``size`` ordered things that is this process's; all parts are equal if ``count()`` divides it."""
     return slice(rank() * size // count(), (rank() + 1) * size // count())
 
 
@@ -119,7 +130,7 @@ def total(x: Tensor) -> Tensor:
     Raises:
         WorkerLost: a process has ended; in the backward pass as well.
     """
-    return x if _group is None else _Total.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if _group is None else _Total.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _Total(torch.autograd.Function):
@@ -148,7 +159,9 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             kinds.setdefault((gradient.dtype, gradient.device), []).append(gradient)
     for gradients in kinds.values():
         flat = _sum(torch.cat([gradient.flatten() for gradient in gradients])).div_(_group.count)
-        _scatter(flat, gradients)
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, values in zip(gradients, torch.split(flat, sizes), strict=True):
+            gradient.copy_(values.view_as(gradient))
 
 
 @torch.no_grad()
@@ -167,6 +180,30 @@ def equalize(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(values)
 
 
+def copy_from_first(folder: Path, names: Iterable[str]) -> None:
+    """Give every process the first one's files in ``folder``, which has another path in each process.
+
+    Files that the first does not have are removed.
+
+    Raises:
+        WorkerLost: a process has ended.
+    """
+    if _group is None:
+        return
+    for name in names:
+        path = folder / name
+        content = path.read_bytes() if is_first() and path.is_file() else None
+        size = share(None if content is None else len(content))
+        if size is None:
+            path.unlink(missing_ok=True)
+            continue
+        data = torch.tensor(bytearray(content or bytes(size)), dtype=torch.uint8)
+        with _translated():
+            dist.broadcast(data, 0)
+        if not is_first():
+            write_atomically(path, data.numpy().tobytes())
+
+
 def barrier() -> None:
     """Wait until every process is here. Raises ``WorkerLost`` if one has ended."""
     total_(torch.zeros(1))
@@ -183,24 +220,32 @@ def apart() -> Iterator[None]:
         _group = group
 
 
-def first_does(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns in the first process, which alone does it; the others wait, as long as it takes.
+def share(record: Any) -> Any:
+    """What the first process gives, in every process; anything that JSON can say. The others wait as long as it takes.
 
-    The result has to be a text, a number, a truth value or ``None``, for it travels as JSON. If the action raises,
-    :func:`joined` tells the others.
+    Raises:
+        EndedElsewhere: the first, or any other, has failed instead.
+        WorkerLost: nobody can be reached.
     """
     group = _group
     if group is None:
-        return action()
+        return record
     group.shared += 1
-    key = f"shared {group.shared}"
+    key = f"litesnn/shared/{group.shared}"
     if group.rank == 0:
+        with _translated():
+            group.store.set(key, json.dumps(record))
+        return record
+    return json.loads(_wait_for(group, key))
+
+
+def first_does(action: Callable[[], Any]) -> Any:
+    """What ``action`` returns in the first process, which alone does it; raises as :func:`share`, or as the action."""
+    result = None
+    if is_first():
         with apart():
             result = action()
-        with _translated():
-            group.store.set(key, json.dumps(result))
-        return result
-    return json.loads(_wait_for(group, key))
+    return share(result)
 
 
 @contextmanager
@@ -208,9 +253,9 @@ def first_before_others() -> Iterator[None]:
     """Do a block in the first process, then in all others: it may download or unpack what they then find."""
     if is_first():
         yield
-        first_does(lambda: None)
+        share(None)
     else:
-        first_does(lambda: None)
+        share(None)
         yield
 
 
@@ -240,7 +285,7 @@ def joined() -> Iterator[None]:
         _on_sigterm(signal.SIG_IGN)
         code = getattr(error, "exit_code", getattr(error, "code", 1))
         if code and not _speaks(group, code):
-            raise EndedElsewhere(int(group.store.get("code"))) from None
+            raise EndedElsewhere(_exit_code(group)) from None
         raise
     finally:
         _group = None
@@ -255,58 +300,57 @@ def _join() -> _Group:
         raise InputError("torch.distributed is in use by the program that called litesnn; leave its group first")
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
-        store, number, size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
+        store, number, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=number, world_size=size, timeout=_TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes do not find each other: {_first_line(error)}") from None
-    # A prefix of our own: torch keeps its keys in the same store.
-    return _Group(dist.PrefixStore("litesnn", store), number, size, cuda=cuda)
+    return _Group(store, number, size, cuda)
 
 
 def _farewell(group: _Group) -> None:
     """The store may live in the first process: it leaves last."""
     with _translated():
-        here = group.store.add("left", 1)
+        left = group.store.add(_LEFT, 1)
         until = time.monotonic() + _GRACE
-        while group.rank == 0 and here < group.count and time.monotonic() < until:
+        while group.rank == 0 and left < group.count and time.monotonic() < until:
             time.sleep(0.01)
-            here = group.store.add("left", 0)
+            left = group.store.add(_LEFT, 0)
 
 
-def _wait_for(group: _Group, key: str) -> bytes:
+def _wait_for(group: _Group, key: str) -> str:
     """A record from the store, which may take hours to come; until then, look whether the job still goes on."""
     pause = 0.001
     with _translated():
         while not group.store.check([key]):
-            if group.store.check(["code"]):
-                raise EndedElsewhere(int(group.store.get("code")))
+            if group.store.check([_END]):
+                raise EndedElsewhere(_exit_code(group))
             time.sleep(pause)
             pause = min(2 * pause, _POLL)
-        return group.store.get(key)
+        return str(group.store.get(key).decode())
 
 
 def _speaks(group: _Group, code: int) -> bool:
-    """Whether this process is the one that reports that the job ends, with this exit code."""
+    """Whether it is this process that reports that the job ends, with this exit code. All others then know the code."""
+    mine = f"{code} {group.rank}"
     try:
         until = time.monotonic() + (_GRACE if group.rank else 0.0)
-        while time.monotonic() < until and not group.store.check(["code"]):
+        while time.monotonic() < until and not group.store.check([_END]):
             time.sleep(0.01)
-        return int(group.store.compare_set("code", "", str(code))) == code and group.store.add("speakers", 1) == 1
+        return bool(group.store.compare_set(_END, "", mine).decode() == mine)
     except RuntimeError:  # the store is gone with the process that held it
         return True
+
+
+def _exit_code(group: _Group) -> int:
+    return int(group.store.get(_END).split()[0])
 
 
 def _sum(x: Tensor) -> Tensor:
     with _translated():
         dist.all_reduce(x)
     return x
-
-
-def _scatter(flat: Tensor, parts: list[Tensor]) -> None:
-    for target, values in zip(parts, flat.split([target.numel() for target in parts]), strict=True):
-        target.copy_(values.view_as(target))
 
 
 @contextmanager
@@ -323,7 +367,8 @@ def _lost(reason: str) -> WorkerLost:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\] *", "", line).split(". ")[0]  # gloo begins with a line of its source
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
