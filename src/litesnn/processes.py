@@ -37,6 +37,7 @@ from litesnn.errors import EndedElsewhere, InputError, WorkerLost
 from litesnn.files import write_atomically
 
 __all__ = [
+    "agreed",
     "apart",
     "average_gradients",
     "barrier",
@@ -164,6 +165,15 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             gradient.copy_(values.view_as(gradient))
 
 
+def agreed(value: Tensor) -> float:
+    """A scalar as the number with which every process goes on: the mean of what they have, equal but for rounding.
+
+    Raises:
+        WorkerLost: a process has ended.
+    """
+    return float(total_(value.detach().double().clone())) / count()
+
+
 @torch.no_grad()
 def equalize(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values, in place: machines may round the same seeds differently.
@@ -280,11 +290,15 @@ def joined() -> Iterator[None]:
         yield
         _farewell(group)
         _on_sigterm(terminate)
+    except SystemExit as end:
+        if not end.code:
+            _farewell(group)
+            _on_sigterm(terminate)
+        elif not _speaks(group, end.code if isinstance(end.code, int) else 1):
+            raise EndedElsewhere(_exit_code(group)) from None
+        raise
     except BaseException as error:
-        # As soon as one has ended, torchrun stops the others by SIGTERM. This one is about to end, and says why first.
-        _on_sigterm(signal.SIG_IGN)
-        code = getattr(error, "exit_code", getattr(error, "code", 1))
-        if code and not _speaks(group, code):
+        if not _speaks(group, getattr(error, "exit_code", 1)):
             raise EndedElsewhere(_exit_code(group)) from None
         raise
     finally:
@@ -333,6 +347,8 @@ def _wait_for(group: _Group, key: str) -> str:
 
 def _speaks(group: _Group, code: int) -> bool:
     """Whether it is this process that reports that the job ends, with this exit code. All others then know the code."""
+    # As soon as one has ended, torchrun stops the others by SIGTERM. This one is about to end, and says why first.
+    _on_sigterm(signal.SIG_IGN)
     mine = f"{code} {group.rank}"
     try:
         until = time.monotonic() + (_GRACE if group.rank else 0.0)
