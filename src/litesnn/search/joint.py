@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, shuffled_batches
@@ -28,7 +29,7 @@ from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
-from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
+from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
 from litesnn.snn.supernet import Choices, Supernet
@@ -110,6 +111,7 @@ class _Search:
         optimizer = self.optimizers["weights"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(parameters([optimizer]))
         torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.settings.grad_clip)
         optimizer.step()
         for score in self.scores:
@@ -137,10 +139,12 @@ class _Search:
             total = total + constraint.loss(costs[key])
         supernet.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        for name in self._learning(epoch):
-            self.optimizers[name].step()
+        learning = [self.optimizers[name] for name in self._learning(epoch)]
+        processes.average_gradients(parameters(learning))
+        for optimizer in learning:
+            optimizer.step()
         for key, constraint in self.constraints.items():
-            constraint.update(float(costs[key].detach()))
+            constraint.update(processes.agreed(costs[key]))
         for name, rate in meter.rates.items():
             self.rates[name] = rate.detach().tolist()
         return {"validation_loss": loss, "validation_accuracy": accuracy, **costs}
@@ -174,6 +178,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     run.start("search")
     train, validation = session.samples(data.train, info), session.samples(data.validation, info)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
+    processes.equalize(supernet.state_dict().values())
     state = _Search(recipe, supernet)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
@@ -206,7 +211,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
             save_state(checkpoint, "search state", supernet, state.optimizers, memory)
     log.close()
     save_tensors(run.output("search"), "search", supernet.state_dict(), {"rates": state.rates})
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return run.output("search")
 
 
