@@ -222,9 +222,7 @@ class Cell(nn.Module):
         assert conv is not None
         return conv
 
-    def _deployed(
-        self, older: State, newer: State, compression: Compression
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def _deployed(self, older: State, newer: State, compression: Compression) -> tuple[Tensor, dict[int, Tensor]]:
         """The deployed arithmetic. Returns spikes, and what :meth:`_measure` reads."""
         steps, batch = newer.spikes.shape[:2]
         states, reached = [older.flat, newer.flat], {}

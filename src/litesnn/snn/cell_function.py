@@ -203,7 +203,10 @@ def _forward(
         edges = [term.edge for term in terms]
         for term, z in zip(terms, maps, strict=True):
             if settings.given is not None:
-                mean[term.edge], variance[term.edge] = settings.given.mean[term.edge], settings.given.variance[term.edge]
+                mean[term.edge], variance[term.edge] = (
+                    settings.given.mean[term.edge],
+                    settings.given.variance[term.edge],
+                )
             elif term.conv is None:
                 mean[term.edge], variance[term.edge] = _global_moments(kernels, z)
             else:
@@ -274,7 +277,8 @@ class _Backward:
     def run(self, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradient of the cell's spikes to those of inputs, scales, biases and weights."""
         plan = self.plan
-        for state, columns in zip(self.grads[2:], to_rows(grad_spikes).split(plan.channels, dim=1), strict=True):
+        rows = to_rows(grad_spikes.contiguous(memory_format=torch.channels_last))
+        for state, columns in zip(self.grads[2:], rows.split(plan.channels, dim=1), strict=True):
             state.append(columns)
         grad_scales = torch.zeros_like(self.scales)
         grad_biases = self.scales.new_zeros(len(plan.terms), plan.channels)

@@ -37,9 +37,7 @@ _ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _MAPS, _NEURON = ctypes.POINTER(_Map), ctypes.POINTER(_Neuron)
 _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
-    "fire": (
-        *(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON, _ADDRESS, _MAPS),
-    ),
+    "fire": (*(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON, _ADDRESS, _MAPS),),
     "fire_backward": (
         *(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _NUMBER, _MAPS, _ADDRESS, _NEURON),
         *(_ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS),

@@ -25,8 +25,10 @@ def step_size(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
     """
     # In float64, so that a layer has the same step to the last bit alone and among others.
     exact = weight.detach().double()
-    spread = exact.flatten(1).std(1, correction=0).view(-1, *[1] * (weight.dim() - 1)) if stacked else exact.std(
-        correction=0
+    spread = (
+        exact.flatten(1).std(1, correction=0).view(-1, *[1] * (weight.dim() - 1))
+        if stacked
+        else exact.std(correction=0)
     )
     return GAUSSIAN_STEP[bits] * spread.to(weight.dtype).clamp_min(1e-8)
 
