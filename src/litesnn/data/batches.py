@@ -15,7 +15,7 @@ from torch import Tensor
 
 from litesnn.data.augment import AugmentSettings, augment
 
-__all__ = ["Samples", "generator_for", "shuffled_batches"]
+__all__ = ["Samples", "generator_for", "joined", "shuffled_batches"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Samples:
         """All rows in their order, as they are."""
         for start in range(0, len(self), size):
             yield self.x[start : start + size].float(), self.y[start : start + size]
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """The rows of both, one after the other."""
+    return Samples(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.black)
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
