@@ -46,8 +46,16 @@ class PlainSupernet(Supernet):
         self.__dict__.update(supernet.__dict__)
         self.once = once
 
-    def forward(self, x: Tensor, mixes: Sequence[CellMix] | None = None, *, meter: Meter | None = None) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
+    def forward(
+        self,
+        x: Tensor,
+        mixes: Sequence[CellMix] | None = None,
+        *,
+        meter: Meter | None = None,
+        recompute: bool = False,
+    ) -> Output:
+        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; nothing is recomputed."""
+        assert not recompute
         mixes = self.mixes() if mixes is None else mixes
         return _Pass(self.backbone, once=self.once, meter=meter).run(x, self.timesteps, mixes, tap=None)
 
@@ -66,10 +74,12 @@ class PlainNetwork(Network):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
+        recompute: bool = False,
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded."""
+        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded or recomputed."""
         assert self.training
         assert record is None
+        assert not recompute
         made = _Pass(self.backbone, once=self.once, meter=meter)
         return made.run(x, self.genotype.timesteps, self.mixes(), tap=tap)
 
@@ -97,15 +107,15 @@ class _Pass:
         for node in range(cell.nodes):
             total: Steps | None = None
             for edge in cell.edges_into(node):
-                key, connection = edge_key(edge), cell.connection(edge)
+                row, connection = cell.edges.index(edge), cell.connection(edge)
                 currents, masks = self.connect(connection, states[edge.source], mix.compression)
                 if mix.edge_weights is not None:
-                    currents = [current * mix.edge_weights[key] for current in currents]
+                    currents = [current * mix.edge_weights[row] for current in currents]
                 total = currents if total is None else [a + b for a, b in zip(total, currents, strict=True)]
                 if self.meter is not None:
-                    share = 1.0 if mix.edge_shares is None else mix.edge_shares[key]
+                    share = 1.0 if mix.edge_shares is None else mix.edge_shares[row]
                     used, bit_used = costs(connection, mix, masks, means[edge.source])
-                    self.meter.add(f"{name} {key}", used * share, bit_used * share)
+                    self.meter.add([f"{name} {edge_key(edge)}"], (used * share)[None], (bit_used * share)[None])
             assert total is not None
             if mix.channel_weights is not None:
                 total = [current * mix.channel_weights[:, None, None] for current in total]
@@ -154,7 +164,7 @@ class _Pass:
             logits.append(total / t + backbone.classifier_bias)
         if self.meter is not None:
             used = self.means(spikes).sum((1, 2, 3)) * len(backbone.classifier_bias)
-            self.meter.add("classifier", used, used * backbone.genotype.classifier_bits)
+            self.meter.add(["classifier"], used[None], used[None] * backbone.genotype.classifier_bits)
         return torch.stack(logits)
 
 

@@ -12,13 +12,14 @@ import torch
 import typer
 from rich.console import Console
 
+from litesnn import processes
 from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
 from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.deploy.native_evaluation import engine_table, evaluate_native
 from litesnn.design import Job, check_budgets, make_recipe
-from litesnn.errors import LitesnnError
-from litesnn.loop.session import Session, find_device
-from litesnn.runs import STAGES, RunFolder
+from litesnn.errors import EndedElsewhere, LitesnnError
+from litesnn.loop.session import Session, begin_session
+from litesnn.runs import STAGES, RunFolder, held
 from litesnn.show import info_table, predictions, summary_table
 from litesnn.version import __version__
 
@@ -36,6 +37,10 @@ app = typer.Typer(
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a network for other places: C for microcontrollers.")
 app.add_typer(export_app, name="export")
+
+
+SHARED_COMMANDS = {"design", "search", "train", "evaluate"}
+"""The commands that several processes, started by ``torchrun``, do together."""
 
 
 class Runtime(StrEnum):
@@ -98,8 +103,8 @@ def design(
     """Do the whole job, or go on with one that was interrupted. Exit code 3 if the result breaks its budget."""
     folder = _begin(run, data, budget, recipe, seed, mode, changes)
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    with folder.locked():
-        Job(folder, session).finish()
+    with held(folder) as mine:
+        Job(mine, session).finish()
     _conclude(folder)
 
 
@@ -152,11 +157,7 @@ def evaluate(
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
     folder = RunFolder(run)
     if engine is Runtime.native:
-        folder.recipe()
-        with folder.locked():
-            metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads or 1)
-        Console().print(engine_table(metrics))
-        check_budgets(metrics)
+        processes.first_does(lambda: _evaluate_native(folder, threads or 1))
         return
     _do_stage("evaluate", folder, _session(device, threads))
     _conclude(folder)
@@ -222,15 +223,20 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
 def _version(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
 ) -> None:
-    if version:
+    if version and processes.is_first():
         print(__version__)
+    # What several processes cannot share, the first does, and the others are through.
+    if version or (context.invoked_subcommand not in SHARED_COMMANDS and not processes.is_first()):
         raise typer.Exit
 
 
 def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
-        app()
+        with processes.joined():
+            app()
+    except EndedElsewhere as error:
+        sys.exit(error.exit_code)
     except LitesnnError as error:
         print(f"litesnn: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -256,26 +262,40 @@ def _begin(
     if mode is not None:
         said["search.mode"] = str(mode)
     nothing_said = not said and all(value is None for value in (data, budget, recipe, seed))
-    if nothing_said and (folder / "recipe.toml").exists():
-        folder.recipe()
-        return folder
-    folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=said))
+
+    def make() -> None:
+        if nothing_said and (folder / "recipe.toml").exists():
+            folder.recipe()
+        else:
+            folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=said))
+
+    processes.first_does(make)
     return folder
 
 
 def _session(device: str, threads: int | None, *, tensorboard: bool = False, quiet: bool = False) -> Session:
     if threads is not None:
         torch.set_num_threads(threads)
-    return Session(find_device(device), Console(quiet=quiet), tensorboard)
+    return begin_session(device, Console(quiet=quiet), tensorboard=tensorboard)
 
 
 def _do_stage(stage: str, folder: RunFolder, session: Session) -> None:
-    folder.recipe()
-    with folder.locked():
-        session.console.print(str(Job(folder, session).do(stage)))
+    with held(folder) as mine:
+        session.console.print(str(Job(mine, session).do(stage)))
+
+
+def _evaluate_native(folder: RunFolder, threads: int) -> None:
+    with held(folder):
+        metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads)
+    Console().print(engine_table(metrics))
+    check_budgets(metrics)
 
 
 def _conclude(folder: RunFolder) -> None:
+    processes.first_does(lambda: _show_results(folder))
+
+
+def _show_results(folder: RunFolder) -> None:
     metrics = folder.metrics()
     console = Console()
     console.print(summary_table(metrics))

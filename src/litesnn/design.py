@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded
-from litesnn.loop.session import Session, find_device, input_info
+from litesnn.loop.parts import require_equal_parts, require_same_data
+from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import STAGES, RunFolder, held
 from litesnn.search.derive import derive, require_possible
 from litesnn.search.joint import search
 from litesnn.snn.network import Network
@@ -36,7 +38,7 @@ __all__ = ["Design", "Job", "check_budgets", "design", "make_recipe", "renew_rep
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
     """Search, unless the budget is impossible: nobody should wait for a search to learn that."""
-    require_possible(run.recipe(), input_info(data))
+    processes.first_does(lambda: require_possible(run.recipe(), input_info(data)))
     return search(run, data, session)
 
 
@@ -58,6 +60,14 @@ STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
 assert list(STAGE_FUNCTIONS) == list(STAGES)
 
 
+SHARED_STAGES: dict[str, Callable[[RunFolder], tuple[Path, ...]]] = {
+    "search": lambda run: (run.checkpoint("search"),),
+    "train": lambda run: (run.output("derive"), run.checkpoint("train"), run.best),
+    "evaluate": lambda run: (run.output("train"),),
+}
+"""The stages that several processes do together, with the files that each of them reads; the first does the others."""
+
+
 def renew_report(run: RunFolder) -> None:
     """Write the report anew, if the run has one: what it tells has changed."""
     if run.done("report"):
@@ -65,7 +75,7 @@ def renew_report(run: RunFolder) -> None:
 
 
 class Job:
-    """A run folder with its data, which are loaded when a stage first needs them."""
+    """A run folder with its data, which are loaded when a stage first needs them. All processes do the same job."""
 
     def __init__(self, run: RunFolder, session: Session) -> None:
         self.run, self.session = run, session
@@ -73,19 +83,29 @@ class Job:
     @cached_property
     def data(self) -> Data:
         """The data of the run's recipe."""
-        data = load(self.run.recipe().data)
+        with processes.first_before_others():
+            data = load(self.run.recipe().data)
+        require_same_data(data)
         for note in data.notes:
             self.session.console.print(f"[dim]{data.name}: {note}[/]")
         return data
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
-        return STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
+        work = STAGE_FUNCTIONS[stage]
+        if stage not in SHARED_STAGES:
+            data = self.data
+            return Path(processes.first_does(lambda: str(work(self.run, data, self.session))))
+        require_equal_parts(self.run.recipe(), [stage])
+        require_equal_parts(self.run.recipe(), [stage], self.data)
+        processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
+        return work(self.run, self.data, self.session)
 
     def finish(self) -> None:
         """Run every stage that is not done."""
+        require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
-            if not self.run.done(stage):
+            if not processes.first_does(partial(self.run.done, stage)):
                 self.session.console.print(f"[bold]{stage}[/] → {self.run.output(stage)}")
                 self.do(stage)
 
@@ -141,6 +161,8 @@ def design(
 ) -> Design:
     """Design a spiking network for a data set and a budget, or go on with a design that was interrupted.
 
+    In a program that ``torchrun`` started, all its processes have to call it, and do the job together.
+
     Args:
         data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
@@ -155,14 +177,17 @@ def design(
     Raises:
         InputError: bad input; the message says what was expected.
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
+        WorkerLost: one of several processes has ended; the others have raised what ended it, or ``EndedElsewhere``.
     """
     folder = RunFolder(run)
-    folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes))
-    session = Session(find_device(device), console or Console(quiet=True), tensorboard)
-    with folder.locked():
-        Job(folder, session).finish()
-    metrics = folder.metrics()
-    check_budgets(metrics)
+    with processes.joined():
+        session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
+        made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
+        processes.first_does(lambda: folder.begin(made))
+        with held(folder) as mine:
+            Job(mine, session).finish()
+        metrics = processes.first_does(folder.metrics)
+        check_budgets(metrics)
     return Design(folder.path, metrics)
 
 

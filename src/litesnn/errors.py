@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BudgetExceeded", "InputError", "LitesnnError"]
+__all__ = ["BudgetExceeded", "EndedElsewhere", "InputError", "LitesnnError", "WorkerLost"]
 
 
 class LitesnnError(Exception):
@@ -21,3 +21,15 @@ class BudgetExceeded(LitesnnError):
     """The measured network costs more than its budget allows."""
 
     exit_code = 3
+
+
+class WorkerLost(LitesnnError):
+    """One of several processes has ended, so that none can go on."""
+
+
+class EndedElsewhere(LitesnnError):
+    """Another process of the job has failed and says why; this one ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"another process ended the job with exit code {exit_code}")
+        self.exit_code = exit_code

@@ -15,13 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
-__all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder"]
+__all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "held"]
 
 METRICS_VERSION = 1
 METRICS_KEYS = (
@@ -149,6 +151,11 @@ class RunFolder:
         """Where a stage keeps its state while it runs."""
         return self.path / f"{stage}.checkpoint.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """Where training keeps the best network so far."""
+        return self.path / "train.best.safetensors"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process.
@@ -164,6 +171,28 @@ class RunFolder:
             except BlockingIOError:
                 raise InputError(f"{self.path} is in use by another litesnn process") from None
             yield
+
+
+@contextmanager
+def held(folder: RunFolder) -> Iterator[RunFolder]:
+    """A run folder for the stages of one job. Only the first of several processes works in the folder itself.
+
+    Each other one has a folder to throw away, which need not be on the same machine. What it reads is copied there
+    before a stage (:func:`litesnn.processes.copy_from_first`), and nobody misses what it writes: so no stage has to
+    ask which process it runs in.
+
+    Raises:
+        InputError: another job holds the folder, or it is no run folder.
+    """
+    if processes.is_first():
+        folder.recipe()
+        with folder.locked():
+            processes.copy_from_first(folder.path, ["recipe.toml"])
+            yield folder
+    else:
+        with TemporaryDirectory(prefix="litesnn-") as scratch:
+            processes.copy_from_first(Path(scratch), ["recipe.toml"])
+            yield RunFolder(scratch)
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:

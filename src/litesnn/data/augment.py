@@ -26,25 +26,34 @@ class AugmentSettings(BaseModel):
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")
 
 
-def augment(x: Tensor, settings: AugmentSettings, generator: torch.Generator, *, black: Tensor | None = None) -> Tensor:
+def augment(
+    x: Tensor,
+    settings: AugmentSettings,
+    generator: torch.Generator,
+    *,
+    black: Tensor | None = None,
+    place: tuple[slice, int] | None = None,
+) -> Tensor:
     """Shift, mirror, then cut out of every image of a batch x [B, C, H, W] (paper, section 5.1).
 
     A shift brings in ``black`` [C] (left out: zeros), in the units of x; a cutout brings in 0, the mean of the training
     images. Both are the paper's. ``generator`` lives on the CPU: equal seeds give equal changes on every device.
+    If x is only a part of a batch, ``place`` says which, and of how many images; each gets the changes it gets in all.
     """
-    batch, _, height, width = x.shape
+    part, batch = (slice(None), x.shape[0]) if place is None else place
+    height, width = x.shape[2:]
     if settings.crop or settings.flip:
         pad = settings.crop
-        shift = torch.randint(0, 2 * pad + 1, (batch, 2), generator=generator)
-        flip = torch.randint(0, 2 if settings.flip else 1, (batch, 1), generator=generator).bool()
-        column = torch.arange(width).expand(batch, width)
+        shift = torch.randint(0, 2 * pad + 1, (batch, 2), generator=generator)[part]
+        flip = torch.randint(0, 2 if settings.flip else 1, (batch, 1), generator=generator)[part].bool()
+        column = torch.arange(width).expand(len(x), width)
         rows = shift[:, :1] + torch.arange(height)  # [B, H]
         columns = shift[:, 1:] + torch.where(flip, width - 1 - column, column)  # [B, W]
         fill = 0 if black is None else black.to(x)[:, None, None]
         x = _take(F.pad(x - fill, (pad, pad, pad, pad)), rows.to(x.device), columns.to(x.device)) + fill
     if settings.cutout:
-        top = torch.randint(0, height, (batch, 1), generator=generator) - settings.cutout // 2
-        left = torch.randint(0, width, (batch, 1), generator=generator) - settings.cutout // 2
+        top = torch.randint(0, height, (batch, 1), generator=generator)[part] - settings.cutout // 2
+        left = torch.randint(0, width, (batch, 1), generator=generator)[part] - settings.cutout // 2
         rows, columns = _within(top, settings.cutout, height), _within(left, settings.cutout, width)  # [B, H], [B, W]
         x = x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0)
     return x

@@ -1,7 +1,7 @@
 """Encoded images on the device, in batches that depend on seed, epoch and nothing else.
 
-A resumed run therefore sees exactly the batches that the unbroken one would have seen. Shapes: B batch, C channels,
-H × W pixels.
+A resumed run therefore sees exactly the batches that the unbroken one would have seen. Several processes draw the same
+batches, and each takes its part of them. Shapes: B batch, C channels, H × W pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from litesnn import processes
 from litesnn.data.augment import AugmentSettings, augment
+from litesnn.errors import InputError
 
 __all__ = ["Samples", "generator_for", "joined", "shuffled_batches"]
 
@@ -37,6 +39,17 @@ class Samples:
         for start in range(0, len(self), size):
             yield self.x[start : start + size].float(), self.y[start : start + size]
 
+    def part(self) -> Samples:
+        """The rows that this process looks at when all of them go through the rows once; parts may be unequal.
+
+        Raises:
+            InputError: there are fewer rows than processes.
+        """
+        if len(self) < processes.count():
+            raise InputError(f"{len(self)} images are too few for {processes.count()} processes; expected one for each")
+        part = processes.part(len(self))
+        return Samples(self.x[part], self.y[part], self.black)
+
 
 def joined(first: Samples, second: Samples) -> Samples:
     """The rows of both, one after the other."""
@@ -52,14 +65,17 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 def shuffled_batches(
     rows: Samples, size: int, generator: torch.Generator, settings: AugmentSettings | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented batches (x float [B, C, H, W], y [B]).
+    """One epoch of augmented batches (x float [B, C, H, W], y [B]), of each this process's part.
 
     All batches have the same size, so that batch statistics mean the same in each; the rows left over at the end of an
     epoch come earlier in another one. A data set smaller than one batch is one batch.
     """
     order = torch.randperm(len(rows), generator=generator).to(rows.y.device)
     size = min(size, len(rows))
+    part = processes.part(size)
     for start in range(0, len(rows) - size + 1, size):
-        chosen = order[start : start + size]
+        chosen = order[start : start + size][part]
         x = rows.x[chosen].float()
-        yield x if settings is None else augment(x, settings, generator, black=rows.black), rows.y[chosen]
+        if settings is not None:
+            x = augment(x, settings, generator, black=rows.black, place=(part, size))
+        yield x, rows.y[chosen]

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from litesnn import processes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
@@ -79,7 +80,12 @@ def save_state(
     optimizers: Mapping[str, torch.optim.Optimizer],
     info: Mapping[str, Any],
 ) -> None:
-    """Everything that a loop needs to go on: a module, its optimizers, and ``info``. Raises as :func:`save_tensors`."""
+    """Everything that a loop needs to go on: a module, its optimizers, and ``info``. Raises as :func:`save_tensors`.
+
+    Of several processes only the first writes: their states are equal, and each is given that file before it goes on.
+    """
+    if not processes.is_first():
+        return
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():

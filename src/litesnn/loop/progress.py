@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from litesnn import processes
 from litesnn.errors import InputError
 from litesnn.files import JsonLog
 from litesnn.runs import RunFolder
@@ -78,8 +80,10 @@ class RunningMeans:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """The mean of every key, over the steps that had it."""
-        return {key: float(total) / self._counts[key] for key, total in self._totals.items()}
+        """The mean of every key, over the steps that had it and over all processes, which call this together."""
+        totals = torch.tensor([float(total) for total in self._totals.values()], dtype=torch.float64)
+        totals = processes.total_(totals) / processes.count()
+        return {key: total / self._counts[key] for key, total in zip(self._totals, totals.tolist(), strict=True)}
 
 
 def progress_bar(console: Console) -> Progress:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
+from torch import nn
 
+from litesnn import processes
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
 from litesnn.snn.network import InputInfo, encode
 
-__all__ = ["Session", "cosine_lr", "find_device", "input_info", "set_lr"]
+__all__ = ["Session", "begin_session", "cosine_lr", "find_device", "input_info", "parameters", "set_lr"]
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,39 @@ class Session:
         return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black)
 
 
-def find_device(name: str) -> torch.device:
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+def begin_session(device: str, console: Console, *, tensorboard: bool = False) -> Session:
+    """A session on a device by name. Of several processes only the first shows something and keeps logs.
 
     Raises:
         InputError: there is no such device.
     """
+    found = find_device(device)
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    first = processes.is_first()
+    return Session(found, console if first else Console(quiet=True), tensorboard and first)
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Of several processes, each has a CUDA device of its own: that of its number on its machine.
+
+    Raises:
+        InputError: there is no such device, or there are more processes than devices.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and device.index not in (None, processes.local_rank()) and processes.count() > 1:
+        raise InputError(f"device {name!r} is one, but there are several processes; expected auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices found")
     return device
@@ -59,6 +81,11 @@ def input_info(data: Data) -> InputInfo:
 def cosine_lr(first: float, last: float, progress: float) -> float:
     """Learning rate after the fraction ``progress`` of all steps, on half a cosine from ``first`` to ``last``."""
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
+    """All parameters that some optimizers step."""
+    return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

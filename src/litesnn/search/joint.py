@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
@@ -42,7 +43,7 @@ from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
-from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
+from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.runs import RunFolder
 from litesnn.snn.cell import CellMix
 from litesnn.snn.cost import Meter
@@ -131,7 +132,7 @@ class SearchLoop:
             psi, mixes = self.psi(epoch), self._mixes(generator)
         with _frozen(self.scores):
             loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
-            self._backward(loss)
+            self._backward(loss, ["weights"])
         self._update_weights()
         return {"train_loss": loss, "train_accuracy": accuracy}
 
@@ -141,14 +142,14 @@ class SearchLoop:
         """One step of α, β, widths, scores and ψ on a validation batch."""
         with _frozen(self.weights):
             found = self._forward(x, y, generator, epoch)
-            self._backward(found.total)
+            self._backward(found.total, self._learning(epoch))
         self._update_architecture(found, epoch)
         return {"validation_loss": found.loss, "validation_accuracy": found.accuracy, **found.costs}
 
     def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
         """One step of everything, weights included, on one batch."""
         found = self._forward(x, y, generator, epoch)
-        self._backward(found.total)
+        self._backward(found.total, ["weights", *self._learning(epoch)])
         self._update_weights()
         self._update_architecture(found, epoch)
         return {"train_loss": found.loss, "train_accuracy": found.accuracy, **found.costs}
@@ -175,9 +176,11 @@ class SearchLoop:
         rates = {name: rate.detach() for name, rate in meter.rates.items()}
         return _Pass(total, loss, accuracy, costs, rates)
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor, learning: Iterable[str]) -> None:
+        """Gradients for the optimizers named in ``learning``: the means over all processes."""
         self.supernet.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(parameters([self.optimizers[name] for name in learning]))
 
     def _update_weights(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
@@ -187,7 +190,7 @@ class SearchLoop:
         for name in self._learning(epoch):
             self.optimizers[name].step()
         for key, constraint in self.constraints.items():
-            constraint.update(found.costs[key])
+            constraint.update(processes.agreed(found.costs[key]))
         self._rates = found.rates
 
     def _learning(self, epoch: int) -> Iterator[str]:
@@ -230,6 +233,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     if together:
         train = joined(train, validation)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
+    processes.equalize(supernet.state_dict().values())
     state = SearchLoop(recipe, supernet)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
@@ -266,7 +270,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
             save_state(checkpoint, "search state", supernet, state.optimizers, memory)
     log.close()
     save_tensors(run.output("search"), "search", supernet.state_dict(), {"rates": state.rates})
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return run.output("search")
 
 

@@ -94,6 +94,7 @@ class Network(nn.Module):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
+        recompute: bool = False,
     ) -> Output:
         """Encoded images [B, C, H, W] → logits y_t of every timestep [T, B, K]; see :meth:`encode`.
 
@@ -101,6 +102,7 @@ class Network(nn.Module):
             meter: collects costs.
             record: receives the spikes [T, B, C, H, W] of every population.
             tap: index of a cell whose spikes are returned as well.
+            recompute: in training, keep less for the backward pass, as in :meth:`Backbone.run`.
         """
         return self.backbone.run(
             x.float(),
@@ -110,6 +112,7 @@ class Network(nn.Module):
             meter=meter,
             record=record,
             tap=tap,
+            recompute=recompute,
         )
 
     @torch.no_grad()

@@ -18,23 +18,38 @@ __all__ = ["GAUSSIAN_STEP", "quantize", "step_size", "weight_codes"]
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.336}
 
 
-def step_size(weight: Tensor, bits: int) -> Tensor:
-    """Δ_b of one layer, a scalar without gradient. The standard deviation is that of the whole tensor (divisor n)."""
-    return GAUSSIAN_STEP[bits] * weight.detach().std(correction=0).clamp_min(1e-8)
+def step_size(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
+    """Δ_b of one layer, a scalar without gradient. The standard deviation is that of the whole tensor (divisor n).
+
+    With ``stacked``, the first dimension counts layers of equal shape, and each has its own: [G, 1, …].
+    """
+    # In float64, so that a layer has the same step to the last bit alone and among others.
+    exact = weight.detach().double()
+    spread = (
+        exact.flatten(1).std(1, correction=0).view(-1, *[1] * (weight.dim() - 1))
+        if stacked
+        else exact.std(correction=0)
+    )
+    return GAUSSIAN_STEP[bits] * spread.to(weight.dtype).clamp_min(1e-8)
 
 
-def weight_codes(weight: Tensor, bits: int) -> Tensor:
+def weight_codes(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
     """The odd integers that stand for ``weight`` [any shape] at ``bits`` bits, as floats of the same shape."""
-    level = torch.round(weight.detach() / step_size(weight, bits) + 0.5)
-    return 2 * level.clamp_(1 - 2 ** (bits - 1), 2 ** (bits - 1)) - 1
+    return _codes(weight, step_size(weight, bits, stacked=stacked), bits)
 
 
-def quantize(weight: Tensor, bits: int) -> Tensor:
+def quantize(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
     """Q_b(W), with the gradient of the identity."""
+    step = step_size(weight, bits, stacked=stacked)
     quantized: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-        weight, weight_codes(weight, bits) * (step_size(weight, bits) / 2)
+        weight, _codes(weight, step, bits).mul_(step / 2)
     )
     return quantized
+
+
+def _codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    level = (weight.detach() / step).add_(0.5).round_()
+    return level.clamp_(1 - 2 ** (bits - 1), 2 ** (bits - 1)).mul_(2).sub_(1)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
@@ -111,7 +112,7 @@ class Measured:
 
 @torch.no_grad()
 def measure(network: Network, rows: Samples) -> Measured:
-    """Run a network over a split with the deployed arithmetic, and count."""
+    """Run a network over a split with the deployed arithmetic, and count; several processes share the rows."""
     network.eval()
     classes, count = len(network.info.classes), len(rows)
     correct = torch.zeros(network.genotype.timesteps, dtype=torch.int64)
@@ -120,26 +121,34 @@ def measure(network: Network, rows: Samples) -> Measured:
     synops: defaultdict[str, float] = defaultdict(float)
     bit_synops: defaultdict[str, float] = defaultdict(float)
     rates: defaultdict[str, float] = defaultdict(float)
-    for x, y in rows.batches(_BATCH):
-        meter, share = Meter(), len(y) / count
-        logits = network(x, meter=meter).logits  # [T, B, K]
-        loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
-        guesses = logits.argmax(2)  # [T, B]
-        correct += (guesses == y).sum(1).cpu()
-        confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
-        for name, layer in meter.layers.items():
-            synops[name] += float(layer.synops.double().sum()) * share
-            bit_synops[name] += float(layer.bit_synops.double().sum()) * share
-        for name, rate in meter.rates.items():
-            rates[name] += float(rate.double().mean()) * share
+    part = rows.part()
+    with processes.apart():
+        for x, y in part.batches(_BATCH):
+            meter, share = Meter(), len(y) / count
+            logits = network(x, meter=meter).logits  # [T, B, K]
+            loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
+            guesses = logits.argmax(2)  # [T, B]
+            correct += (guesses == y).sum(1).cpu()
+            confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
+            for name, layer in meter.layers.items():
+                synops[name] += float(layer.synops.double().sum()) * share
+                bit_synops[name] += float(layer.bit_synops.double().sum()) * share
+            for name, rate in meter.rates.items():
+                rates[name] += float(rate.double().mean()) * share
     return Measured(
-        loss=loss,
-        accuracy_at=[int(value) / count for value in correct],
-        confusion=confusion.view(classes, classes).tolist(),
-        synops=dict(synops),
-        bit_synops=dict(bit_synops),
-        rates=dict(rates),
+        loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
+        accuracy_at=[int(value) / count for value in processes.total_(correct)],
+        confusion=processes.total_(confusion).view(classes, classes).tolist(),
+        synops=_summed(synops),
+        bit_synops=_summed(bit_synops),
+        rates=_summed(rates),
     )
+
+
+def _summed(values: Mapping[str, float]) -> dict[str, float]:
+    """Every value summed over all processes, which have the same keys."""
+    totals = processes.total_(torch.tensor(list(values.values()), dtype=torch.float64))
+    return dict(zip(values, totals.tolist(), strict=True))
 
 
 def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | None:

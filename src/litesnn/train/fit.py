@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, shuffled_batches
 from litesnn.data.sources import Data
@@ -25,7 +26,7 @@ from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
-from litesnn.loop.session import Session, cosine_lr, input_info, set_lr
+from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
@@ -133,10 +134,11 @@ class TrainLoop:
             values["train_bit_synops"] = used
             deployed = used * self.deployed_ratio
             loss = loss + self.activity.loss(deployed)
-            self.activity.update(deployed)
+            self.activity.update(processes.agreed(deployed))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -155,8 +157,9 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     train, validation = session.samples(data.train, info), session.samples(data.validation, info)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
+    processes.equalize(trainee.state_dict().values())
     training = TrainLoop(trainee, recipe)
-    checkpoint, best_path = run.checkpoint("train"), run / "train.best.safetensors"
+    checkpoint, best_path = run.checkpoint("train"), run.best
     done, best = 0, None
     if checkpoint.exists():
         saved = load_state(checkpoint, "train state", trainee, training.optimizers)
@@ -200,7 +203,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     if note is not None:
         session.console.print(f"[yellow]{note}[/]")
     best_path.replace(run.output("train"))
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return run.output("train")
 
 
@@ -209,18 +212,17 @@ def validate(network: Network, rows: Samples) -> dict[str, float]:
     """Loss, accuracy and Bit-SynOps per sample of the deployed arithmetic on a split."""
     network.eval()
     loss = correct = bit_synops = 0.0
-    for x, y in rows.batches(_EVALUATION_BATCH):
-        meter = Meter()
-        logits = network(x, meter=meter).logits[-1]
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        correct += int((logits.argmax(1) == y).sum())
-        bit_synops += float(meter.bit_synops().sum()) * len(y)
-    count = len(rows)
-    return {
-        "validation_loss": loss / count,
-        "validation_accuracy": correct / count,
-        "bit_synops": bit_synops / count,
-    }
+    part = rows.part()
+    with processes.apart():
+        for x, y in part.batches(_EVALUATION_BATCH):
+            meter = Meter()
+            logits = network(x, meter=meter).logits[-1]
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+            correct += int((logits.argmax(1) == y).sum())
+            bit_synops += float(meter.bit_synops().sum()) * len(y)
+    sums = processes.total_(torch.tensor([loss, correct, bit_synops], dtype=torch.float64))
+    loss, correct, bit_synops = (sums / len(rows)).tolist()
+    return {"validation_loss": loss, "validation_accuracy": correct, "bit_synops": bit_synops}
 
 
 def _rank(measured: dict[str, float], limit: float | None) -> tuple[float, float, float]:

@@ -1,0 +1,3 @@
+#define ISA avx2
+#define ISA_NAME "avx2"
+#include "rows_all.inc"
