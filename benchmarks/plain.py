@@ -27,6 +27,7 @@ from litesnn.snn.backbone import INPUT_SCALE, Backbone, Output
 from litesnn.snn.cell import Cell, CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression, Connection
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
 from litesnn.snn.prune import kept_count
@@ -52,10 +53,10 @@ class PlainSupernet(Supernet):
         mixes: Sequence[CellMix] | None = None,
         *,
         meter: Meter | None = None,
-        recompute: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
         """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; nothing is recomputed."""
-        assert not recompute
+        assert execution == Execution()
         mixes = self.mixes() if mixes is None else mixes
         return _Pass(self.backbone, once=self.once, meter=meter).run(x, self.timesteps, mixes, tap=None)
 
@@ -74,12 +75,12 @@ class PlainNetwork(Network):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
-        recompute: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
         """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded or recomputed."""
         assert self.training
         assert record is None
-        assert not recompute
+        assert execution == Execution()
         made = _Pass(self.backbone, once=self.once, meter=meter)
         return made.run(x, self.genotype.timesteps, self.mixes(), tap=tap)
 

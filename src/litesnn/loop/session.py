@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,9 @@ from litesnn import processes
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
+from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
 
 __all__ = ["Session", "begin_session", "cosine_lr", "find_device", "input_info", "parameters", "set_lr"]
@@ -21,11 +24,38 @@ __all__ = ["Session", "begin_session", "cosine_lr", "find_device", "input_info",
 
 @dataclass(frozen=True)
 class Session:
-    """Where a stage computes and where it reports. None of this changes a result on one and the same device."""
+    """Where and how a stage computes, and where it reports.
+
+    On one and the same device none of this changes a result, but for what rounds differently (``execution.compiled``,
+    ``execution.half``) and for micro-batches, which a small ``memory`` may take.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     console: Console = field(default_factory=lambda: Console(quiet=True))
     tensorboard: bool = False
+    execution: Execution = Execution()
+    memory: int | None = None  # bytes that a step may take
+
+    def plan(self, stage: str, footprint: Callable[[Execution], Footprint], batch: int) -> StepPlan:
+        """How to compute the steps of a stage on batches of so many images, shared by all processes.
+
+        Raises:
+            InputError: there is not enough memory.
+        """
+        if self.device.type == "cpu":
+            reuse_buffers()
+        plan = plan_step(
+            footprint,
+            max(1, batch // processes.count()),
+            self.execution,
+            limit=self.memory,
+            free=free_bytes(self.device),
+            what=stage,
+        )
+        if plan.execution != self.execution or plan.micro_batches > 1:
+            parts = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+            self.console.print(f"{stage}: cells are recomputed{parts} to stay within --memory")
+        return plan
 
     def samples(self, split: Split, info: InputInfo) -> Samples:
         """A split encoded as the network takes it, on the device."""
