@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed import distributed_c10d
+import torch.distributed as dist
 
 from litesnn import processes
 
@@ -36,7 +36,7 @@ class Team:
     """Processes that do the same work, each in its place."""
 
     def __init__(self, count: int, work: Callable[..., Any], *arguments: Any) -> None:
-        self._store = distributed_c10d.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        self._store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)  # type: ignore[attr-defined]
         self._answers = _context.Queue()
         self.members: list[BaseProcess] = []
         for rank in range(count):
