@@ -5,12 +5,12 @@ RUN ?= runs/demo
 
 .PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine clean
 
-# All that the native engine is built from; the folder itself, because a file may be gone.
-CSRC := src/litesnn/deploy/csrc
-ENGINE := CMakeLists.txt $(wildcard build_backend/*.py) $(CSRC) $(wildcard $(CSRC)/*)
+# All that the native libraries are built from; the folders themselves, because a file may be gone.
+CSRC := src/litesnn/deploy/csrc src/litesnn/snn/csrc
+NATIVE := CMakeLists.txt $(wildcard build_backend/*.py) $(CSRC) $(wildcard $(CSRC:=/*))
 
 # The pins hold for the build tools too: PIP_CONSTRAINT says so to an older pip, PIP_BUILD_CONSTRAINT to a newer one.
-.venv/installed: pyproject.toml constraints.txt $(ENGINE)
+.venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "litesnn needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
@@ -53,4 +53,4 @@ benchmark-engine: .venv/installed
 		$(if $(wildcard $(RUN)/model.safetensors),--model digits=$(RUN)/model.safetensors)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/litesnn/deploy/liblitesnn.*
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/litesnn/*/liblitesnn*.*

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 import litesnn
+import machine
 from float_layers import normalise
 from litesnn.data.sources import load
 from litesnn.deploy import packed
@@ -44,12 +42,10 @@ from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.runs import RunFolder
 from prototype import PROTOTYPE, make_prototype, random_images, weights
+from rounds import in_turns, number, numbers, print_figures, print_row, ratio
 from torch_baselines import has_compiler
 
 try:
-    import onnx
-    import onnxruntime
-
     from contenders import Contender, baselines, timed
 except ModuleNotFoundError as error:
     sys.exit(f"benchmarks/engine.py: {error.name} is missing: pip install 'litesnn[bench]'")
@@ -165,12 +161,7 @@ def measure(case: Case, batch: int, truth: Trace, kernels: Sequence[str], rounds
         runs[contender.name] = contender.run
         results[contender.name] = {"weight_bytes": contender.weight_bytes, "variant": contender.variant}
         results[contender.name] |= compare(contender, case, batch, truth)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    for _ in range(rounds):
-        for name in order:
-            times[name].append(round(1e6 * timed(runs[name]) / batch, 2))
-        order = [*order[1:], order[0]]
+    times = in_turns(runs, rounds, lambda call: round(1e6 * timed(call) / batch, 2))
     for name, result in results.items():
         result |= {"us_per_image": statistics.median(times[name]), "rounds_us_per_image": times[name]}
     return results
@@ -194,8 +185,9 @@ def figures_of(results: dict[str, dict[str, Any]], kernels: Sequence[str]) -> di
     for kernel in kernels:
         mine = results[kernel]
         for rival in rivals:
-            rounds = zip(results[rival]["rounds_us_per_image"], mine["rounds_us_per_image"], strict=True)
-            figures[f"{kernel}.speedup_vs_{rival}"] = statistics.median(his / ours for his, ours in rounds)
+            figures[f"{kernel}.speedup_vs_{rival}"] = ratio(
+                results[rival]["rounds_us_per_image"], mine["rounds_us_per_image"]
+            )
         figures[f"{kernel}.us_per_image"] = mine["us_per_image"]
         figures[f"{kernel}.share_of_full_adder_limit"] = mine["limit_us_per_image"] / mine["us_per_image"]
         figures[f"{kernel}.weight_bytes"] = mine["weight_bytes"]
@@ -221,38 +213,18 @@ def print_table(title: str, results: dict[str, dict[str, Any]]) -> None:
         kilobytes = f"{result['weight_bytes'] / 1000:,.0f}"
         rows.append((name, f"{time_us:,.1f}", kilobytes, differ, limit, result.get("variant", "")))
     for row in (COLUMNS, ("---", *["---:"] * 4, "---"), *rows):
-        print("| " + " | ".join(row) + " |", flush=True)
+        print_row(*row)
 
 
 def conditions(options: argparse.Namespace, kernels: Sequence[str]) -> dict[str, Any]:
     """What the times depend on."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "system": platform.platform(),
-        "threads": 1,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "litesnn": litesnn.__version__,
+        **machine.conditions(["numpy", "torch", "onnx", "onnxruntime"], threads=1),
         "compiler_for_torch": has_compiler(),
         "rounds": options.rounds,
         "kernels": list(kernels),
         "full_adders_per_second": {kernel: full_adder_limit(kernel) for kernel in kernels},
     }
-
-
-def _cpu_name() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def run(options: argparse.Namespace) -> dict[str, float]:
@@ -293,11 +265,11 @@ def main() -> None:
     parser.add_argument(
         "--model", action="append", default=[], metavar="[NAME=]PATH", help="a packed model; repeatable"
     )
-    parser.add_argument("--batches", type=_counts, default=[1, 32], metavar="N,…", help="images at once")
+    parser.add_argument("--batches", type=numbers, default=[1, 32], metavar="N,…", help="images at once")
     parser.add_argument(
         "--kernels", type=lambda text: text.split(","), metavar="NAME,…", help="all that run here if not given"
     )
-    parser.add_argument("--rounds", type=_count, default=9, help="how often each contender is timed")
+    parser.add_argument("--rounds", type=number, default=9, help="how often each contender is timed")
     parser.add_argument("--quick", action="store_true", help="the same as --rounds 3 --batches 1")
     parser.add_argument("--json", type=Path, help="write conditions, all times and the figures here")
     options = parser.parse_args()
@@ -308,20 +280,7 @@ def main() -> None:
     except LitesnnError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print()
-    for name, value in figures.items():
-        print(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, found {text}")
-    return number
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import oracle
 from litesnn.genotype import OPS, Edge, all_edges
 from litesnn.snn import compconv
 from litesnn.snn.arithmetic import ARITHMETICS
-from litesnn.snn.cell import Cell, CellMix, Source, edge_key
-from litesnn.snn.compconv import Compression
-from litesnn.snn.cost import Meter
+from litesnn.snn.cell import Cell, CellMix, Source, State, edge_key
+from litesnn.snn.compconv import Compression, count_reached, measure, measure_identity
+from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.prune import keep_mask
 from tiny import liven
 
@@ -62,7 +62,8 @@ def test_forward_and_gradients_are_the_oracles(data: st.DataObject) -> None:
     weights = {f"{node}_{source}_{op}": 2 * a.sigmoid() for (node, source, op), a in zip(edges, alpha, strict=True)}
     shares = beta.softmax(0).view(2, 2)
     compression = Compression((1, 3), (0.4, 1.0), shares)
-    ours = cell(*inputs, CellMix(compression, weights, None, width_weights))
+    mix = CellMix(compression, torch.stack(list(weights.values())), None, width_weights)
+    ours = cell(*(State.of(x, counted=False) for x in inputs), mix).spikes
     mixture = oracle.Mixture(oracle.pairs((1, 3), (0.4, 1.0), shares), weights, width_weights)
     theirs = torch.stack(oracle.cell(cell, list(inputs[0]), list(inputs[1]), mixture))
     assert ours.shape == (steps, 2, nodes * width, *half((7, 5), levels[2]))
@@ -83,7 +84,7 @@ def test_the_gradients_compared_above_are_not_all_zero() -> None:
     edges = [(0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1")]
     cell = make_cell(edges, older=source, newer=source, level=0, width=2).double()
     inputs = [random_spikes(3, 2, (6, 6), seed).requires_grad_() for seed in (0, 1)]
-    out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)))
+    out = cell(*(State.of(x, counted=False) for x in inputs), CellMix(Compression.fixed(2, 0.5, CPU))).spikes
     assert 0 < out.mean() < 1
     out.sum().backward()
     for parameter in [*cell.parameters(), *inputs]:
@@ -124,24 +125,26 @@ def test_evaluation_makes_each_mask_once(monkeypatch: pytest.MonkeyPatch) -> Non
     """Folding makes it; the costs read it off the codes."""
     made: list[float] = []
 
-    def counted(scores: Tensor, keep: float) -> Tensor:
+    def counted(scores: Tensor, keep: float, *, stacked: bool = False) -> Tensor:
         made.append(keep)
-        return keep_mask(scores, keep)
+        return keep_mask(scores, keep, stacked=stacked)
 
     monkeypatch.setattr(compconv, "keep_mask", counted)
     source = Source(2, 0)
     edges = [(0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1")]
     cell = make_cell(edges, older=source, newer=source, level=0, width=2).eval()
-    x, mix = random_spikes(2, 2, (4, 4)).float(), CellMix(Compression.fixed(2, 0.5, CPU))
+    x, mix = State.of(random_spikes(2, 2, (4, 4)).float(), counted=True), CellMix(Compression.fixed(2, 0.5, CPU))
     meter = Meter()
     with torch.no_grad():
         cell(x, x, mix, integer=True, meter=meter)
         assert len(made) == 2
-        for edge in cell.edges:
-            connection = cell.connection(edge)
-            used = connection.measure(mix.compression, connection.masks(mix.compression), x.mean(dim=1))[0]
-            if edge.node == 0:
-                assert torch.equal(meter.layers[f"cell {edge_key(edge)}"].synops, used)
+        used = measure_identity(tap_spikes(x.mean, 1, 1))
+        assert torch.equal(meter.layers["cell 0_1_skip"].synops, used)
+        conv = cell.connection(cell.edges[0]).conv
+        assert conv is not None
+        reached = count_reached([mask[None] for mask in conv.masks(mix.compression)])
+        used = measure(mix.compression, reached, tap_spikes(x.mean, 3, 1))[0][0]
+        assert torch.equal(meter.layers["cell 0_0_conv3x3"].synops, used)
 
 
 def test_nodes_are_concatenated_in_their_order_and_recorded() -> None:
@@ -150,7 +153,8 @@ def test_nodes_are_concatenated_in_their_order_and_recorded() -> None:
     record: dict[str, Tensor] = {}
     meter = Meter()
     inputs = random_spikes(2, 2, (4, 4), 0), random_spikes(2, 2, (4, 4), 1)
-    out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)), record=record, meter=meter, name="c")
+    states = [State.of(x, counted=True) for x in inputs]
+    out = cell(*states, CellMix(Compression.fixed(2, 0.5, CPU)), record=record, meter=meter, name="c").spikes
     assert list(record) == ["c node 0", "c node 1"]
     assert torch.equal(out, torch.cat([record["c node 0"], record["c node 1"]], dim=2))
     assert not torch.equal(record["c node 0"], record["c node 1"])

@@ -8,8 +8,17 @@ from torch import Tensor
 
 import oracle
 from litesnn.snn.arithmetic import ARITHMETICS, Folded, to_float16
-from litesnn.snn.compconv import CompConv, Compression, Connection, fold
-from litesnn.snn.cost import fan_out, synops
+from litesnn.snn.compconv import (
+    CompConv,
+    Compression,
+    Connection,
+    count_reached,
+    fold,
+    measure,
+    mix_weights,
+    stack_masks,
+)
+from litesnn.snn.cost import synops, tap_spikes
 from tiny import liven
 
 CPU = torch.device("cpu")
@@ -51,6 +60,20 @@ def test_a_mixture_is_the_oracles() -> None:
     ours = conv.effective_weight(mixture, conv.masks(mixture))
     theirs = oracle.effective(conv, oracle.Mixture(oracle.pairs(BITS, KEEPS, weights)))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_layers_that_are_mixed_together_are_what_they_are_alone() -> None:
+    convs = [seeded_conv(seed=seed) for seed in range(3)]
+    with torch.no_grad():
+        convs[1].weight.mul_(7)  # another step
+    weights = torch.randn(12, generator=torch.Generator().manual_seed(1)).softmax(0).view(4, 3)
+    for mixture in (Compression(BITS, KEEPS, weights), Compression.fixed(3, 0.1, CPU)):
+        masks = stack_masks(convs, mixture)
+        together = mix_weights(torch.stack([conv.weight for conv in convs]), mixture, masks)
+        for row, conv in enumerate(convs):
+            alone = conv.masks(mixture)
+            assert all(torch.equal(mask[row], one) for mask, one in zip(masks, alone, strict=True))
+            assert torch.equal(together[row], conv.effective_weight(mixture, alone))
 
 
 def test_pairs_by_hand() -> None:
@@ -153,10 +176,10 @@ def test_folding_changes_no_current_but_by_the_rounding_of_its_numbers(
     for values in (group.bias, group.connections[0].scale):
         assert torch.equal(values, to_float16(values))
     with torch.no_grad():
-        trained = connection(spikes, compression, connection.masks(compression))
+        trained = connection(spikes, compression)
     folded = currents(connection, spikes, group.connections[0]) + group.bias[:, None, None]
     torch.testing.assert_close(folded, trained, rtol=2e-3, atol=1e-2)
-    assert (not connection.masks(compression)) == identity
+    assert (connection.conv is None) == identity
     assert connection.kernel == kernel
     assert connection.weights == 9 * kernel**2
 
@@ -168,21 +191,20 @@ def test_gains_start_at_the_threshold() -> None:
 @pytest.mark.parametrize("width_weights", [None, [1.0, 0.0, 0.5]])
 def test_a_mixture_costs_the_mean_of_its_finished_layers(width_weights: list[float] | None) -> None:
     """SynOps and Bit-SynOps of a layer, by probability; half a channel counts half."""
-    connection = Connection(2, 3, kernel=3, stride=2)
-    assert connection.conv is not None
+    conv = seeded_conv(2, 3, kernel=3, stride=2)
     spikes = torch.rand(4, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    taps = tap_spikes(spikes, 3, 2)
     present = None if width_weights is None else torch.tensor(width_weights)
     weights = torch.tensor([[0.1, 0.2, 0.0], [0.05, 0.05, 0.1], [0.0, 0.3, 0.0], [0.1, 0.05, 0.05]])
     mixture, expected = Compression(BITS, KEEPS, weights), torch.zeros(2, 4)
     for bits, keep, p in mixture.pairs():
         finished = Compression.fixed(bits, keep, CPU)
-        (mask,) = connection.masks(finished)
-        channels = torch.stack(
-            [synops(spikes, fan_out(mask[o], 2, 5, 5)) for o in range(3)]
-        )  # of each output channel alone
+        (mask,) = conv.masks(finished)
+        channels = torch.stack([synops(taps, mask[o]) for o in range(3)])  # of each output channel alone
         used = channels.sum(0) if present is None else present @ channels
-        torch.testing.assert_close(connection.measure(finished, [mask], spikes, present)[0], used)
+        torch.testing.assert_close(measure(finished, count_reached([mask[None]], present), taps)[0][0], used)
         expected += p * torch.stack([used, bits * used])
-    found = connection.measure(mixture, connection.masks(mixture), spikes, present)
-    torch.testing.assert_close(torch.stack(found), expected)
+    found = measure(mixture, count_reached(stack_masks([conv, conv], mixture), present), taps)
+    for layer in (0, 1):
+        torch.testing.assert_close(torch.stack([part[layer] for part in found]), expected)
     assert expected.min() > 0

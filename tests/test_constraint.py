@@ -42,24 +42,28 @@ def test_loss_by_hand(multiplier: float, value: float, loss: float, slope: float
     assert gradient * value == pytest.approx(slope, abs=1e-12)
 
 
+def update(made: Constraint, value: float) -> None:
+    made.update(torch.tensor(value, dtype=torch.float64))
+
+
 def test_updates_by_hand() -> None:
     made = constraint()
-    made.update(100 * math.e)
+    update(made, 100 * math.e)
     assert made.multiplier == pytest.approx(0.5)
-    made.update(100 * math.e**3)
+    update(made, 100 * math.e**3)
     assert made.multiplier == pytest.approx(2.0)
-    made.update(100.0)
+    update(made, 100.0)
     assert made.multiplier == pytest.approx(2.0)
-    made.update(100 / math.e**2)
+    update(made, 100 / math.e**2)
     assert made.multiplier == pytest.approx(1.0)
-    made.update(100 / math.e**9)
+    update(made, 100 / math.e**9)
     assert made.multiplier == 0.0
 
 
 @given(st.floats(0, 10), st.floats(1e-3, 1e9))
 def test_the_multiplier_rises_over_the_limit_and_never_below_zero(multiplier: float, value: float) -> None:
     made = constraint(multiplier)
-    made.update(value)
+    update(made, value)
     assert made.multiplier >= 0
     if value > 100.01:
         assert made.multiplier > multiplier
@@ -78,7 +82,7 @@ def test_a_value_of_zero_is_finite() -> None:
     loss, gradient = loss_and_gradient(made, 0.0)
     assert math.isfinite(loss)
     assert gradient == 0.0
-    made.update(0.0)
+    update(made, 0.0)
     assert made.multiplier == 0.0
 
 
@@ -99,6 +103,33 @@ def test_it_holds_a_limit_in_a_small_optimisation() -> None:
         loss = (log_x - math.log(50)) ** 2 + made.loss(log_x.exp())
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        made.update(float(log_x.detach().exp()))
+        made.update(log_x.exp())
     assert float(log_x.detach().exp()) == pytest.approx(10, rel=1e-3)
     assert made.multiplier == pytest.approx(2 * math.log(5), rel=1e-2)
+
+
+def test_the_gradient_is_of_the_multiplier_that_the_loss_saw() -> None:
+    """A step may move the multiplier before it goes backward."""
+    made, x = constraint(3.0), torch.tensor(100.0, dtype=torch.float64, requires_grad=True)
+    loss = made.loss(x)
+    made.update(x * math.e)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert made.multiplier == pytest.approx(3.5)
+    assert x.grad is not None
+    assert float(x.grad) == pytest.approx(3.0 / 100)
+
+
+def test_the_type_of_the_loss_is_that_of_the_value() -> None:
+    made = constraint(3.0)
+    for dtype in (torch.float32, torch.float64):
+        assert made.loss(torch.tensor(200.0, dtype=dtype)).dtype == dtype
+
+
+def test_a_multiplier_is_read_and_put_back_exactly() -> None:
+    made, other = constraint(), constraint()
+    update(made, 123.456)
+    other.multiplier = made.multiplier
+    for value in (431.0, 90.0):
+        update(made, value)
+        update(other, value)
+        assert other.multiplier == made.multiplier > 0

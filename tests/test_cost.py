@@ -18,11 +18,11 @@ from litesnn.snn.cost import (
     Meter,
     conv_output,
     energy_table,
-    fan_out,
     layer_bytes,
     model_size_bits,
     packed_bits,
     synops,
+    tap_spikes,
 )
 from litesnn.snn.network import Network
 from tiny import genotype, input_info, lively_network, quantized_images
@@ -50,11 +50,15 @@ def count_reached(mask: Tensor, stride: int, height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_fan_out_counts_every_weight_that_a_spike_reaches(kernel: int, stride: int) -> None:
+def test_synops_count_every_weight_that_a_spike_reaches(kernel: int, stride: int) -> None:
+    """Of one spike at a time, at each place of the map."""
     rng = torch.Generator().manual_seed(10 * kernel + stride)
     for height, width in itertools.product(range(1, 8), range(1, 8)):
         mask = torch.randint(0, 4, (2, kernel, kernel), generator=rng).float()
-        assert torch.equal(fan_out(mask, stride, height, width), count_reached(mask, stride, height, width))
+        neurons = 2 * height * width
+        spikes = torch.eye(neurons).view(neurons, 2, height, width)  # a timestep for each neuron
+        used = synops(tap_spikes(spikes, kernel, stride), mask)
+        assert torch.equal(used.view(2, height, width), count_reached(mask, stride, height, width))
 
 
 @pytest.mark.parametrize(("size", "stride", "out"), [(8, 1, 8), (8, 2, 4), (9, 2, 5), (1, 4, 1), (5, 4, 2), (4, 4, 1)])
@@ -68,19 +72,23 @@ def test_conv_output_is_what_a_convolution_gives(size: int, stride: int, out: in
 
 def test_synops_by_hand() -> None:
     # One 3×3 kernel on a 3×3 map: the corner reaches 4 weights, an edge 6, the middle 9.
-    fan = fan_out(torch.ones(1, 3, 3), 1, 3, 3)
-    assert fan.tolist() == [[[4, 6, 4], [6, 9, 6], [4, 6, 4]]]
     spikes = torch.zeros(2, 1, 3, 3)
     spikes[0, 0, 0, 0] = 1  # a corner at the first step, in every sample
     spikes[1, 0, 1, 1] = 0.5  # the middle at the second step, in every other sample
-    assert synops(spikes, fan).tolist() == [4.0, 4.5]
+    taps = tap_spikes(spikes, 3, 1)
+    assert taps.tolist() == [[[[1, 1, 0], [1, 1, 0], [0, 0, 0]]], [[[0.5] * 3] * 3]]
+    assert synops(taps, torch.ones(1, 3, 3)).tolist() == [4.0, 4.5]
+    assert synops(taps, torch.stack([torch.ones(1, 3, 3), torch.zeros(1, 3, 3)])).tolist() == [[4.0, 4.5], [0, 0]]
 
 
 def test_meter_by_hand() -> None:
     meter = Meter()
-    meter.add("a", torch.tensor([10.0, 20.0]), torch.tensor([20.0, 40.0]))
-    meter.add("b", torch.tensor([1.0, 3.0]), torch.tensor([4.0, 12.0]))
-    assert meter.bit_synops().tolist() == [24, 52]
+    meter.add(["a", "b"], torch.tensor([[10.0, 20.0], [1.0, 3.0]]), torch.tensor([[20.0, 40.0], [4.0, 12.0]]))
+    meter.add(["c"], torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
+    assert meter.bit_synops().tolist() == [26, 52]
+    assert list(meter.layers) == ["a", "b", "c"]
+    assert meter.layers["b"].synops.tolist() == [1, 3]
+    assert meter.layers["b"].bit_synops.tolist() == [4, 12]
     spikes = torch.zeros(2, 2, 1, 2)
     spikes[1, 0, 0, 1] = 1
     meter.add_rate("a", spikes)
@@ -168,7 +176,7 @@ def test_synops_fall_with_the_keep_ratio_and_ignore_bits() -> None:
     for kept in (1, 20, 100, scores.numel()):
         mask = torch.zeros(scores.numel())
         mask[order[:kept]] = 1
-        costs.append(synops(spikes, fan_out(mask.view(scores.shape).sum(0), 2, 5, 7)))
+        costs.append(synops(tap_spikes(spikes, 3, 2), mask.view(scores.shape).sum(0)))
     assert all((low <= high).all() and low.sum() < high.sum() for low, high in itertools.pairwise(costs))
 
 

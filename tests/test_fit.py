@@ -8,19 +8,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from device_reads import no_reads
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_tensors
 from litesnn.loop.session import Session, input_info
-from litesnn.networks import load_network
+from litesnn.networks import build_network, load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 from litesnn.train import evaluate as evaluate_module
 from litesnn.train import fit as module
-from litesnn.train.fit import auxiliary_cell, fit, validate
-from tiny import genotype, lively_network
-from whole_job import Problem, begin, rows
+from litesnn.train.fit import Trainee, TrainLoop, auxiliary_cell, fit, validate
+from tiny import genotype, lively_network, quantized_images
+from tiny import input_info as tiny_input
+from whole_job import Problem, begin, recipe, rows
 
 EDGES = ((0, 0, "conv3x3"), (0, 1, "skip"))
 
@@ -240,3 +242,17 @@ def test_validation_does_not_depend_on_the_batch_size(
     assert found[0]["bit_synops"] > 0
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-5)
+
+
+def test_no_step_reads_values(problem: Problem, tmp_path: Path) -> None:
+    """On a GPU each read would make the program wait for it."""
+    gene = genotype(timesteps=2, edges=EDGES, levels=(0, 1, 1))
+    made = recipe(problem.data, {"budget": {"bit_synops": 100.0}})
+    trainee = Trainee(build_network(gene, tiny_input((1, 8, 8)), 0), made).train()
+    loop = TrainLoop(trainee, made)
+    x, y = quantized_images((1, 8, 8), 6), torch.arange(6) % 3
+    with no_reads():
+        for _ in range(2):
+            loop.step(x, y, 0.5)
+    assert loop.activity is not None
+    assert loop.activity.multiplier > 0

@@ -5,16 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from litesnn.loop.checkpoint import load_tensors
-from litesnn.search.joint import build_supernet, read_search, search
+from device_reads import no_reads
+from litesnn.data.batches import generator_for
+from litesnn.data.sources import load
+from litesnn.loop.checkpoint import load_tensors, save_state
+from litesnn.search import joint as module
+from litesnn.search.joint import SearchLoop, build_supernet, read_search, search
+from litesnn.snn.cost import Meter
 from litesnn.snn.supernet import Supernet
-from whole_job import Problem, begin, rows
+from tiny import quantized_images
+from whole_job import Problem, begin, recipe, rows
 
 PAPER = {"search.mode": "paper", "search.keeps": [0.5], "search.widths": [1.0], "search.sampling": False}
 ONE = {"search.epochs": 1, "search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0}
 MIXED = {"search.sampling": False}
 LOOSE: dict[str, Any] = {"budget": {}}
+JOINT = {"search.update": "joint"}
 
 
 def searched(path: Path, problem: Problem, *changes: dict[str, Any]) -> tuple[list[dict[str, Any]], Supernet, Supernet]:
@@ -151,3 +159,122 @@ def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: P
 def test_a_batch_larger_than_the_data(problem: Problem, tmp_path: Path) -> None:
     (row,), _, _ = searched(tmp_path / "run", problem, ONE, {"search.batch_size": 5000})
     assert row["train_loss"] > 0
+
+
+@pytest.mark.parametrize("changes", [PAPER, {}])
+def test_joint_updates_teach_everything_in_one_pass(problem: Problem, tmp_path: Path, changes: dict[str, Any]) -> None:
+    (row,), before, after = searched(tmp_path / "run", problem, ONE, JOINT, changes)
+    assert row["train_loss"] > 0
+    assert row["packed_bytes"] > 0
+    assert not [key for key in row if key.startswith("validation")]
+    assert set(row["multipliers"]) == (set() if changes else {"packed_bytes", "bit_synops"})
+    for name in ("alpha", "beta", "psi"):
+        assert not torch.equal(getattr(before, name), getattr(after, name)), name
+    for name, old in before.backbone.named_parameters():
+        if name not in ("stem.conv.scores", "classifier.scores"):  # these two are not pruned
+            assert not torch.equal(old, after.backbone.get_parameter(name)), name
+
+
+def test_joint_updates_use_every_sample_once_an_epoch(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Supernet.forward
+
+    def counted(self: Supernet, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(x))
+        return forward(self, x, *args, **kwargs)
+
+    data = load(recipe(problem.data).data)
+    both = len(data.train.y) + len(data.validation.y)
+    monkeypatch.setattr(Supernet, "forward", counted)
+    searched(tmp_path / "joint", problem, ONE, JOINT, {"search.batch_size": 20})
+    assert seen == [20] * (both // 20)
+    seen.clear()
+    searched(tmp_path / "alternating", problem, ONE, {"search.batch_size": 20})
+    assert seen == [20, 20] * (len(data.train.y) // 20)
+
+
+def test_a_joint_step_by_hand(problem: Problem) -> None:
+    """One gradient of loss and cost terms moves everything: weights by SGD, the others by Adam or SGD."""
+    settings = {**MIXED, **JOINT, "budget": {"bit_synops": 10.0}, "search.warmup_epochs": 0, "search.grad_clip": 1e9}
+    made = recipe(problem.data, settings)
+    supernet, twin = (build_supernet(made, (1, 8, 8), 3).train() for _ in range(2))
+    loop = SearchLoop(made, supernet)
+    loop.constraints["bit_synops"].multiplier = 2.0
+    x, y = quantized_images((1, 8, 8), 6, 3), torch.arange(6) % 3
+    loop.joint_step(x, y, generator_for(0, "unused"), epoch=5)
+
+    meter = Meter()
+    logits, psi = twin(x, meter=meter).logits, twin.psi.softmax(0)
+    loss = sum(p * torch.nn.functional.cross_entropy(step, y) for p, step in zip(psi, logits, strict=True))
+    excess = torch.log((psi * meter.bit_synops().cumsum(0)).sum() / 10.0)  # far beyond: no kink
+    total = loss + ((2 + excess) ** 2 - 4) / 2
+    named = {
+        name: p for name, p in twin.named_parameters() if not name.endswith(("stem.conv.scores", "classifier.scores"))
+    }
+    gradients = torch.autograd.grad(total, list(named.values()))
+    assert loop.constraints["bit_synops"].multiplier == pytest.approx(2 + 0.05 * float(excess.detach()), rel=1e-5)
+    with torch.no_grad():
+        for (name, old), gradient in zip(named.items(), gradients, strict=True):
+            new = supernet.get_parameter(name)
+            if name in ("alpha", "beta", "width") or name.endswith("scores"):
+                slope = gradient + 1e-3 * old
+                rate = {"alpha": 1e-3, "beta": 0.1, "width": 0.1}.get(name, 1e-2)
+                clear = slope.abs() > 1e-6  # Adam's first step is the gradient's sign
+                torch.testing.assert_close((new - old)[clear], -rate * slope.sign()[clear], rtol=0.02, atol=1e-6)
+                assert clear.any(), name
+            elif name == "psi":
+                torch.testing.assert_close(new, old - 0.2 * gradient)
+            else:
+                torch.testing.assert_close(new, old - 0.2 * (gradient + 3e-4 * old), rtol=1e-4, atol=1e-6)
+                assert gradient.any(), name
+
+
+@pytest.mark.parametrize("step", ["weight_step", "architecture_step"])
+def test_an_alternating_step_moves_its_own_half(problem: Problem, step: str) -> None:
+    made = recipe(problem.data, {"search.warmup_epochs": 0})
+    supernet, before = (build_supernet(made, (1, 8, 8), 3).train() for _ in range(2))
+    loop = SearchLoop(made, supernet)
+    x, y = quantized_images((1, 8, 8), 6, 3), torch.arange(6) % 3
+    getattr(loop, step)(x, y, generator_for(0, "draws"), epoch=5)
+    weights = {id(p) for p in loop.weights}
+    moved = {
+        (id(p) in weights) for name, p in supernet.named_parameters() if not torch.equal(p, before.get_parameter(name))
+    }
+    assert moved == {step == "weight_step"}
+    assert all(p.requires_grad for p in supernet.parameters())
+
+
+def test_joint_updates_resume(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {**JOINT, "search.epochs": 3}
+    whole, _, _ = searched(tmp_path / "whole", problem, changes)
+    run, data, session = begin(tmp_path / "broken", problem.data, changes)
+    saved: list[Path] = []
+
+    def full(path: Path, *others: Any) -> None:
+        save_state(path, *others)
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_state", full)
+    with pytest.raises(KeyboardInterrupt):
+        search(run, data, session)
+    monkeypatch.undo()
+    search(run, data, session)
+    assert rows(run / "search.jsonl") == whole
+    assert run.output("search").read_bytes() == (tmp_path / "whole" / "search.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("step", ["weight_step", "architecture_step", "joint_step"])
+def test_no_step_reads_values(problem: Problem, step: str) -> None:
+    made = recipe(problem.data)
+    loop = SearchLoop(made, build_supernet(made, (1, 8, 8), 3).train())
+    x, y, draws = quantized_images((1, 8, 8), 6, 3), torch.arange(6) % 3, generator_for(0, "draws")
+    for read in (lambda: float(x.sum()), lambda: x.tolist()):
+        with pytest.raises(pytest.fail.Exception, match="read"), no_reads():
+            read()
+    with no_reads():
+        for _ in range(2):
+            getattr(loop, step)(x, y, draws, epoch=5)

@@ -76,6 +76,11 @@ class SearchSettings(_Settings):
     mode: Literal["budget", "paper"] = Field(
         "budget", description="budget: limits as constraints; paper: fixed cost weights, keep ratio given"
     )
+    update: Literal["alternating", "joint"] = Field(
+        "alternating",
+        description="alternating: weights on training batches, architecture on held-out ones, two passes per step; "
+        "joint: both at once on batches of all these samples, one pass per step",
+    )
     epochs: int = Field(50, ge=1, description="epochs of the search")
     warmup_epochs: int = Field(5, ge=0, description="epochs in which the timestep weights stay uniform")
     architecture_warmup_epochs: int = Field(

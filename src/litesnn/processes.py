@@ -165,13 +165,13 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             gradient.copy_(values.view_as(gradient))
 
 
-def agreed(value: Tensor) -> float:
-    """A scalar as the number with which every process goes on: the mean of what they have, equal but for rounding.
+def agreed(value: Tensor) -> Tensor:
+    """A scalar as the float64 with which every process goes on: the mean of what they have, equal but for rounding.
 
     Raises:
         WorkerLost: a process has ended.
     """
-    return float(total_(value.detach().double().clone())) / count()
+    return total_(value.detach().double().clone()) / count()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from litesnn import processes
 from litesnn.data.augment import AugmentSettings, augment
 from litesnn.errors import InputError
 
-__all__ = ["Samples", "generator_for", "shuffled_batches"]
+__all__ = ["Samples", "generator_for", "joined", "shuffled_batches"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Samples:
             raise InputError(f"{len(self)} images are too few for {processes.count()} processes; expected one for each")
         part = processes.part(len(self))
         return Samples(self.x[part], self.y[part], self.black)
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """The rows of both, one after the other."""
+    return Samples(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.black)
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
 from litesnn.errors import InputError, LitesnnError
+from litesnn.shared_library import file_name, load_shared_library
 
 __all__ = ["ABI", "VARIABLE", "BundleInfo", "Method", "Status", "load_library"]
 
 ABI = 1  # LSNN_ABI of the header that this file mirrors
 VARIABLE = "LITESNN_LIBRARY"
-FILE_NAME = "liblitesnn" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+FILE_NAME = file_name("litesnn")
 
 
 class Status(IntEnum):
@@ -107,18 +107,4 @@ def load_library() -> ctypes.CDLL:
 
 @cache
 def _load(path: Path) -> ctypes.CDLL:
-    """Load, check and declare one library; ``LitesnnError`` if it is not one of this version."""
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise LitesnnError(f"{path}: expected a shared library that this machine can load ({error})") from None
-    try:
-        abi = library.lsnn_abi()
-        if abi != ABI:
-            raise LitesnnError(f"{path}: version {abi} of the native engine, expected {ABI}: install litesnn again")
-        for name, (result, parameters) in SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, parameters
-    except AttributeError as error:
-        raise LitesnnError(f"{path}: expected litesnn's native engine ({error})") from None
-    return library
+    return load_shared_library(path, "native engine", ("lsnn_abi", ABI), SIGNATURES)

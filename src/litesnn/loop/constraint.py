@@ -11,8 +11,6 @@ costs the same for bytes and for operations, and the user names limits instead o
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -20,25 +18,39 @@ __all__ = ["Constraint"]
 
 
 class Constraint:
-    """One limit, with its multiplier.
+    """One limit, with its multiplier, which stays on the device so that no step has to wait for it.
 
     Args:
         limit: most that the value may be.
         penalty: ρ.
         dual_lr: η, the step of the multiplier.
+        device: where the values will be.
     """
 
-    def __init__(self, limit: float, *, penalty: float, dual_lr: float) -> None:
+    def __init__(self, limit: float, *, penalty: float, dual_lr: float, device: torch.device | str = "cpu") -> None:
         self.limit, self.penalty, self.dual_lr = limit, penalty, dual_lr
-        self.multiplier = 0.0
+        self._multiplier = torch.zeros((), dtype=torch.float64, device=device)
+
+    @property
+    def multiplier(self) -> float:
+        """λ. Reading it waits for the device."""
+        return float(self._multiplier)
+
+    @multiplier.setter
+    def multiplier(self, value: float) -> None:
+        self._multiplier.fill_(value)
 
     def loss(self, value: Tensor) -> Tensor:
-        """The term for a scalar ``value`` ≥ 0, differentiable."""
-        violation = torch.log(value.clamp_min(1e-6 * self.limit) / self.limit)
-        force = torch.relu(self.multiplier + self.penalty * violation)
-        return (force.square() - self.multiplier**2) / (2 * self.penalty)
+        """The term for a scalar ``value`` ≥ 0, differentiable, in the type of ``value``."""
+        multiplier = self._multiplier.to(value.dtype, copy=True)  # a copy: backward comes after the next update, too
+        force = torch.relu(multiplier + self.penalty * self._violation(value))
+        return (force.square() - multiplier.square()) / (2 * self.penalty)
 
-    def update(self, value: float) -> None:
-        """Move the multiplier after a step that measured ``value``."""
-        violation = math.log(max(value, 1e-6 * self.limit) / self.limit)
-        self.multiplier = max(0.0, self.multiplier + self.dual_lr * violation)
+    @torch.no_grad()
+    def update(self, value: Tensor) -> None:
+        """Move the multiplier after a step that measured the scalar ``value``."""
+        self._multiplier.add_(self.dual_lr * self._violation(value.double())).clamp_(min=0)
+
+    def _violation(self, value: Tensor) -> Tensor:
+        """g, finite for a value of 0."""
+        return torch.log(value.clamp_min(1e-6 * self.limit) / self.limit)

@@ -26,7 +26,7 @@ def require_equal_parts(recipe: Recipe, stages: Collection[str], data: Data | No
         key = f"{stage}.batch_size"
         if size % count:
             raise InputError(f"{key} is {size}, but {count} processes need a multiple of {count}")
-        for name, rows in [] if data is None else _rows_of(stage, data):
+        for name, rows in [] if data is None else _rows_of(recipe, stage, data):
             if rows < size and rows % count:
                 raise InputError(
                     f"the {rows} {name} images are less than a batch ({key} is {size}), and {count} processes cannot "
@@ -50,7 +50,11 @@ def require_same_data(data: Data) -> None:
         raise InputError(f"{data.name}: process {processes.rank()} finds other data than process 0")
 
 
-def _rows_of(stage: str, data: Data) -> list[tuple[str, int]]:
+def _rows_of(recipe: Recipe, stage: str, data: Data) -> list[tuple[str, int]]:
     """The splits from which a stage takes batches, with their numbers of rows."""
-    splits = [("training", len(data.train.y)), ("validation", len(data.validation.y))]
-    return splits if stage == "search" else splits[:1]
+    train, validation = len(data.train.y), len(data.validation.y)
+    if stage == "train":
+        return [("training", train)]
+    if recipe.search.update == "joint":
+        return [("training and validation", train + validation)]
+    return [("training", train), ("validation", validation)]

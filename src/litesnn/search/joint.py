@@ -4,26 +4,40 @@ In: a recipe and data. Out: ``search.safetensors`` (the trained supernet) and ``
 
     loss = Σ_t softmax(ψ)_t · CE(y_t) + cost terms                                    (LitE-SNN, section 3.4)
 
-Weight steps on training batches alternate with architecture steps on held-out validation batches. In mode "paper" the
-cost terms are fixed weights on model size and Bit-SynOps; in mode "budget" each limit is a constraint.
+In mode "paper" the cost terms are fixed weights on model size and Bit-SynOps; in mode "budget" each limit is a
+constraint. There are two ways to update (``search.update``):
+
+``alternating``, the paper's: weight steps on augmented training batches, which see the loss without cost terms,
+alternate with architecture steps on held-out validation batches. Two passes per step.
+
+``joint`` (ours): one pass per step, on augmented batches of all training and validation samples; weights, scores, α, β,
+widths and ψ all learn from its loss and cost terms, so that weights too learn to fire less under a limit on Bit-SynOps.
+This is one-level optimisation. Nothing is held out, because one gradient cannot learn from two batches: mixing both
+kinds in a batch would let held-out images move batch statistics and weights, and not be held out; and leaving the
+validation samples out would waste them (the paper's split is half of the data), while a search's weights are thrown
+away. Training selects among its epochs by validation as ever, with weights that have not seen it. An epoch is one pass
+over all of these samples, so it has more steps than an alternating one.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe
-from litesnn.data.batches import Samples, generator_for, shuffled_batches
+from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
 from litesnn.data.sources import Data
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
@@ -31,10 +45,11 @@ from litesnn.loop.constraint import Constraint
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.runs import RunFolder
+from litesnn.snn.cell import CellMix
 from litesnn.snn.cost import Meter
 from litesnn.snn.supernet import Choices, Supernet
 
-__all__ = ["build_supernet", "read_search", "search"]
+__all__ = ["SearchLoop", "build_supernet", "read_search", "search"]
 
 _HEADER_ESTIMATE = 1000
 """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
@@ -60,31 +75,50 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         return Supernet(full, nodes=model.nodes, choices=choices, shape=shape, classes=classes)
 
 
-class _Search:
-    """The state of a search between two steps, and the steps."""
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward pass found: scalars with gradients, but for the accuracy; the firing rates [T] have none."""
+
+    total: Tensor  # the loss and its cost terms
+    loss: Tensor
+    accuracy: Tensor
+    costs: dict[str, Tensor]
+    rates: dict[str, Tensor]
+
+
+class SearchLoop:
+    """The state of a search between two steps, and the steps. No step waits for the device."""
 
     def __init__(self, recipe: Recipe, supernet: Supernet) -> None:
         self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
         settings = recipe.search
-        self.scores = supernet.score_parameters()
-        decay = settings.architecture_weight_decay
+        self.weights, self.scores = supernet.weight_parameters(), supernet.score_parameters()
+        adam = partial(torch.optim.Adam, weight_decay=settings.architecture_weight_decay, fused=True)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                supernet.weight_parameters(),
+                self.weights,
                 lr=settings.lr,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
+                fused=True,  # two to three times as fast as the default, and Adam's fused step reads no number
             ),
-            "alpha": torch.optim.Adam([supernet.alpha], lr=settings.alpha_lr, weight_decay=decay),
-            "beta": torch.optim.Adam([supernet.beta, supernet.width], lr=settings.beta_lr, weight_decay=decay),
-            "scores": torch.optim.Adam(self.scores, lr=settings.score_lr, weight_decay=decay),
-            "psi": torch.optim.SGD([supernet.psi], lr=settings.psi_lr),
+            "alpha": adam([supernet.alpha], lr=settings.alpha_lr),
+            "beta": adam([supernet.beta, supernet.width], lr=settings.beta_lr),
+            "scores": adam(self.scores, lr=settings.score_lr),
+            "psi": torch.optim.SGD([supernet.psi], lr=settings.psi_lr, fused=True),
         }
-        self.constraints = _constraints(recipe.budget, recipe) if settings.mode == "budget" else {}
-        self.rates: dict[str, list[float]] = {}
+        device = supernet.backbone.device
+        self.constraints = _constraints(recipe.budget, recipe, device) if settings.mode == "budget" else {}
+        self._rates: dict[str, Tensor] = {}
 
-    def _drawn(self, generator: torch.Generator) -> torch.Generator | None:
-        return generator if self.settings.sampling else None
+    @property
+    def rates(self) -> dict[str, list[float]]:
+        """Firing rate per timestep of each population in the last step with costs. Reading waits for the device."""
+        return {name: rate.tolist() for name, rate in self._rates.items()}
+
+    @rates.setter
+    def rates(self, values: dict[str, list[float]]) -> None:
+        self._rates = {name: torch.tensor(rates) for name, rates in values.items()}
 
     def psi(self, epoch: int) -> Tensor:
         """softmax(ψ) [T], held uniform during the warm-up."""
@@ -92,40 +126,42 @@ class _Search:
         warmup = epoch < self.settings.warmup_epochs
         return torch.full_like(psi, 1 / len(psi)) if warmup else psi.softmax(0)
 
-    def _learning(self, epoch: int) -> Iterator[str]:
-        """The optimizers that take part in the architecture steps of an epoch."""
-        yield "scores"
-        if epoch >= self.settings.architecture_warmup_epochs:
-            yield from ("alpha", "beta")
-        if epoch >= self.settings.warmup_epochs:
-            yield "psi"
-
     def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
         """One step of the weights on a training batch."""
-        psi = self.psi(epoch).detach()
         with torch.no_grad():
-            mixes = self.supernet.mixes(self._drawn(generator))
-        for score in self.scores:
-            score.requires_grad_(False)
-        loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
-        optimizer = self.optimizers["weights"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        processes.average_gradients(parameters([optimizer]))
-        torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.settings.grad_clip)
-        optimizer.step()
-        for score in self.scores:
-            score.requires_grad_(True)
+            psi, mixes = self.psi(epoch), self._mixes(generator)
+        with _frozen(self.scores):
+            loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
+            self._backward(loss, ["weights"])
+        self._update_weights()
         return {"train_loss": loss, "train_accuracy": accuracy}
 
     def architecture_step(
         self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int
     ) -> dict[str, Tensor | float]:
-        """One step of α, β, widths, scores and ψ on a validation batch. Sizes are expectations, never drawn."""
+        """One step of α, β, widths, scores and ψ on a validation batch."""
+        with _frozen(self.weights):
+            found = self._forward(x, y, generator, epoch)
+            self._backward(found.total, self._learning(epoch))
+        self._update_architecture(found, epoch)
+        return {"validation_loss": found.loss, "validation_accuracy": found.accuracy, **found.costs}
+
+    def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
+        """One step of everything, weights included, on one batch."""
+        found = self._forward(x, y, generator, epoch)
+        self._backward(found.total, ["weights", *self._learning(epoch)])
+        self._update_weights()
+        self._update_architecture(found, epoch)
+        return {"train_loss": found.loss, "train_accuracy": found.accuracy, **found.costs}
+
+    def _mixes(self, generator: torch.Generator) -> list[CellMix]:
+        return self.supernet.mixes(generator if self.settings.sampling else None)
+
+    def _forward(self, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> _Pass:
+        """Loss and costs of a batch. Sizes are expectations, never drawn."""
         supernet, meter = self.supernet, Meter()
         psi = self.psi(epoch)
-        mixes = supernet.mixes(self._drawn(generator))
-        loss, accuracy = _weighted_loss(supernet(x, mixes, meter=meter).logits, y, psi)
+        loss, accuracy = _weighted_loss(supernet(x, self._mixes(generator), meter=meter).logits, y, psi)
         mixed = supernet.mixes()
         costs = {
             "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
@@ -137,17 +173,33 @@ class _Search:
             total = total + self.settings.synops_weight * costs["bit_synops"]
         for key, constraint in self.constraints.items():
             total = total + constraint.loss(costs[key])
-        supernet.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        learning = [self.optimizers[name] for name in self._learning(epoch)]
-        processes.average_gradients(parameters(learning))
-        for optimizer in learning:
-            optimizer.step()
+        rates = {name: rate.detach() for name, rate in meter.rates.items()}
+        return _Pass(total, loss, accuracy, costs, rates)
+
+    def _backward(self, loss: Tensor, learning: Iterable[str]) -> None:
+        """Gradients for the optimizers named in ``learning``: the means over all processes."""
+        self.supernet.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(parameters([self.optimizers[name] for name in learning]))
+
+    def _update_weights(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
+        self.optimizers["weights"].step()
+
+    def _update_architecture(self, found: _Pass, epoch: int) -> None:
+        for name in self._learning(epoch):
+            self.optimizers[name].step()
         for key, constraint in self.constraints.items():
-            constraint.update(processes.agreed(costs[key]))
-        for name, rate in meter.rates.items():
-            self.rates[name] = rate.detach().tolist()
-        return {"validation_loss": loss, "validation_accuracy": accuracy, **costs}
+            constraint.update(processes.agreed(found.costs[key]))
+        self._rates = found.rates
+
+    def _learning(self, epoch: int) -> Iterator[str]:
+        """The optimizers that take part in the architecture's updates of an epoch."""
+        yield "scores"
+        if epoch >= self.settings.architecture_warmup_epochs:
+            yield from ("alpha", "beta")
+        if epoch >= self.settings.warmup_epochs:
+            yield "psi"
 
     def describe(self) -> dict[str, Any]:
         """The architecture parameters as probabilities, for the log."""
@@ -177,9 +229,12 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     recipe, info = run.recipe(), input_info(data)
     run.start("search")
     train, validation = session.samples(data.train, info), session.samples(data.validation, info)
+    together = recipe.search.update == "joint"
+    if together:
+        train = joined(train, validation)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
     processes.equalize(supernet.state_dict().values())
-    state = _Search(recipe, supernet)
+    state = SearchLoop(recipe, supernet)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
         saved = load_state(checkpoint, "search state", supernet, state.optimizers)
@@ -199,13 +254,17 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
             for step, (x, y) in enumerate(batches):
                 lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
                 set_lr(state.optimizers["weights"], lr)
-                sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
-                sums.add(state.weight_step(x, y, draws, epoch=epoch))
+                if together:
+                    sums.add(state.joint_step(x, y, draws, epoch=epoch))
+                else:
+                    sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
+                    sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
             row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
             row |= sums.means() | {"learning_rate": lr} | state.describe()
             log.write(row)
-            bar.update(task, status=f"held-out accuracy {row['validation_accuracy']:.1%}")
+            kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
+            bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
             save_state(checkpoint, "search state", supernet, state.optimizers, memory)
@@ -228,14 +287,27 @@ def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tu
     return supernet, info["rates"]
 
 
-def _constraints(budget: Budget, recipe: Recipe) -> dict[str, Constraint]:
+def _constraints(budget: Budget, recipe: Recipe, device: torch.device) -> dict[str, Constraint]:
     limits = {"packed_bytes": budget.packed_bytes, "bit_synops": budget.bit_synops}
     settings = recipe.search
     return {
-        key: Constraint(limit, penalty=settings.penalty, dual_lr=settings.dual_lr)
+        key: Constraint(limit, penalty=settings.penalty, dual_lr=settings.dual_lr, device=device)
         for key, limit in limits.items()
         if limit is not None
     }
+
+
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Parameters that need no gradient meanwhile: theirs are not computed only to be thrown away."""
+    rows = list(parameters)
+    for parameter in rows:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in rows:
+            parameter.requires_grad_(True)
 
 
 def _weighted_loss(logits: Tensor, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:

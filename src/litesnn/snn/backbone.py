@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from litesnn.genotype import Genotype
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
-from litesnn.snn.cell import Cell, CellMix, Source
+from litesnn.snn.cell import Cell, CellMix, Source, State
+from litesnn.snn.cell_function import from_rows, to_rows
 from litesnn.snn.compconv import CompConv, Compression, Connection, fold
-from litesnn.snn.cost import Meter, conv_output, synops
+from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
+from litesnn.snn.execution import Execution
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
@@ -134,6 +136,7 @@ class Backbone(nn.Module):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
+        execution: Execution = Execution(),
     ) -> Output:
         """Images [B, C, H, W], already quantized → logits of every prefix of the timesteps.
 
@@ -141,6 +144,7 @@ class Backbone(nn.Module):
             timesteps: T.
             mixes: one per cell.
             integer: the deployed arithmetic instead of the trainable one.
+            execution: how to train.
             meter, record: collect costs, and the spikes of every population.
             tap: index of a cell whose spikes are returned as well.
         """
@@ -150,26 +154,33 @@ class Backbone(nn.Module):
             current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
             spikes = self.arithmetic.fire(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
         else:
-            compression = self.stem_compression()
-            current = self.stem(x * INPUT_SCALE, compression, self.stem.masks(compression))
-            spikes = lif(current.expand(timesteps, *current.shape), leak=self.arithmetic.leak)
+            current = self.stem(x * INPUT_SCALE, self.stem_compression())
+            rows = to_rows(current.contiguous(memory_format=torch.channels_last))
+            fired = lif(rows.expand(timesteps, *rows.shape), leak=self.arithmetic.leak)  # [T, B·H·W, C]
+            spikes = from_rows(fired.flatten(0, 1), current.shape[-2:]).unflatten(0, (timesteps, -1))
+        state = State.of(spikes, counted=meter is not None)
         if record is not None:
             record["stem"] = spikes
         if meter is not None:
-            meter.add_rate("stem", spikes.mean(dim=1))
-        older = newer = spikes
+            meter.add_rate("stem", state.mean)
+        older = newer = state
         tapped = None
         for index, mix in enumerate(mixes):
-            name = f"cell {index + 1}"
-            out = self.cell(index)(older, newer, mix, integer=integer, meter=meter, name=name, record=record)
+            out = self.cell(index)(
+                *(older, newer, mix),
+                integer=integer,
+                execution=execution,
+                meter=meter,
+                name=f"cell {index + 1}",
+                record=record,
+            )
             older, newer = newer, out
-            tapped = out if index == tap else tapped
+            tapped = out.spikes if index == tap else tapped
         if meter is not None:
-            means = newer.mean(dim=1)
             (mask,) = self.classifier.masks(self.classifier_compression())
-            used = synops(means, mask.sum(0).expand(-1, *means.shape[-2:]))
-            meter.add("classifier", used, used * self.genotype.classifier_bits)
-        return Output(self._read_out(newer, integer=integer), tapped)
+            used = synops(tap_spikes(newer.mean, 1, 1), mask.sum(0))[None]
+            meter.add(["classifier"], used, used * self.genotype.classifier_bits)
+        return Output(self._read_out(newer.spikes, integer=integer), tapped)
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:
         """Spikes [T, B, C, H, W] → y_t for every t [T, B, K]."""

@@ -4,7 +4,8 @@ In: the spikes of the two cells before. Out: the concatenated spikes of this cel
 into a node are summed and one LIF per node turns them into spikes (LitE-SNN, section 3.2). Currents, not spikes, are
 mixed, so that a supernet cell with one-hot mixtures computes what the derived cell computes.
 
-Shapes: T timesteps, B batch, I input and C output channels per node, H × W pixels, N nodes.
+Shapes: T timesteps, B batch, I input and C output channels per node, H × W pixels, N nodes, E edges, G layers of equal
+shape.
 """
 
 from __future__ import annotations
@@ -15,13 +16,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from litesnn import processes
 from litesnn.genotype import OPS, Edge
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
-from litesnn.snn.compconv import Compression, Connection, fold
-from litesnn.snn.cost import Meter
-from litesnn.snn.neuron import lif
+from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell
+from litesnn.snn.compconv import (
+    CompConv,
+    Compression,
+    Connection,
+    count_reached,
+    fold,
+    measure,
+    measure_identity,
+    mix_weights,
+    stack_masks,
+)
+from litesnn.snn.cost import Meter, tap_spikes
+from litesnn.snn.execution import Execution
+from litesnn.snn.membrane import Neuron
 
-__all__ = ["Cell", "CellMix", "Source", "edge_key"]
+__all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +47,40 @@ class Source:
 
 
 @dataclass(frozen=True)
+class State:
+    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing)."""
+
+    spikes: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, spikes: Tensor, *, counted: bool) -> State:
+        """A state; ``counted``: with means, which are over the batches of all processes."""
+        if not counted:
+            return cls(spikes, spikes.new_empty(0))
+        mean = spikes.mean(dim=1)
+        return cls(spikes, mean if processes.count() == 1 else processes.total(mean) / processes.count())
+
+    @property
+    def flat(self) -> Tensor:
+        """[T·B, C, H, W]: one call for all timesteps."""
+        return self.spikes.flatten(0, 1)
+
+
+@dataclass(frozen=True)
 class CellMix:
     """How much of each candidate a cell is made of.
 
     Attributes:
         compression: mixture over bit-widths and keep ratios.
-        edge_weights: per edge key, the weight of its current; ``None``: a derived cell, which sums them plainly.
-        edge_shares: per edge key, the part of its cost that the derived cell is expected to have; ``None``: all.
+        edge_weights: the weight of each edge's current [E]; ``None``: a derived cell, which sums them plainly.
+        edge_shares: the part of each edge's cost that the derived cell is expected to have [E]; ``None``: all.
         channel_weights: how much of each output channel exists [C]; ``None``: all.
     """
 
     compression: Compression
-    edge_weights: dict[str, Tensor] | None = None
-    edge_shares: dict[str, Tensor] | None = None
+    edge_weights: Tensor | None = None
+    edge_shares: Tensor | None = None
     channel_weights: Tensor | None = None
 
 
@@ -79,6 +114,7 @@ class Cell(nn.Module):
             op = OPS[edge.op]
             identity = op.identity and stride == 1 and source.channels == width
             self.connections[edge_key(edge)] = Connection(source.channels, width, op.kernel, stride, identity=identity)
+        self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
     @property
     def output(self) -> Source:
@@ -101,59 +137,186 @@ class Cell(nn.Module):
 
     def forward(
         self,
-        older: Tensor,
-        newer: Tensor,
+        older: State,
+        newer: State,
         mix: CellMix,
         *,
         integer: bool = False,
+        execution: Execution = Execution(),
         meter: Meter | None = None,
         name: str = "cell",
         record: dict[str, Tensor] | None = None,
-    ) -> Tensor:
+    ) -> State:
         """Spikes of all timesteps [T, B, I, H, W] (twice) → spikes [T, B, N·C, H', W'].
 
         Args:
             mix: how much of each candidate; one-hot for a derived cell.
             integer: use the deployed arithmetic (finished cells in evaluation mode only).
-            meter: counts costs if given.
+            execution: how to train.
+            meter: counts costs if given; the states then have means.
             name: prefix of the names in ``meter`` and ``record``.
             record: receives the spikes of every node if given.
         """
-        steps, batch = newer.shape[:2]
-        states = [older, newer]
-        means = [state.mean(dim=1) for state in states] if meter is not None else []  # each [T, I, H, W]
+        if integer:
+            spikes, reached = self._deployed(older, newer, mix.compression)
+        else:
+            spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
+        out = State.of(spikes, counted=meter is not None)
+        if record is not None:
+            record |= {f"{name} node {node}": part for node, part in enumerate(spikes.split(self.width, dim=2))}
+        if meter is not None:
+            self._measure(older, newer, out, mix, reached, meter, name)
+        return out
+
+    def _trained(
+        self, older: State, newer: State, mix: CellMix, execution: Execution, *, count: bool
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Real-valued effective weights and batch statistics. Returns spikes and, if asked, :meth:`_reached`."""
+        layout = self._layouts[older is newer]
+        weights, reached = self._weights(layout, mix, count=count)
+        connections = [self.connection(edge) for edge in self.edges]
+        gains = torch.stack([connection.norm.weight for connection in connections])  # [E, C]
+        offsets = torch.stack([connection.norm.bias for connection in connections])
+        factor = None if mix.edge_weights is None else mix.edge_weights[:, None]
+        for weight in (factor, mix.channel_weights):
+            if weight is not None:
+                gains, offsets = gains * weight, offsets * weight
+        into = gains.new_tensor([[edge.node == node for edge in self.edges] for node in range(self.nodes)])
+        steps, batch = newer.spikes.shape[:2]
+        out, used = run_cell(
+            layout.plan,
+            older.flat,
+            newer.flat,
+            weights,
+            gains,
+            into @ offsets,
+            steps=steps,
+            neuron=Neuron(self.arithmetic.leak),
+            given=None if self.training else _running(connections),
+            execution=execution,
+        )
+        if self.training:
+            values = out.numel() // (self.nodes * self.width) * processes.count()
+            for connection, mean, variance in zip(connections, used.mean, used.variance, strict=True):
+                connection.remember(mean, variance, values)
+        return out.unflatten(0, (steps, batch)), reached
+
+    def _weights(self, layout: _Layout, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """W_eff of every merged convolution [O, I, k, k] and, if asked, what :meth:`_measure` reads, by edge.
+
+        Layers of equal shape are quantized and pruned in one go, whatever they read.
+        """
+        mixed: dict[int, Tensor] = {}
+        reached: dict[int, Tensor] = {}
+        for rows in layout.alike:
+            convs = [self._conv(row) for row in rows]
+            masks = stack_masks(convs, mix.compression)
+            weights = mix_weights(torch.stack([conv.weight for conv in convs]), mix.compression, masks)
+            mixed |= zip(rows, weights.unbind(), strict=True)
+            if count:
+                reached |= zip(rows, count_reached(masks, mix.channel_weights).unbind(), strict=True)
+        return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
+
+    def _conv(self, row: int) -> CompConv:
+        conv = self.connection(self.edges[row]).conv
+        assert conv is not None
+        return conv
+
+    def _deployed(self, older: State, newer: State, compression: Compression) -> tuple[Tensor, dict[int, Tensor]]:
+        """The deployed arithmetic. Returns spikes, and what :meth:`_measure` reads."""
+        steps, batch = newer.spikes.shape[:2]
+        states, reached = [older.flat, newer.flat], {}
         for node in range(self.nodes):
-            edges = self.edges_into(node)
-            folded = self.folded(node, mix.compression) if integer else None
+            folded = self.folded(node, compression)
             current: Tensor | None = None
-            for position, edge in enumerate(edges):
-                key, connection = edge_key(edge), self.connection(edge)
-                spikes = states[edge.source].flatten(0, 1)  # [T·B, I, H, W]: one call for all timesteps
-                if folded is not None:
-                    finished = folded.connections[position]
-                    masks = [] if finished.codes is None else [(finished.codes != 0).to(spikes.dtype)]
-                    part = self.arithmetic.current(connection.accumulate(spikes, finished), finished)
-                else:
-                    masks = connection.masks(mix.compression)
-                    part = connection(spikes, mix.compression, masks)
-                if mix.edge_weights is not None:
-                    part = part * mix.edge_weights[key]
+            for edge, finished in zip(self.edges_into(node), folded.connections, strict=True):
+                accumulators = self.connection(edge).accumulate(states[edge.source], finished)
+                part = self.arithmetic.current(accumulators, finished)
                 current = part if current is None else current + part
-                if meter is not None:
-                    used, bit_used = connection.measure(mix.compression, masks, means[edge.source], mix.channel_weights)
-                    share = 1.0 if mix.edge_shares is None else mix.edge_shares[key]
-                    meter.add(f"{name} {key}", used * share, bit_used * share)
+                if finished.codes is not None:
+                    mask = (finished.codes != 0).to(states[0].dtype)
+                    reached[self.edges.index(edge)] = count_reached([mask[None]])[0]
             assert current is not None
-            if folded is not None:
-                current = current + folded.offset[:, None, None]
-            if mix.channel_weights is not None:
-                current = current * mix.channel_weights[:, None, None]
-            currents = current.view(steps, batch, *current.shape[1:])  # [T, B, C, H', W']
-            fired = lif(currents, leak=self.arithmetic.leak) if folded is None else self.arithmetic.fire(currents)
-            states.append(fired)
-            if record is not None:
-                record[f"{name} node {node}"] = states[-1]
-            if meter is not None:
-                means.append(states[-1].mean(dim=1))
-                meter.add_rate(f"{name} node {node}", means[-1])
-        return torch.cat(states[2:], dim=2)
+            current = current + folded.offset[:, None, None]
+            states.append(self.arithmetic.fire(current.unflatten(0, (steps, batch))).flatten(0, 1))
+        return torch.cat(states[2:], dim=1).unflatten(0, (steps, batch)), reached
+
+    def _measure(
+        self, older: State, newer: State, out: State, mix: CellMix, reached: dict[int, Tensor], meter: Meter, name: str
+    ) -> None:
+        """Count what every edge costs and how often every node fires.
+
+        ``reached`` [keeps, I, k, k]: of every edge with weights, how many of them each position of a kernel has.
+        """
+        nodes = out.mean.split(self.width, dim=1)
+        means = [older.mean, newer.mean, *nodes]
+        for reader, rows in self._layouts[False].readers:
+            taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)
+            if reader.kernel == 0:
+                synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)
+            else:
+                parts = torch.stack([reached[row] for row in rows])
+                synops, bit_synops = measure(mix.compression, parts, taps)
+            if mix.edge_shares is not None:
+                shares = mix.edge_shares[list(rows), None]
+                synops, bit_synops = synops * shares, bit_synops * shares
+            meter.add([f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops)
+        for node, mean in enumerate(nodes):
+            meter.add_rate(f"{name} node {node}", mean)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which edges are computed together; edges are rows of ``Cell.edges``.
+
+    Attributes:
+        plan: the merged convolutions and the sums.
+        merged: of each merged convolution its edges, in the order of its output channels.
+        alike: edges whose weights have the same shape.
+        readers: edges that read the same state in the same way; identities have kernel 0.
+    """
+
+    plan: CellPlan
+    merged: tuple[tuple[int, ...], ...]
+    alike: tuple[tuple[int, ...], ...]
+    readers: tuple[tuple[Convolution, tuple[int, ...]], ...]
+
+
+def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
+    """The layout of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
+    merged: dict[Convolution, list[int]] = {}
+    alike: dict[torch.Size, list[int]] = {}
+    readers: dict[Convolution, list[int]] = {}
+    for row, edge in enumerate(cell.edges):
+        connection = cell.connection(edge)
+        source = 1 if one_state and edge.source == 0 else edge.source
+        reader = Convolution(source, connection.stride, connection.kernel)
+        readers.setdefault(reader, []).append(row)
+        if connection.conv is not None:
+            merged.setdefault(reader, []).append(row)
+            alike.setdefault(connection.conv.weight.shape, []).append(row)
+    places = {
+        row: (index, position * cell.width)
+        for index, rows in enumerate(merged.values())
+        for position, row in enumerate(rows)
+    }
+    terms = tuple(
+        tuple(
+            Term(row, edge.source, *places.get(row, (None, 0)))
+            for row, edge in enumerate(cell.edges)
+            if edge.node == node
+        )
+        for node in range(cell.nodes)
+    )
+    return _Layout(
+        CellPlan(cell.width, tuple(merged), terms),
+        tuple(map(tuple, merged.values())),
+        tuple(map(tuple, alike.values())),
+        tuple((reader, tuple(rows)) for reader, rows in readers.items()),
+    )
+
+
+def _running(connections: Sequence[Connection]) -> Statistics:
+    """The running statistics of connections, [E, C] each."""
+    means, variances = zip(*(connection.running() for connection in connections), strict=True)
+    return Statistics(torch.stack(means), torch.stack(variances))

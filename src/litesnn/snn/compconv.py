@@ -19,13 +19,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litesnn import processes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
-from litesnn.snn.cost import fan_out, synops
+from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
-from litesnn.snn.quantize import quantize, step_size, weight_codes
+from litesnn.snn.quantize import quantize, standard_deviation, step_size, weight_codes
 
-__all__ = ["CompConv", "Compression", "Connection", "fold"]
+__all__ = [
+    "CompConv",
+    "Compression",
+    "Connection",
+    "count_reached",
+    "fold",
+    "measure",
+    "measure_identity",
+    "mix_weights",
+    "stack_masks",
+]
 
 # Sums of integers below this are exact in float32 in any order.
 _EXACT_IN_FLOAT32 = 2**24
@@ -74,22 +85,42 @@ class CompConv(nn.Module):
 
     def effective_weight(self, compression: Compression, masks: Sequence[Tensor]) -> Tensor:
         """W_eff [O, I, k, k]."""
-        if len(compression.bits) == len(masks) == 1:
-            return quantize(self.weight, compression.bits[0]) * masks[0]
-        parts = [
-            quantize(self.weight, bits) * _mix(compression.weights[row], masks)
-            for row, bits in enumerate(compression.bits)
-        ]
-        return torch.stack(parts).sum(0)
+        return mix_weights(self.weight[None], compression, [mask[None] for mask in masks])[0]
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
         return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
 
 
+def stack_masks(convs: Sequence[CompConv], compression: Compression) -> list[Tensor]:
+    """:meth:`CompConv.masks` of G layers of equal shape [G, O, I, k, k], for every keep ratio."""
+    scores = torch.stack([conv.scores for conv in convs])
+    return [keep_mask(scores, keep, stacked=True) for keep in compression.keeps]
+
+
+def mix_weights(weights: Tensor, compression: Compression, masks: Sequence[Tensor]) -> Tensor:
+    """W_eff of G layers of equal shape, each with a quantization step of its own.
+
+    Args:
+        weights: [G, O, I, k, k].
+        compression: the mixture, the same for all.
+        masks: of every keep ratio [G, O, I, k, k].
+    """
+    deviation = standard_deviation(weights, stacked=True)
+    if len(compression.bits) == len(masks) == 1:
+        return quantize(weights, compression.bits[0], deviation=deviation) * masks[0]
+    mixed = None
+    for row, bits in enumerate(compression.bits):
+        part = quantize(weights, bits, deviation=deviation) * _mix(compression.weights[row], masks)
+        mixed = part if mixed is None else mixed + part
+    assert mixed is not None
+    return mixed
+
+
 def _mix(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Σ_i weights_i · tensors_i."""
-    return torch.stack([weight * tensor for weight, tensor in zip(weights, tensors, strict=True)]).sum(0)
+    first, *others = (weight * tensor for weight, tensor in zip(weights, tensors, strict=True))
+    return sum(others, first)
 
 
 class Connection(nn.Module):
@@ -121,16 +152,42 @@ class Connection(nn.Module):
         """Number of weights, pruned ones included."""
         return 0 if self.conv is None else self.conv.weight.numel()
 
-    def masks(self, compression: Compression) -> list[Tensor]:
-        """The masks of :meth:`CompConv.masks`; none for an identity."""
-        return [] if self.conv is None else self.conv.masks(compression)
+    def forward(self, x: Tensor, compression: Compression) -> Tensor:
+        """[N, I, H, W] → currents [N, O, H', W'], normalised over the batches of all processes in training.
 
-    def forward(self, x: Tensor, compression: Compression, masks: Sequence[Tensor]) -> Tensor:
-        """[N, I, H, W] → currents [N, O, H', W']."""
+        For a connection by itself, such as the stem; a cell computes all of its connections at once.
+        """
         if self.conv is not None:
-            x = self.conv.convolve(x, self.conv.effective_weight(compression, masks))
-        currents: Tensor = self.norm(x)
-        return currents
+            x = self.conv.convolve(x, self.conv.effective_weight(compression, self.conv.masks(compression)))
+        mean, variance = self.running()
+        if self.training:
+            count = processes.count()
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+            if count > 1:
+                square = processes.total(variance + mean.square()) / count
+                mean = processes.total(mean) / count
+                variance = square - mean.square()
+            self.remember(mean.detach(), variance.detach(), count * x.numel() // self.outputs)
+        scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
+        offset = self.norm.bias - scale * mean
+        return x * scale[:, None, None] + offset[:, None, None]
+
+    def remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Move the running statistics towards those of a batch [O], taken over so many values of each channel."""
+        momentum = self.norm.momentum
+        assert momentum is not None
+        running_mean, running_variance = self.running()
+        running_mean.lerp_(mean, momentum)
+        running_variance.lerp_(variance * (values / max(1, values - 1)), momentum)
+        if self.norm.num_batches_tracked is not None:
+            self.norm.num_batches_tracked.add_(1)
+
+    def running(self) -> tuple[Tensor, Tensor]:
+        """Running mean and variance [O]."""
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        return mean, variance
 
     def accumulate(self, x: Tensor, folded: Folded) -> Tensor:
         """The integer accumulators Σ code·x of a finished connection, as floats: [N, I, H, W] → [N, O, H', W'].
@@ -145,34 +202,36 @@ class Connection(nn.Module):
             x, codes = x.double(), codes.double()
         return self.conv.convolve(x, codes).round_()
 
-    def measure(
-        self,
-        compression: Compression,
-        masks: Sequence[Tensor],
-        mean_spikes: Tensor,
-        output_weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """SynOps and Bit-SynOps per timestep, [T] each, for mean input spikes [T, I, H, W].
 
-        An identity hands on each spike once, as one bit.
+def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None) -> Tensor:
+    """How many weights of G layers a spike at each position of the kernel reaches [G, keeps, I, k, k].
 
-        Args:
-            output_weights: how much of each output channel exists [O] (the search over widths); ``None``: all.
-        """
-        height, width = mean_spikes.shape[-2:]
-        present = mean_spikes.new_ones(self.outputs) if output_weights is None else output_weights
-        if self.conv is None:
-            used = synops(mean_spikes, present[:, None, None].expand(-1, height, width))
-            return used, used
-        reached = [  # non-zero weights [I, k, k] by keep ratio
-            (mask * present[:, None, None, None]).sum(0) for mask in masks
-        ]
-        bits = compression.weights.new_tensor(compression.bits)[:, None]
-        used_by_keep = torch.stack(
-            [synops(mean_spikes, fan_out(taps, self.stride, height, width)) for taps in reached]
-        )  # [keeps, T]
-        shares, bit_shares = compression.weights.sum(0), (bits * compression.weights).sum(0)  # [keeps]
-        return shares @ used_by_keep, bit_shares @ used_by_keep
+    Args:
+        masks: of every keep ratio [G, O, I, k, k].
+        output_weights: how much of each output channel exists [O] (the search over widths); ``None``: all.
+    """
+    if output_weights is None:
+        return torch.stack([mask.sum(1) for mask in masks], dim=1)
+    return torch.stack([torch.einsum("goikl,o->gikl", mask, output_weights) for mask in masks], dim=1)
+
+
+def measure(compression: Compression, reached: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+    """SynOps and Bit-SynOps per timestep of G convolutions that read the same spikes, [G, T] each.
+
+    Args:
+        reached: :func:`count_reached` [G, keeps, I, k, k].
+        taps: :func:`~litesnn.snn.cost.tap_spikes` of their input [T, I, k, k].
+    """
+    used = synops(taps, reached)  # [G, keeps, T]
+    bits = compression.weights.new_tensor(compression.bits)[:, None]
+    shares, bit_shares = compression.weights.sum(0), (bits * compression.weights).sum(0)  # [keeps]
+    return shares @ used, bit_shares @ used
+
+
+def measure_identity(taps: Tensor, output_weights: Tensor | None = None) -> Tensor:
+    """SynOps per timestep [T] of an identity: it hands on each spike once, as one bit. ``taps`` [T, C, 1, 1]."""
+    per_channel = taps.flatten(1)
+    return per_channel.sum(1) if output_weights is None else per_channel @ output_weights
 
 
 @torch.no_grad()

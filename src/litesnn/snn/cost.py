@@ -7,12 +7,11 @@ H × W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.size import position_bits
@@ -24,11 +23,11 @@ __all__ = [
     "Meter",
     "conv_output",
     "energy_table",
-    "fan_out",
     "layer_bytes",
     "model_size_bits",
     "packed_bits",
     "synops",
+    "tap_spikes",
 ]
 
 Number = TypeVar("Number", float, Tensor)
@@ -69,36 +68,40 @@ def layer_bytes(weights: int, outputs: int, keep: float, bits: int) -> int:
     return codes + math.ceil(position_bits(weights, kept) / 8) + outputs * AFFINE_BITS // 8
 
 
-def fan_out(mask_per_input: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """How many non-zero weights a spike of each input neuron reaches, borders and strides respected.
-
-    Args:
-        mask_per_input: the (possibly soft) mask of a convolution summed over its output channels [C, k, k].
-        stride: stride of the convolution; its padding is k // 2.
-        height, width: size of the input map.
-
-    Returns:
-        [C, H, W].
-    """
-    kernel = mask_per_input.shape[-1]
-    ones = mask_per_input.new_ones(1, 1, conv_output(height, stride), conv_output(width, stride))
-    # With padding kernel // 2 the transposed convolution falls short of the input by (size − 1) mod stride.
-    rest = ((height - 1) % stride, (width - 1) % stride)
-    out = F.conv_transpose2d(ones, mask_per_input[None], stride=stride, padding=kernel // 2, output_padding=rest)
-    return out[0]
-
-
-def synops(mean_spikes: Tensor, fan: Tensor) -> Tensor:
-    """SynOps of one layer at each timestep: Σ over input spikes of the non-zero weights that each one reaches.
+def tap_spikes(mean_spikes: Tensor, kernel: int, stride: int) -> Tensor:
+    """How many spikes each position of a convolution's kernel meets, borders and strides respected.
 
     Args:
         mean_spikes: mean spikes per sample [T, C, H, W].
-        fan: :func:`fan_out` of the layer [C, H, W].
+        kernel: odd kernel size k; the padding is k // 2. 1 for what is no convolution.
+        stride: stride of the convolution.
 
     Returns:
-        [T].
+        [T, C, k, k]: the spikes of input channel C that a weight at this position of the kernel is added for.
     """
-    return (mean_spikes * fan).sum(dim=(1, 2, 3))
+    rows, columns = (_taken(size, kernel, stride, mean_spikes) for size in mean_spikes.shape[-2:])
+    return torch.einsum("kh,tchw,lw->tckl", rows, mean_spikes, columns)
+
+
+def _taken(size: int, kernel: int, stride: int, like: Tensor) -> Tensor:
+    """Which of ``size`` places each of a kernel's rows (or columns) reads, over all outputs [k, size] of 0. and 1."""
+    read = torch.arange(conv_output(size, stride))[:, None] * stride + torch.arange(kernel) - kernel // 2  # [out, k]
+    table = torch.zeros(kernel, size + 2 * kernel + stride)
+    table[torch.arange(kernel).expand_as(read), read + kernel] = 1  # no place is read twice
+    return table[:, kernel : kernel + size].to(like)
+
+
+def synops(taps: Tensor, reached: Tensor) -> Tensor:
+    """SynOps of one layer at each timestep: Σ over input spikes of the non-zero weights that each one reaches.
+
+    Args:
+        taps: :func:`tap_spikes` of the layer's input [T, C, k, k].
+        reached: the (possibly soft) mask summed over the output channels [..., C, k, k].
+
+    Returns:
+        [..., T].
+    """
+    return torch.einsum("tckl,...ckl->...t", taps, reached)
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,21 @@ class Meter:
     """Collects what a forward pass costs; pass one to count, pass none and nothing is computed."""
 
     def __init__(self) -> None:
-        self.layers: dict[str, Measured] = {}
+        self._blocks: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self.rates: dict[str, Tensor] = {}
 
-    def add(self, name: str, layer_synops: Tensor, layer_bit_synops: Tensor) -> None:
-        """Record a layer's SynOps and Bit-SynOps per timestep, [T] each."""
-        self.layers[name] = Measured(layer_synops, layer_bit_synops)
+    @property
+    def layers(self) -> dict[str, Measured]:
+        """What every layer costs, by name."""
+        return {
+            name: Measured(used, bit_used)
+            for names, *block in self._blocks
+            for name, used, bit_used in zip(names, *block, strict=True)
+        }
+
+    def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor) -> None:
+        """Record the SynOps and Bit-SynOps per timestep of some layers, [layers, T] each."""
+        self._blocks.append((tuple(names), layer_synops, layer_bit_synops))
 
     def add_rate(self, name: str, mean_spikes: Tensor) -> None:
         """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
@@ -126,7 +138,7 @@ class Meter:
 
     def bit_synops(self) -> Tensor:
         """Σ over layers of SynOps × bits, per timestep [T]."""
-        return torch.stack([layer.bit_synops for layer in self.layers.values()]).sum(0)
+        return torch.cat([bit_used for _, _, bit_used in self._blocks]).sum(0)
 
 
 ENERGY_NOTE = (

@@ -23,27 +23,30 @@ def initial_scores(weight: Tensor) -> Tensor:
     return weight.detach() / weight.detach().std(correction=0).clamp_min(1e-8)
 
 
-def keep_mask(scores: Tensor, keep: float) -> Tensor:
-    """The mask M [shape of ``scores``] of ones and zeros with exactly :func:`kept_count` ones."""
-    mask: Tensor = _KeepLargest.apply(  # type: ignore[no-untyped-call]
-        scores, kept_count(scores.numel(), keep)
-    )
+def keep_mask(scores: Tensor, keep: float, *, stacked: bool = False) -> Tensor:
+    """The mask M [shape of ``scores``] of ones and zeros with exactly :func:`kept_count` ones.
+
+    With ``stacked``, the first dimension counts layers of equal shape, and each keeps so many of its own.
+    """
+    mask: Tensor = _KeepLargest.apply(scores, keep, len(scores) if stacked else 1)  # type: ignore[no-untyped-call]
     return mask
 
 
 class _KeepLargest(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, kept: int) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, keep: float, layers: int) -> Tensor:
         ctx.save_for_backward(scores)
         mask = torch.zeros_like(scores, memory_format=torch.contiguous_format)
-        if kept == scores.numel():
+        weights = scores.numel() // layers
+        kept = kept_count(weights, keep)
+        if kept == weights:
             return mask.fill_(1)
         # reshape, not view: a channels-last tensor has no flat view. topk keeps the count exact when scores tie.
-        largest = torch.topk(scores.abs().reshape(-1), kept, sorted=False).indices
-        mask.view(-1)[largest] = 1
+        largest = torch.topk(scores.abs().reshape(layers, weights), kept, sorted=False).indices
+        mask.view(layers, weights).scatter_(1, largest, 1)
         return mask
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (scores,) = ctx.saved_tensors
-        return grads[0] * scores.sign(), None
+        return grads[0] * scores.sign(), None, None

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.snn.backbone import Backbone, Output
-from litesnn.snn.cell import CellMix, edge_key
+from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
+from litesnn.snn.execution import Execution
 
 __all__ = ["Choices", "Supernet", "cell_width"]
 
@@ -89,13 +90,10 @@ class Supernet(nn.Module):
         the largest weights, kept at every keep ratio, speak loudest and low keep ratios look better than they are.
         """
         probabilities = self.alpha.softmax(1)  # [E, O]
-        weights, shares = {}, {}
-        for row, (node, source) in enumerate(self.pairs):
-            for column, op in enumerate(self.choices.ops):
-                key = edge_key(Edge(node=node, source=source, op=op))
-                weights[key] = probabilities[row, column]
-                # A node derives to the strongest of its inputs; until they are known, each has the same chance.
-                shares[key] = weights[key] * min(1.0, self.choices.edges_per_node / (node + 2))
+        # A node derives to the strongest of its inputs; until they are known, each has the same chance.
+        chances = [min(1.0, self.choices.edges_per_node / (node + 2)) for node, _ in self.pairs]
+        weights = probabilities.flatten()  # in the order of the cells' edges
+        shares = (probabilities * probabilities.new_tensor(chances)[:, None]).flatten()
         bits, keeps = self.choices.bits, self.choices.keeps
         return [
             CellMix(Compression(bits, keeps, pairs), weights, shares, self._channel_weights(index, generator))
@@ -113,10 +111,17 @@ class Supernet(nn.Module):
         present: Tensor = (shares[:, None] * exists).sum(0)
         return present
 
-    def forward(self, x: Tensor, mixes: Sequence[CellMix] | None = None, *, meter: Meter | None = None) -> Output:
+    def forward(
+        self,
+        x: Tensor,
+        mixes: Sequence[CellMix] | None = None,
+        *,
+        meter: Meter | None = None,
+        execution: Execution = Execution(),
+    ) -> Output:
         """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
         mixes = self.mixes() if mixes is None else mixes
-        return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter)
+        return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, execution=execution)
 
     def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
         """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar (section 3.3)."""
@@ -150,7 +155,7 @@ class Supernet(nn.Module):
             for position, edge in enumerate(cell.edges):
                 kernel = cell.connection(edge).kernel
                 inputs = channels[edge.source] if edge.source < 2 else width
-                share = one if mix.edge_shares is None else mix.edge_shares[edge_key(edge)]
+                share = one if mix.edge_shares is None else mix.edge_shares[position]
                 biases = width * cell.nodes if position == 0 else 0 * one
                 yield _Layer(inputs * width * kernel**2, width, mix.compression, share, biases=biases)
             channels = [channels[1], width * cell.nodes]

@@ -33,7 +33,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import measure, silence
 
-__all__ = ["AuxiliaryHead", "auxiliary_cell", "fit", "validate"]
+__all__ = ["AuxiliaryHead", "TrainLoop", "Trainee", "auxiliary_cell", "fit", "validate"]
 
 LIMIT_MARGIN = 0.97
 """Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
@@ -59,7 +59,7 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-class _Trainee(nn.Module):
+class Trainee(nn.Module):
     """The network, its auxiliary head, and the best network so far."""
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -83,30 +83,39 @@ class _Trainee(nn.Module):
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
 
 
-class _Training:
+class TrainLoop:
     """The state of a training between two steps, and the step."""
 
-    def __init__(self, trainee: _Trainee, recipe: Recipe) -> None:
+    def __init__(self, trainee: Trainee, recipe: Recipe) -> None:
         settings = recipe.train
         self.trainee, self.settings = trainee, settings
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                trainee.weights(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+                trainee.weights(),
+                lr=settings.lr,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                fused=True,  # two to three times as fast as the default, and Adam's fused step reads no number
             ),
-            "scores": torch.optim.Adam(trainee.scores(), lr=settings.score_lr),
+            "scores": torch.optim.Adam(trainee.scores(), lr=settings.score_lr, fused=True),
         }
         limit = recipe.budget.bit_synops
         self.activity = (
             None
             if limit is None
-            else Constraint(LIMIT_MARGIN * limit, penalty=settings.penalty, dual_lr=settings.dual_lr)
+            else Constraint(
+                LIMIT_MARGIN * limit,
+                penalty=settings.penalty,
+                dual_lr=settings.dual_lr,
+                device=trainee.network.backbone.device,
+            )
         )
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
         # a training batch counts as so many times its Bit-SynOps, as measured after the epoch before.
         self.deployed_ratio = 1.0
 
     def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor | float]:
-        """One optimisation step after the fraction ``progress`` of all steps."""
+        """One optimisation step after the fraction ``progress`` of all steps; nothing in it waits for the device."""
         settings, trainee = self.settings, self.trainee
         lr = cosine_lr(settings.lr, settings.lr_min, progress)
         set_lr(self.optimizers["weights"], lr)
@@ -147,9 +156,9 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     run.start("train")
     train, validation = session.samples(data.train, info), session.samples(data.validation, info)
     network = build_network(genotype, info, recipe.seed)
-    trainee = _Trainee(network, recipe).to(session.device)
+    trainee = Trainee(network, recipe).to(session.device)
     processes.equalize(trainee.state_dict().values())
-    training = _Training(trainee, recipe)
+    training = TrainLoop(trainee, recipe)
     checkpoint, best_path = run.checkpoint("train"), run.best
     done, best = 0, None
     if checkpoint.exists():

@@ -1,0 +1,8 @@
+/* Which instruction sets can be used. */
+#ifndef LSNN_CPU_H
+#define LSNN_CPU_H
+
+int lsnn_has_avx2(void);
+int lsnn_has_avx512(void);
+
+#endif

@@ -1,0 +1,54 @@
+/* The inner loops of training.h over the rows first..last-1, one implementation for each instruction set.
+ *
+ * All are made from rows.inc, whose loops over columns compilers turn into vectors; sums over rows keep one accumulator
+ * for each column, so that the width of the vectors changes no result.
+ */
+#ifndef LSNN_ROWS_H
+#define LSNN_ROWS_H
+
+#include "training.h"
+
+/* One node, or LIF alone: what training.h says of the arguments. `work` belongs to this worker. */
+#define LSNN_ROWS_OPS(real, end)                                                                                       \
+    typedef struct {                                                                                                   \
+        int64_t steps, rows, columns;                                                                                  \
+        int32_t terms, gradients;                                                                                      \
+        const lsnn_map *term, *gradient, *out;                                                                         \
+        const real *scales, *bias, *a, *b, *c;                                                                         \
+        const lsnn_neuron *neuron;                                                                                     \
+        real *membranes, *g;                                                                                           \
+    } lsnn_node_##end;                                                                                                 \
+                                                                                                                       \
+    typedef struct {                                                                                                   \
+        int64_t steps, neurons, step;                                                                                  \
+        const real *currents;                                                                                          \
+        const lsnn_neuron *neuron;                                                                                     \
+        real *membranes, *spikes;                                                                                      \
+    } lsnn_alone_##end;                                                                                                \
+                                                                                                                       \
+    typedef struct {                                                                                                   \
+        /* work [2, C]: adds Σ (z − shift) and Σ (z − shift)² */                                                       \
+        void (*moments)(const lsnn_map *z, int64_t columns, const real *shift, int64_t first, int64_t last,            \
+                        double *work);                                                                                 \
+        void (*fire)(const lsnn_node_##end *node, int64_t first, int64_t last);                                        \
+        void (*fire_backward)(const lsnn_node_##end *node, int64_t first, int64_t last, double *work);                 \
+        void (*spread)(const lsnn_node_##end *node, int64_t first, int64_t last);                                      \
+        void (*lif)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                                       \
+        void (*lif_backward)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                              \
+    } lsnn_rows_##end;
+
+LSNN_ROWS_OPS(float, f)
+LSNN_ROWS_OPS(double, d)
+
+typedef struct {
+    const char *name;
+    const lsnn_rows_f *f;
+    const lsnn_rows_d *d;
+} lsnn_rows;
+
+extern const lsnn_rows lsnn_rows_portable, lsnn_rows_avx2, lsnn_rows_avx512;
+
+/* The n-th that this CPU can run, widest first; NULL after the last. */
+const lsnn_rows *lsnn_rows_at(int32_t n);
+
+#endif

@@ -1,0 +1,82 @@
+/* What a training step does besides convolutions, in as few passes over memory as it takes.
+ *
+ * Maps of spikes and currents are matrices of one row per pixel and one column per channel, with the pixels of all
+ * timesteps one after another: what torch calls channels_last. `stride` is the number of elements from one row to the
+ * next, so that a map may be some columns of a wider one. T timesteps, Q pixels of one timestep (batch · height ·
+ * width), P = T · Q, C channels, N terms of a node.
+ *
+ * Every function exists for float and for double, with the same name and the ending _f or _d; litesnn.snn.kernels says
+ * in torch what each computes. Sums over rows are added up in double for each worker and then over the workers in
+ * their order: the same numbers for the same number of workers.
+ */
+#ifndef LSNN_TRAINING_H
+#define LSNN_TRAINING_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define LSNN_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define LSNN_API __attribute__((visibility("default")))
+#else
+#define LSNN_API
+#endif
+
+#define LSNN_TRAINING_ABI 1 /* raised whenever a function of this header changes */
+
+/* Columns of a matrix. */
+typedef struct {
+    void *values;   /* float or double */
+    int64_t stride; /* from row to row, in elements */
+} lsnn_map;
+
+/* A hard-reset LIF neuron: u = leak · u · (1 − s) + x, s = u > threshold; ds/du as in litesnn.snn.neuron. */
+typedef struct {
+    double leak, threshold, sharpness;
+} lsnn_neuron;
+
+LSNN_API int32_t lsnn_training_abi(void);
+
+/* The name of the n-th instruction set that this CPU has and this library knows, widest first; NULL after the last. */
+LSNN_API const char *lsnn_training_kernel(int32_t n);
+
+/* Take the n-th instruction set from now on, in the whole process. Results do not depend on it. */
+LSNN_API void lsnn_training_use(int32_t n);
+
+/* Workers for the functions below; one caller at a time. NULL: no memory. */
+LSNN_API void *lsnn_training_start(int32_t workers);
+LSNN_API void lsnn_training_stop(void *pool);
+
+#define LSNN_TRAINING_FUNCTIONS(real, end)                                                                             \
+    /* Mean and variance (divisor P) of every column of z [P, C]; `scratch`: 2 · C doubles for each worker. */         \
+    LSNN_API void lsnn_moments_##end(void *pool, int64_t rows, int64_t columns, const lsnn_map *z, double *scratch,    \
+                                     real *mean, real *variance);                                                      \
+                                                                                                                       \
+    /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: membranes [T, Q, C], spikes. */      \
+    LSNN_API void lsnn_fire_##end(void *pool, int64_t steps, int64_t rows, int64_t columns, int32_t terms,             \
+                                  const lsnn_map *term, const real *scales, const real *bias,                          \
+                                  const lsnn_neuron *neuron, real *membranes, const lsnn_map *spikes);                 \
+                                                                                                                       \
+    /* Its gradients, from those of its spikes (a sum of maps): g = d loss / dx [T, Q, C], `sums` [1 + N, C]:          \
+     * Σ g, and for each term Σ g · (term − centre); `scratch`: as many doubles for each worker. */                    \
+    LSNN_API void lsnn_fire_backward_##end(void *pool, int64_t steps, int64_t rows, int64_t columns,                   \
+                                           int32_t gradients, const lsnn_map *gradient, int32_t terms,                 \
+                                           const lsnn_map *term, const real *centres, const lsnn_neuron *neuron,       \
+                                           const real *membranes, real *g, double *scratch, double *sums);             \
+                                                                                                                       \
+    /* out_n = a_n · g + b_n · term_n + c_n for every term of a node [P, C]; a, b, c [N, C]. May be in place. */       \
+    LSNN_API void lsnn_spread_##end(void *pool, int64_t rows, int64_t columns, const real *g, int32_t terms,           \
+                                    const lsnn_map *term, const real *a, const real *b, const real *c,                 \
+                                    const lsnn_map *out);                                                              \
+                                                                                                                       \
+    /* LIF alone, M neurons: currents, membranes and spikes [T, M]; `step` is M, or 0 where the current is constant. */\
+    LSNN_API void lsnn_lif_##end(void *pool, int64_t steps, int64_t neurons, const real *currents, int64_t step,       \
+                                 const lsnn_neuron *neuron, real *membranes, real *spikes);                            \
+    LSNN_API void lsnn_lif_backward_##end(void *pool, int64_t steps, int64_t neurons, const real *gradient,            \
+                                          const lsnn_neuron *neuron, const real *membranes, real *g);
+
+LSNN_TRAINING_FUNCTIONS(float, f)
+LSNN_TRAINING_FUNCTIONS(double, d)
+
+#endif

@@ -1,0 +1,68 @@
+"""The numbers of the leaky integrate-and-fire neuron, its recursion over time and its surrogate slope, in torch.
+
+Equations (LitE-SNN, section 3.1; surrogate of the Dspike family, Li et al., NeurIPS 2021):
+
+    u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t,    s_t = 1 if u_t > threshold else 0,    u_0 = s_0 = 0
+    ds/du = b / (2·tanh(b/2)) · (1 − tanh²(b·(u − threshold)))  for 0 < u < 1, else 0
+
+Shapes: T timesteps first, anything behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LEAK", "SHARPNESS", "THRESHOLD", "Neuron", "integrate", "integrate_backward", "surrogate_slope"]
+
+LEAK = 0.2
+THRESHOLD = 0.5
+SHARPNESS = 3.0
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """``leak``: what is left of the membrane after one timestep, in [0, 1]; it fires strictly above ``threshold``."""
+
+    leak: float = LEAK
+    threshold: float = THRESHOLD
+    sharpness: float = SHARPNESS
+
+
+def surrogate_slope(membrane: Tensor, *, threshold: float = THRESHOLD, sharpness: float = SHARPNESS) -> Tensor:
+    """ds/du at ``membrane`` (any shape): the Dspike slope inside 0 < u < 1 and zero outside."""
+    peak = sharpness / (2 * math.tanh(sharpness / 2))
+    slope = peak * (1 - torch.tanh(sharpness * (membrane - threshold)).square_())
+    return slope * ((membrane > 0) & (membrane < 1))
+
+
+def integrate(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """Membranes and spikes (0. or 1.) [T, ...] of currents [T, ...]."""
+    membranes = torch.empty(current.shape, dtype=current.dtype, device=current.device)
+    spikes = torch.empty_like(membranes)
+    for t in range(current.shape[0]):
+        if t == 0:
+            membranes[0] = current[0]
+        else:
+            # The order of these roundings is part of the deployed arithmetic: (leak·u)·(1−s), then + x.
+            torch.mul(membranes[t - 1], neuron.leak, out=membranes[t])
+            membranes[t].mul_(1 - spikes[t - 1]).add_(current[t])
+        torch.gt(membranes[t], neuron.threshold, out=spikes[t])
+    return membranes, spikes
+
+
+def integrate_backward(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
+    """Gradients of the currents [T, ...] from those of the spikes; they go through the reset and through the leak."""
+    grad = surrogate_slope(membranes, threshold=neuron.threshold, sharpness=neuron.sharpness)  # overwritten by step
+    steps = membranes.shape[0]
+    for t in reversed(range(steps)):
+        if t == steps - 1:
+            grad[t].mul_(grad_spikes[t])
+            continue
+        carried = grad[t + 1] * neuron.leak  # d loss / d (u_t·(1−s_t))
+        through_spike = grad_spikes[t] - carried * membranes[t]
+        grad[t].mul_(through_spike).add_(carried * (membranes[t] <= neuron.threshold))
+    return grad

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from litesnn.snn.kernels import TorchKernels, kernels_for
+from litesnn.snn.membrane import Neuron
+from litesnn.snn.native_kernels import NativeKernels, instruction_sets, use_instruction_set
+
+NEURON = Neuron()
+PLAIN, NATIVE = TorchKernels(), NativeKernels()
+
+
+@pytest.fixture(params=instruction_sets())
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    use_instruction_set(request.param)
+    yield request.param
+    use_instruction_set(instruction_sets()[0])
+
+
+def random(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def random_map(seed: int, rows: int, columns: int, around: int, dtype: torch.dtype) -> Tensor:
+    """Some columns of a map that is ``around`` wider on either side."""
+    return random(seed, rows, columns + 2 * around, dtype=dtype)[:, around : around + columns]
+
+
+def test_the_plain_kernel_is_always_there() -> None:
+    assert instruction_sets()[-1] == "portable"
+    assert len(set(instruction_sets())) == len(instruction_sets())
+
+
+def test_the_cpu_takes_c_and_other_types_take_torch() -> None:
+    assert isinstance(kernels_for(torch.zeros(1)), NativeKernels)
+    assert isinstance(kernels_for(torch.zeros(1, dtype=torch.float64)), NativeKernels)
+    assert isinstance(kernels_for(torch.zeros(1, dtype=torch.bfloat16)), TorchKernels)
+    assert isinstance(kernels_for(torch.zeros(1, device="meta")), TorchKernels)
+
+
+# Rows below, at and above a block of 64; columns below, at and above a vector and a chunk of 64.
+sizes = pytest.mark.parametrize(
+    ("steps", "pixels", "columns"),
+    [(1, 1, 1), (2, 3, 15), (3, 31, 16), (2, 32, 17), (1, 65, 63), (4, 16, 64), (2, 70, 130)],
+)
+types = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+
+
+@sizes
+@types
+def test_moments(
+    instruction_set: str, steps: int, pixels: int, columns: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    z = 3 + random_map(1, steps * pixels, columns, 2, dtype)
+    for ours, plain in zip(NATIVE.moments(z), PLAIN.moments(z), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_a_large_mean_does_not_drown_the_variance() -> None:
+    z = 1e4 + random(0, 10_000, 3).float()
+    mean, variance = NATIVE.moments(z)
+    exact = torch.var_mean(z.double(), 0, correction=0)
+    torch.testing.assert_close(variance.double(), exact[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(mean.double(), exact[1], rtol=1e-7, atol=0)
+    assert NATIVE.moments(torch.full((100, 2), 0.1))[1].tolist() == [0, 0]
+
+
+@sizes
+@types
+@pytest.mark.parametrize("terms", [1, 3])
+def test_a_node_and_the_way_back(
+    instruction_set: str, steps: int, pixels: int, columns: int, terms: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    rows = steps * pixels
+    maps = [random_map(seed, rows, columns, seed, dtype) for seed in range(terms)]
+    scales, bias, centres = (
+        random(7, terms, columns, dtype=dtype),
+        random(8, columns, dtype=dtype),
+        random(9, terms, columns),
+    )
+    gradients = [random_map(10 + n, rows, columns, n, dtype) for n in range(2)]
+    spikes, membranes, back = [], [], []
+    for kernels in (NATIVE, PLAIN):
+        wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
+        membranes.append(kernels.fire(maps, scales, bias, wide[:, 1 : columns + 1], steps=steps, neuron=NEURON))
+        spikes.append(wide)
+        back.append(
+            kernels.fire_backward(
+                gradients,
+                membranes[1 if len(membranes) > 1 else 0],
+                maps,
+                centres.to(dtype),
+                steps=steps,
+                neuron=NEURON,
+            )
+        )
+    assert torch.equal(membranes[0], membranes[1])  # the same roundings in the same order
+    assert torch.equal(spikes[0], spikes[1])
+    for ours, plain in zip(*back, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance * rows**0.5)
+
+
+@sizes
+@types
+def test_spread_also_in_place(
+    instruction_set: str, steps: int, pixels: int, columns: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    rows = steps * pixels
+    g, maps = random(0, rows, columns, dtype=dtype), [random_map(1 + n, rows, columns, n, dtype) for n in range(2)]
+    a, b, c = random(5, 3, 2, columns, dtype=dtype)
+    expected = [torch.empty_like(g) for _ in maps]
+    PLAIN.spread(g, maps, a, b, c, expected)
+    apart = torch.empty_like(g)
+    NATIVE.spread(g, maps, a, b, c, [apart, maps[1]])
+    for ours, plain in zip((apart, maps[1]), expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+
+
+@types
+@given(st.integers(1, 6), st.sampled_from([1, 7, 1023, 1024, 1025, 40_000]), st.booleans(), st.integers(0, 2**31))
+def test_neurons_alone(
+    dtype: torch.dtype, tolerance: float, steps: int, neurons: int, constant: bool, seed: int
+) -> None:
+    current = 0.4 + 0.5 * random(seed, 1 if constant else steps, neurons, dtype=dtype)
+    current = current.expand(steps, neurons)
+    ours, plain = NATIVE.lif(current, NEURON), PLAIN.lif(current, NEURON)
+    assert torch.equal(ours[0], plain[0])
+    assert torch.equal(ours[1], plain[1])
+    gradient = random(seed + 1, steps, neurons, dtype=dtype)
+    torch.testing.assert_close(
+        NATIVE.lif_backward(gradient, ours[0], NEURON),
+        PLAIN.lif_backward(gradient, ours[0], NEURON),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
+def test_instruction_sets_and_threads_change_no_bit_of_a_map() -> None:
+    maps, scales, bias = (
+        [random(n, 6000, 20, dtype=torch.float32) for n in range(3)],
+        random(3, 3, 20).float(),
+        random(4, 20).float(),
+    )
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for name in instruction_sets():
+            for threads in (1, 2, 3):
+                use_instruction_set(name)
+                torch.set_num_threads(threads)
+                spikes = torch.empty(6000, 20)
+                membranes = NATIVE.fire(maps, scales, bias, spikes, steps=3, neuron=NEURON)
+                g, sums = NATIVE.fire_backward([maps[0]], membranes, maps, scales, steps=3, neuron=NEURON)
+                found.append((spikes, membranes, g, sums))
+    finally:
+        torch.set_num_threads(before)
+        use_instruction_set(instruction_sets()[0])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0][:3], other[:3], strict=True))
+        torch.testing.assert_close(found[0][3], other[3])
+    for start in range(3, len(found), 3):  # the same threads add up in the same order
+        assert all(torch.equal(one[3], two[3]) for one, two in zip(found[:3], found[start : start + 3], strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_gets_threads_of_its_own() -> None:
+    z = random(0, 40_000, 3)
+    expected = NATIVE.moments(z)[0]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(NATIVE.moments(z)[0], expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
