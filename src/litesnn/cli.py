@@ -40,7 +40,7 @@ app.add_typer(export_app, name="export")
 
 
 SHARED_COMMANDS = {"design", "search", "train", "evaluate"}
-"""The commands that several processes, started by ``torchrun``, do together."""
+"""The commands that several processes, started by ``torchrun``, do together; all others the first does alone."""
 
 
 class Runtime(StrEnum):
@@ -223,10 +223,12 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
 def _version(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
 ) -> None:
-    if version and processes.is_first():
+    if context.invoked_subcommand not in SHARED_COMMANDS:
+        if not processes.is_first():
+            raise typer.Exit
+        context.with_resource(processes.apart())
+    if version:
         print(__version__)
-    # What several processes cannot share, the first does, and the others are through.
-    if version or (context.invoked_subcommand not in SHARED_COMMANDS and not processes.is_first()):
         raise typer.Exit
 
 

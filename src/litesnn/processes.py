@@ -288,19 +288,16 @@ def joined() -> Iterator[None]:
     terminate = _on_sigterm(_stop)
     try:
         yield
-        _farewell(group)
-        _on_sigterm(terminate)
-    except SystemExit as end:
-        if not end.code:
-            _farewell(group)
-            _on_sigterm(terminate)
-        elif not _speaks(group, end.code if isinstance(end.code, int) else 1):
-            raise EndedElsewhere(_exit_code(group)) from None
-        raise
+        _finish(group)
     except BaseException as error:
-        if not _speaks(group, getattr(error, "exit_code", 1)):
-            raise EndedElsewhere(_exit_code(group)) from None
+        if code := _exit_code_of(error):
+            if not _speaks(group, code):
+                raise EndedElsewhere(_exit_code(group)) from None
+        else:
+            _finish(group)
         raise
+    else:
+        _on_sigterm(terminate)
     finally:
         _group = None
         if not group.cuda:  # a communicator of CUDA devices may hang if a process is gone
@@ -323,8 +320,8 @@ def _join() -> _Group:
     return _Group(store, number, size, cuda)
 
 
-def _farewell(group: _Group) -> None:
-    """The store may live in the first process: it leaves last."""
+def _finish(group: _Group) -> None:
+    """All went well. Where the store lives in the first process (not with ``torchrun``), that one has to leave last."""
     with _translated():
         left = group.store.add(_LEFT, 1)
         until = time.monotonic() + _GRACE
@@ -357,6 +354,13 @@ def _speaks(group: _Group, code: int) -> bool:
         return bool(group.store.compare_set(_END, "", mine).decode() == mine)
     except RuntimeError:  # the store is gone with the process that held it
         return True
+
+
+def _exit_code_of(error: BaseException) -> int:
+    """With what the process ends if nobody catches this; 0 is success."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return getattr(error, "exit_code", 1)
 
 
 def _exit_code(group: _Group) -> int:
