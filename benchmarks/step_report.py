@@ -99,7 +99,7 @@ def growth_cases(stage: str, name: str) -> dict[str, list[tuple[int, Case]]]:
     cells = sorted({max(1, len(model.levels) * quarter // 4) for quarter in (1, 2, 3, 4)})
     return {
         "timesteps": [
-            (steps, replace(base, changes={"search.timesteps": steps})) for steps in (1, 2, 4, search.timesteps)
+            (steps, replace(base, changes={"search.timesteps": steps})) for steps in sorted({1, 2, 4, search.timesteps})
         ],
         "batch": [(batch, replace(base, batch=batch)) for batch in (2, 4, 8, 16)],
         "filters": [
