@@ -20,6 +20,7 @@ from litesnn.snn.cell import Cell, CellMix, Source, State
 from litesnn.snn.cell_function import from_rows, to_rows
 from litesnn.snn.compconv import CompConv, Compression, Connection, fold
 from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
+from litesnn.snn.execution import Execution
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
@@ -135,7 +136,7 @@ class Backbone(nn.Module):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
-        recompute: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
         """Images [B, C, H, W], already quantized → logits of every prefix of the timesteps.
 
@@ -143,7 +144,7 @@ class Backbone(nn.Module):
             timesteps: T.
             mixes: one per cell.
             integer: the deployed arithmetic instead of the trainable one.
-            recompute: keep only the spikes between cells for the backward pass, which runs every cell again.
+            execution: how to train.
             meter, record: collect costs, and the spikes of every population.
             tap: index of a cell whose spikes are returned as well.
         """
@@ -168,7 +169,7 @@ class Backbone(nn.Module):
             out = self.cell(index)(
                 *(older, newer, mix),
                 integer=integer,
-                recompute=recompute,
+                execution=execution,
                 meter=meter,
                 name=f"cell {index + 1}",
                 record=record,

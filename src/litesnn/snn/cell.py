@@ -32,6 +32,7 @@ from litesnn.snn.compconv import (
     stack_masks,
 )
 from litesnn.snn.cost import Meter, tap_spikes
+from litesnn.snn.execution import Execution
 from litesnn.snn.membrane import Neuron
 
 __all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
@@ -141,7 +142,7 @@ class Cell(nn.Module):
         mix: CellMix,
         *,
         integer: bool = False,
-        recompute: bool = False,
+        execution: Execution = Execution(),
         meter: Meter | None = None,
         name: str = "cell",
         record: dict[str, Tensor] | None = None,
@@ -151,8 +152,7 @@ class Cell(nn.Module):
         Args:
             mix: how much of each candidate; one-hot for a derived cell.
             integer: use the deployed arithmetic (finished cells in evaluation mode only).
-            recompute: keep only the inputs for the backward pass, which then runs the cell again: less memory, more
-                time, the same numbers.
+            execution: how to train.
             meter: counts costs if given; the states then have means.
             name: prefix of the names in ``meter`` and ``record``.
             record: receives the spikes of every node if given.
@@ -160,7 +160,7 @@ class Cell(nn.Module):
         if integer:
             spikes, reached = self._deployed(older, newer, mix.compression)
         else:
-            spikes, reached = self._trained(older, newer, mix, recompute=recompute, count=meter is not None)
+            spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
         out = State.of(spikes, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(spikes.split(self.width, dim=2))}
@@ -169,7 +169,7 @@ class Cell(nn.Module):
         return out
 
     def _trained(
-        self, older: State, newer: State, mix: CellMix, *, recompute: bool, count: bool
+        self, older: State, newer: State, mix: CellMix, execution: Execution, *, count: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Real-valued effective weights and batch statistics. Returns spikes and, if asked, :meth:`_reached`."""
         layout = self._layouts[older is newer]
@@ -193,7 +193,7 @@ class Cell(nn.Module):
             steps=steps,
             neuron=Neuron(self.arithmetic.leak),
             given=None if self.training else _running(connections),
-            recompute=recompute,
+            execution=execution,
         )
         if self.training:
             values = out.numel() // (self.nodes * self.width) * processes.count()

@@ -16,7 +16,7 @@ N nodes, E edges, P = T·B·H·W.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
+from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, kernels_for
 from litesnn.snn.membrane import Neuron
 
@@ -96,7 +97,7 @@ def run_cell(
     steps: int,
     neuron: Neuron,
     given: Statistics | None = None,
-    recompute: bool = False,
+    execution: Execution = Execution(),
 ) -> tuple[Tensor, Statistics]:
     """One cell, differentiable once in all tensors but ``given``.
 
@@ -107,12 +108,12 @@ def run_cell(
         biases: of each node [N, C].
         steps: T.
         given: statistics to use; ``None``: those of this batch.
-        recompute: keep nothing but the inputs for the backward pass, which then runs the cell again.
+        execution: how to compute it.
 
     Returns:
         Spikes [T·B, N·C, H', W'], channels_last, and the statistics that were used.
     """
-    settings = _Settings(plan, steps, neuron, given, recompute)
+    settings = _Settings(plan, steps, neuron, given, execution)
     spikes, mean, variance = _Cell.apply(settings, older, newer, scales, biases, *weights)  # type: ignore[no-untyped-call]
     return spikes, Statistics(mean, variance)
 
@@ -123,7 +124,10 @@ class _Settings:
     steps: int
     neuron: Neuron
     given: Statistics | None
-    recompute: bool
+    execution: Execution
+
+    def kernels(self, like: Tensor) -> Kernels:
+        return kernels_for(like, compiled=self.execution.compiled)
 
 
 @dataclass
@@ -142,7 +146,7 @@ class _Cell(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         spikes, statistics, inside = _forward(settings, older, newer, scales, biases, weights)
         ctx.settings = settings
-        ctx.inside = None if settings.recompute else inside
+        ctx.inside = None if settings.execution.recompute else inside
         ctx.save_for_backward(older, newer, scales, biases, spikes, statistics.mean, statistics.variance, *weights)
         ctx.mark_non_differentiable(statistics.mean, statistics.variance)
         ctx.set_materialize_grads(False)
@@ -156,8 +160,8 @@ class _Cell(torch.autograd.Function):
         if grads[0] is None:
             return (None,) * (5 + len(weights))
         if inside is None:
-            given = _Settings(settings.plan, settings.steps, settings.neuron, Statistics(mean, variance), False)
-            inside = _forward(given, older, newer, scales, biases, weights)[2]
+            again = replace(settings, given=Statistics(mean, variance))
+            inside = _forward(again, older, newer, scales, biases, weights)[2]
         elif inside.size == (0, 0):
             raise RuntimeError("a cell's backward pass can run only once: it overwrites what it has kept")
         statistics = Statistics(mean, variance)
@@ -183,7 +187,7 @@ def _as_input(state: Tensor, inputs: Sequence[Tensor], source: int, size: tuple[
 def _forward(
     settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Statistics, _Inside]:
-    plan, kernels = settings.plan, kernels_for(newer)
+    plan, kernels = settings.plan, settings.kernels(newer)
     inputs, size = (older, newer), _output_size(plan, (older, newer))
     spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
     states = _states(inputs, spikes, plan)
@@ -195,8 +199,7 @@ def _forward(
             # A state's convolutions are computed for all of its readers when the first of them can be.
             if inside.z[index] is None and (conv.source < 2 or conv.source == node + 1):
                 x = _as_input(states[conv.source], inputs, conv.source, size)
-                out = F.conv2d(x, weights[index], stride=conv.stride, padding=conv.kernel // 2)
-                inside.z[index] = to_rows(out.contiguous(memory_format=torch.channels_last))
+                inside.z[index] = to_rows(_convolve(settings, conv, x, weights[index]))
                 if settings.given is None:
                     moments[index] = _global_moments(kernels, inside.z[index])
         maps = [_term_map(term, inside, states, plan) for term in terms]
@@ -218,6 +221,27 @@ def _forward(
             maps, scale, bias, states[2 + node], steps=settings.steps, neuron=settings.neuron
         )
     return from_rows(spikes, size), Statistics(mean, variance), inside
+
+
+def _convolve(settings: _Settings, conv: Convolution, x: Tensor, weight: Tensor) -> Tensor:
+    """[T·B, I, H, W] → [T·B, O, H', W'], channels_last."""
+    kind = settings.execution.convolution_type or x.dtype
+    out = F.conv2d(x.to(kind), weight.to(kind), stride=conv.stride, padding=conv.kernel // 2)
+    return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _convolve_back(
+    settings: _Settings, conv: Convolution, grad: Tensor, x: Tensor, weight: Tensor, needs_input: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of the input (channels_last; ``None`` if it needs none) and of the weight."""
+    kind = settings.execution.convolution_type or x.dtype
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        *(grad.to(kind), x.to(kind), weight.to(kind), None, [conv.stride] * 2, [conv.kernel // 2] * 2),
+        *([1, 1], False, [0, 0], 1, (needs_input, True, False)),
+    )
+    if needs_input:
+        grad_x = grad_x.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return grad_x, grad_weight.to(weight.dtype)
 
 
 def _output_size(plan: CellPlan, inputs: Sequence[Tensor]) -> tuple[int, int]:
@@ -267,7 +291,7 @@ class _Backward:
     ) -> None:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
         self.scales, self.statistics, self.inside = scales, statistics, inside
-        self.kernels = kernels_for(spikes)
+        self.kernels = settings.kernels(spikes)
         self.states = _states(inputs, to_rows(spikes), self.plan)
         self.needs_input = needed[1:3]
         # Maps that add up to the gradient of a state.
@@ -327,14 +351,12 @@ class _Backward:
             assert z is not None
             x = _as_input(self.states[source], self.inputs, source, self.inside.size)
             needs_input = source >= 2 or self.needs_input[source]
-            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-                *(from_rows(z, self.inside.size), x, self.weights[index], None, [conv.stride] * 2),
-                *([conv.kernel // 2] * 2, [1, 1], False, [0, 0], 1, (needs_input, True, False)),
-            )
+            grad = from_rows(z, self.inside.size)
+            grad_x, grad_weight = _convolve_back(self.settings, conv, grad, x, self.weights[index], needs_input)
             self.inside.z[index] = None
             self.weight_grads[index] = grad_weight
-            if needs_input:
-                self.grads[source].append(to_rows(grad_x.contiguous(memory_format=torch.channels_last)))
+            if grad_x is not None:
+                self.grads[source].append(to_rows(grad_x))
 
     def _input_grad(self, source: int) -> Tensor | None:
         """The gradient of an input of the cell; ``None`` if nothing reads it."""

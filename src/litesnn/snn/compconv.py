@@ -24,7 +24,7 @@ from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
-from litesnn.snn.quantize import quantize, step_size, weight_codes
+from litesnn.snn.quantize import quantize, standard_deviation, step_size, weight_codes
 
 __all__ = [
     "CompConv",
@@ -106,11 +106,12 @@ def mix_weights(weights: Tensor, compression: Compression, masks: Sequence[Tenso
         compression: the mixture, the same for all.
         masks: of every keep ratio [G, O, I, k, k].
     """
+    deviation = standard_deviation(weights, stacked=True)
     if len(compression.bits) == len(masks) == 1:
-        return quantize(weights, compression.bits[0], stacked=True) * masks[0]
+        return quantize(weights, compression.bits[0], deviation=deviation) * masks[0]
     mixed = None
     for row, bits in enumerate(compression.bits):
-        part = quantize(weights, bits, stacked=True) * _mix(compression.weights[row], masks)
+        part = quantize(weights, bits, deviation=deviation) * _mix(compression.weights[row], masks)
         mixed = part if mixed is None else mixed + part
     assert mixed is not None
     return mixed

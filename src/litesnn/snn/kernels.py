@@ -10,15 +10,16 @@ one. Shapes: T timesteps, Q pixels, C channels, N terms (maps that are summed in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["Kernels", "TorchKernels", "kernels_for"]
+__all__ = ["CompiledKernels", "Kernels", "TorchKernels", "kernels_for"]
 
 
 class Kernels(Protocol):
@@ -132,8 +133,32 @@ class TorchKernels:
         return integrate_backward(gradient, membranes, neuron)
 
 
-def kernels_for(tensor: Tensor) -> Kernels:
-    """The fastest kernels for tensors of this device and type."""
+class CompiledKernels(TorchKernels):
+    """The written meaning, compiled by torch for the device: few passes over memory on a GPU, too."""
+
+    def fire(self, *arguments: Any, **options: Any) -> Tensor:
+        """See :class:`Kernels`."""
+        return _compiled("fire")(self, *arguments, **options)  # type: ignore[no-any-return]
+
+    def fire_backward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """See :class:`Kernels`."""
+        return _compiled("fire_backward")(self, *arguments, **options)  # type: ignore[no-any-return]
+
+    def spread(self, *arguments: Any, **options: Any) -> None:
+        """See :class:`Kernels`."""
+        _compiled("spread")(self, *arguments, **options)
+
+
+@cache
+def _compiled(name: str) -> Callable[..., Any]:
+    """A function of :class:`TorchKernels`, compiled when it is first called for a shape."""
+    return torch.compile(getattr(TorchKernels, name), dynamic=False)  # type: ignore[no-any-return]
+
+
+def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:
+    """The fastest kernels for tensors of this device and type, or those that torch compiles."""
+    if compiled:
+        return CompiledKernels()
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 

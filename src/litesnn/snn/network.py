@@ -20,6 +20,7 @@ from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
 from litesnn.snn.prune import kept_count
 
 __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
@@ -94,7 +95,7 @@ class Network(nn.Module):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
-        recompute: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
         """Encoded images [B, C, H, W] → logits y_t of every timestep [T, B, K]; see :meth:`encode`.
 
@@ -102,7 +103,7 @@ class Network(nn.Module):
             meter: collects costs.
             record: receives the spikes [T, B, C, H, W] of every population.
             tap: index of a cell whose spikes are returned as well.
-            recompute: in training, keep less for the backward pass, as in :meth:`Backbone.run`.
+            execution: how to train.
         """
         return self.backbone.run(
             x.float(),
@@ -112,7 +113,7 @@ class Network(nn.Module):
             meter=meter,
             record=record,
             tap=tap,
-            recompute=recompute,
+            execution=execution,
         )
 
     @torch.no_grad()

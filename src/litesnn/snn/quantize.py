@@ -13,34 +13,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["GAUSSIAN_STEP", "quantize", "step_size", "weight_codes"]
+__all__ = ["GAUSSIAN_STEP", "quantize", "standard_deviation", "step_size", "weight_codes"]
 
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.336}
 
 
-def step_size(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
-    """Δ_b of one layer, a scalar without gradient. The standard deviation is that of the whole tensor (divisor n).
+def step_size(weight: Tensor, bits: int) -> Tensor:
+    """Δ_b of one layer, a scalar without gradient."""
+    return GAUSSIAN_STEP[bits] * standard_deviation(weight)
+
+
+def standard_deviation(weight: Tensor, *, stacked: bool = False) -> Tensor:
+    """std(W) of the whole tensor (divisor n), without gradient and at least 1e-8; a scalar.
 
     With ``stacked``, the first dimension counts layers of equal shape, and each has its own: [G, 1, …].
     """
-    # In float64, so that a layer has the same step to the last bit alone and among others.
-    exact = weight.detach().double()
-    spread = (
-        exact.flatten(1).std(1, correction=0).view(-1, *[1] * (weight.dim() - 1))
-        if stacked
-        else exact.std(correction=0)
-    )
-    return GAUSSIAN_STEP[bits] * spread.to(weight.dtype).clamp_min(1e-8)
+    # In float64: a layer has the same step to the last bit alone and among others, and squares may be summed plainly.
+    exact = weight.detach().double().flatten(1 if stacked else 0)
+    variance = exact.square().mean(-1) - exact.mean(-1).square()
+    spread = variance.clamp_min(0).sqrt().to(weight.dtype).clamp_min(1e-8)
+    return spread.view(-1, *[1] * (weight.dim() - 1)) if stacked else spread
 
 
-def weight_codes(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
+def weight_codes(weight: Tensor, bits: int) -> Tensor:
     """The odd integers that stand for ``weight`` [any shape] at ``bits`` bits, as floats of the same shape."""
-    return _codes(weight, step_size(weight, bits, stacked=stacked), bits)
+    return _codes(weight, step_size(weight, bits), bits)
 
 
-def quantize(weight: Tensor, bits: int, *, stacked: bool = False) -> Tensor:
-    """Q_b(W), with the gradient of the identity."""
-    step = step_size(weight, bits, stacked=stacked)
+def quantize(weight: Tensor, bits: int, *, deviation: Tensor | None = None) -> Tensor:
+    """Q_b(W), with the gradient of the identity.
+
+    Args:
+        deviation: :func:`standard_deviation` of ``weight`` if it is at hand, possibly of stacked layers.
+    """
+    step = GAUSSIAN_STEP[bits] * (standard_deviation(weight) if deviation is None else deviation)
     quantized: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
         weight, _codes(weight, step, bits).mul_(step / 2)
     )

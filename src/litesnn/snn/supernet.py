@@ -19,6 +19,7 @@ from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
+from litesnn.snn.execution import Execution
 
 __all__ = ["Choices", "Supernet", "cell_width"]
 
@@ -116,11 +117,11 @@ class Supernet(nn.Module):
         mixes: Sequence[CellMix] | None = None,
         *,
         meter: Meter | None = None,
-        recompute: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; ``recompute`` as in :meth:`Backbone.run`."""
+        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
         mixes = self.mixes() if mixes is None else mixes
-        return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, recompute=recompute)
+        return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, execution=execution)
 
     def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
         """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar (section 3.3)."""

@@ -1,0 +1,31 @@
+"""How a network is trained on a machine, as opposed to what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Execution"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Choices between time, memory and rounding in training; evaluation has its own, exact arithmetic.
+
+    Attributes:
+        recompute: keep only the spikes between cells for the backward pass, which runs every cell again. The numbers
+            stay the same.
+        compiled: let ``torch.compile`` make the kernels besides convolutions. Sums round differently.
+        half: compute convolutions in bfloat16. Spikes are exact in it; weights keep 8 bits of precision, which is more
+            than any of theirs but not more than that of a mixture of several.
+    """
+
+    recompute: bool = False
+    compiled: bool = False
+    half: bool = False
+
+    @property
+    def convolution_type(self) -> torch.dtype | None:
+        """The type of convolutions; ``None``: that of their inputs."""
+        return torch.bfloat16 if self.half else None
