@@ -36,6 +36,8 @@ from litesnn.snn.supernet import Supernet
 
 __all__ = ["PlainNetwork", "PlainSupernet"]
 
+PLAINLY = Execution()
+
 Steps = list[Tensor]
 """Spikes or currents of every timestep, each [B, C, H, W]."""
 
@@ -53,10 +55,10 @@ class PlainSupernet(Supernet):
         mixes: Sequence[CellMix] | None = None,
         *,
         meter: Meter | None = None,
-        execution: Execution = Execution(),
+        execution: Execution = PLAINLY,
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; nothing is recomputed."""
-        assert execution == Execution()
+        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; there is one way to execute this."""
+        assert execution == PLAINLY
         mixes = self.mixes() if mixes is None else mixes
         return _Pass(self.backbone, once=self.once, meter=meter).run(x, self.timesteps, mixes, tap=None)
 
@@ -75,12 +77,12 @@ class PlainNetwork(Network):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
-        execution: Execution = Execution(),
+        execution: Execution = PLAINLY,
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded or recomputed."""
+        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded."""
         assert self.training
         assert record is None
-        assert execution == Execution()
+        assert execution == PLAINLY
         made = _Pass(self.backbone, once=self.once, meter=meter)
         return made.run(x, self.genotype.timesteps, self.mixes(), tap=tap)
 

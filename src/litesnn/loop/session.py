@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from litesnn import processes
+from litesnn.budget import parse_bytes
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
@@ -19,7 +20,16 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
 
-__all__ = ["Session", "begin_session", "cosine_lr", "find_device", "input_info", "parameters", "set_lr"]
+__all__ = [
+    "Session",
+    "begin_session",
+    "cosine_lr",
+    "find_device",
+    "input_info",
+    "parameters",
+    "set_lr",
+    "why_not_compiled",
+]
 
 
 @dataclass(frozen=True)
@@ -65,17 +75,44 @@ class Session:
         return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black)
 
 
-def begin_session(device: str, console: Console, *, tensorboard: bool = False) -> Session:
+def begin_session(
+    device: str,
+    console: Console,
+    *,
+    tensorboard: bool = False,
+    execution: Execution = Execution(),
+    memory: str | None = None,
+) -> Session:
     """A session on a device by name. Of several processes only the first shows something and keeps logs.
 
+    Args:
+        memory: most memory that a step of each process may take, such as ``"6 GB"``.
+
     Raises:
-        InputError: there is no such device.
+        InputError: there is no such device, or ``memory`` is not understood.
     """
     found = find_device(device)
     if found.type == "cuda":
         torch.cuda.set_device(found)
     first = processes.is_first()
-    return Session(found, console if first else Console(quiet=True), tensorboard and first)
+    console = console if first else Console(quiet=True)
+    if execution.compiled and (reason := why_not_compiled(found)):
+        console.print(f"[yellow]torch.compile does not work here, so nothing is compiled: {reason}[/]")
+        execution = replace(execution, compiled=False)
+    return Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why ``torch.compile`` makes nothing for a device (it lacks a compiler, as a rule), or ``None`` if it does."""
+    try:
+        torch.compile(_one_more)(torch.zeros(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        return str(error).strip().splitlines()[0][:200]
+    return None
+
+
+def _one_more(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
 
 
 def find_device(name: str) -> torch.device:
