@@ -21,9 +21,9 @@ from litesnn.errors import InputError
 from litesnn.loop.progress import RunningMeans
 from litesnn.loop.session import Session, find_device, input_info, parameters
 from litesnn.networks import build_network
-from litesnn.search.joint import _Search, build_supernet
+from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.train.evaluate import measure
-from litesnn.train.fit import _Trainee, _Training, validate
+from litesnn.train.fit import Trainee, TrainLoop, validate
 from several import as_one_of, together
 from tiny import genotype, lively_network
 from tiny import input_info as tiny_input
@@ -195,7 +195,7 @@ def search_gradients(data_path: Path) -> dict[str, Array]:
         info = input_info(data)
         samples = Session().samples(data.train, info)
         supernet = build_supernet(plan, info.shape, len(info.classes)).double().train()
-        state = _Search(plan, supernet)
+        state = SearchLoop(plan, supernet)
         batches = shuffled_batches(samples, 24, generator_for(0, "batches"), plan.augment)
         found: dict[str, Tensor] = {}
         draws = generator_for(0, "draws")
@@ -218,8 +218,8 @@ def training_gradients(data_path: Path) -> dict[str, Array]:
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)
-        trainee = _Trainee(build_network(genotype(levels=(0, 0, 1)), info, 0), plan).train()
-        training = _Training(trainee, plan)
+        trainee = Trainee(build_network(genotype(levels=(0, 0, 1)), info, 0), plan).train()
+        training = TrainLoop(trainee, plan)
         x, y = next(shuffled_batches(samples, 24, generator_for(0, "batches"), plan.augment))
         means = RunningMeans()
         means.add(training.step(x, y, 0.1))
