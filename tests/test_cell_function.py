@@ -95,6 +95,7 @@ def test_the_kernels_in_torch_give_the_same(level: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow  # compilers take their time
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch, as it compiles
 def test_compiled_kernels_give_the_same() -> None:
     cell = make_cell(nodes=1, ops=("skip", "conv3x3"))
     native, compiled = outcome(cell), outcome(cell, Execution(compiled=True))

@@ -117,4 +117,4 @@ def test_the_estimate_is_what_a_step_takes(batch: int, how: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(batch), how], capture_output=True, text=True, check=True, timeout=120
     )
-    assert 0.7 < float(done.stdout) < 1.15
+    assert 0.7 < float(done.stdout) < 1.2
