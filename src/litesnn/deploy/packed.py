@@ -21,6 +21,9 @@ The file holds two tensors and one text:
   where the kept weights are: −2 all are kept, −1 bitmap, k ≥ 0 gaps with Rice parameter k. The checksum is the CRC-32
   (``zlib.crc32``) of the whole file while its eight hexadecimal digits are zeros, so that no byte is left out.
 
+  A model that takes features of sound has one more key after the input, ``"front_end": ["log-mel", rate, clip ms,
+  window ms, hop ms, mels, low Hz, high Hz, floor]`` (:class:`~litesnn.front_end.LogMel`), and a version 2 higher.
+
   A fixed-point model has version 2. It has one more key after the threshold, ``"fraction": F``, and more numbers in its
   rows: a population is ``[rate, channels, bias shift, layer, …]``, a layer ends with its shift (an identity is
   ``[[source, …], 0, shift]``), and the readout ends with shift, bias shift and F'.
@@ -48,10 +51,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from litesnn.deploy import bits as bitstrings
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
+from litesnn.front_end import LogMel
 from litesnn.size import MAX_RICE, position_bits
 
 __all__ = [
@@ -80,6 +85,8 @@ Affine = NDArray[np.float32] | NDArray[np.int16]
 """Scales or biases: float32 numbers that float16 holds, or the int16 numbers of a fixed-point model."""
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
+_SOUND = 2  # added to the version of a model with a front end, which readers from before front ends refuse by it
+_FRONT_END = "log-mel"
 _METADATA_KEY = "litesnn_packed"
 _ORIGIN = "packed model"
 _NO_CRC = "00000000"
@@ -177,13 +184,15 @@ class InputSpec(_Record):
     """What the network is given: uint8 pixels 0 to 255 (``"image"``) or real numbers (``"array"``), [C, H, W].
 
     ``mean`` and ``std`` are per channel, in the units of the raw data. They mean float32 numbers, and are kept as the
-    shortest decimals that say which.
+    shortest decimals that say which. ``front_end`` says of which sound arrays are the features, if they are; who runs
+    the network computes them (:func:`litesnn.data.audio.log_mel`).
     """
 
     shape: tuple[int, int, int]
     kind: Literal["image", "array"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    front_end: LogMel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
@@ -450,9 +459,11 @@ def _metadata(model: PackedModel, codings: Sequence[int]) -> str:
     head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
     if fixed:
         head += [readout.shift, readout.bias_shift, readout.fraction]
+    front_end = spec.front_end
     record = {
-        "version": _FIXED_VERSION if fixed else _FLOAT_VERSION,
+        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _SOUND),
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
+        **({} if front_end is None else {"front_end": [_FRONT_END, *front_end.model_dump().values()]}),
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
@@ -640,18 +651,23 @@ class _HeaderReader:
     def header(self, metadata: str) -> _Header:
         record = _load_object(metadata, self.origin)
         version = record.get("version")
-        if type(version) is not int or version not in (_FLOAT_VERSION, _FIXED_VERSION):
-            known = f"{_FLOAT_VERSION} or {_FIXED_VERSION}, those that this litesnn reads"
-            _refuse(f"{self.origin}: version", known, version)
-        self.fixed = version == _FIXED_VERSION
+        latest = _FIXED_VERSION + _SOUND
+        if type(version) is not int or not 1 <= version <= latest:
+            _refuse(f"{self.origin}: version", f"1 to {latest}, those that this litesnn reads", version)
+        sound = version > _SOUND
+        self.fixed = version - (_SOUND if sound else 0) == _FIXED_VERSION
         keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
         if self.fixed:
             keys.insert(5, "fraction")
+        if sound:
+            keys.insert(2, "front_end")
         if set(record) != set(keys):
             _refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
         if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
             _refuse(f"{self.origin}: crc", "eight hexadecimal digits", crc)
         spec = self.input(record["input"])
+        if sound:
+            spec = replace(spec, front_end=self.front_end(record["front_end"], spec))
         timesteps = _integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
         leak = _number(record["leak"], f"{self.origin}: leak")
         if not 0 <= leak <= 1:
@@ -688,6 +704,26 @@ class _HeaderReader:
         mean = tuple(_number(item, f"{where}: mean") for item in _list(row[4], f"{where}: mean", length=channels))
         std = tuple(_positive(item, f"{where}: std") for item in _list(row[5], f"{where}: std", length=channels))
         return InputSpec(self.image, "image" if row[0] == "image" else "array", mean, std)
+
+    def front_end(self, value: object, spec: InputSpec) -> LogMel:
+        """The front end, whose features have to be what the input is."""
+        where = f"{self.origin}: front end"
+        names = list(LogMel.model_fields)
+        row = _list(value, where, length=1 + len(names))
+        if row[0] != _FRONT_END:
+            _refuse(where, repr(_FRONT_END), row[0])
+        for name, item in zip(names, row[1:], strict=True):
+            number = _number(item, f"{where}: {name}")
+            if LogMel.model_fields[name].annotation is int and type(item) is not int:
+                _refuse(f"{where}: {name}", "an integer", number)
+        try:
+            front_end = LogMel.model_validate(dict(zip(names, row[1:], strict=True)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+        if spec.kind != "array" or spec.shape != front_end.shape:
+            _refuse(f"{self.origin}: input", f"array {_by(front_end.shape)}", f"{spec.kind} {_by(spec.shape)}")
+        return front_end
 
     def population(self, value: object, index: int) -> _PopulationRow:
         name = f"population {index}"
