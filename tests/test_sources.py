@@ -333,7 +333,7 @@ class TestParquet:
         )
         (tmp_path / "c").mkdir()
         sound.to_parquet(tmp_path / "c" / "a.parquet")
-        refused(tmp_path / "c", "audio, which is not supported yet")
+        refused(tmp_path / "c", "have 1 class; at least 2 are needed")
 
     def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
         images = [encoded(picture) for picture in pictures(12)]
@@ -362,7 +362,7 @@ class TestImages:
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files and no images"),
             ({"notes.txt": b"a"}, "no image column found among text"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
-            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "audio, which is not supported yet"),
+            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "holds sound; expected parquet files with a column 'audio'"),
             ({"cat/a.png": b"a"}, "no label column found"),
             ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
             ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"row \d \(\d.png\): cannot be"),
