@@ -21,9 +21,9 @@ from litesnn.errors import InputError
 from litesnn.loop.progress import RunningMeans
 from litesnn.loop.session import Session, find_device, input_info, parameters
 from litesnn.networks import build_network
-from litesnn.search.joint import _Search, build_supernet
+from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.train.evaluate import measure
-from litesnn.train.fit import _Trainee, _Training, validate
+from litesnn.train.fit import Trainee, TrainLoop, validate
 from several import as_one_of, together
 from tiny import genotype, lively_network
 from tiny import input_info as tiny_input
@@ -128,7 +128,7 @@ def primitives(folder: Path) -> dict[str, Any]:
         values = [torch.full((2,), float(rank)), torch.tensor(rank), torch.full((2, 2), float(rank)).t()]
         processes.equalize(values)
         found["equal"] = [value.flatten().tolist() for value in values]
-        found["agreed"] = processes.agreed(torch.tensor(float(rank)))
+        found["agreed"] = processes.agreed(torch.tensor(float(rank))).item()
         means = RunningMeans()
         for step in range(2):
             means.add({"loss": torch.tensor(float(rank + step))} | ({"rare": 4.0} if step else {}))
@@ -188,23 +188,25 @@ def gradients_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer],
 
 
 def search_gradients(data_path: Path) -> dict[str, Array]:
-    """The gradients of one architecture step and one weight step, and what they logged."""
+    """The gradients of one step of each kind, and what they logged."""
     with processes.joined():
         plan = recipe(data_path, {"search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0})
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)
         supernet = build_supernet(plan, info.shape, len(info.classes)).double().train()
-        state = _Search(plan, supernet)
+        state = SearchLoop(plan, supernet)
         batches = shuffled_batches(samples, 24, generator_for(0, "batches"), plan.augment)
         found: dict[str, Tensor] = {}
         draws = generator_for(0, "draws")
-        for name, step in (("architecture", state.architecture_step), ("weights", state.weight_step)):
+        steps = {"architecture": state.architecture_step, "weights": state.weight_step, "joint": state.joint_step}
+        for name, step in steps.items():
             x, y = next(batches)
             means = RunningMeans()
             means.add(step(x.double(), y, draws, epoch=3))
             found |= {f"{name} {key}": torch.tensor(value) for key, value in means.means().items()}
-            optimizers = [o for key, o in state.optimizers.items() if (key == "weights") == (name == "weights")]
+            learning = [key for key in state.optimizers if name == "joint" or (key == "weights") == (name == "weights")]
+            optimizers = [state.optimizers[key] for key in learning]
             found |= gradients_of(supernet, optimizers, name)
         found |= {f"multiplier {key}": torch.tensor(c.multiplier) for key, c in state.constraints.items()}
         found |= {f"rate {key}": torch.tensor(rate) for key, rate in state.rates.items()}
@@ -218,8 +220,8 @@ def training_gradients(data_path: Path) -> dict[str, Array]:
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)
-        trainee = _Trainee(build_network(genotype(levels=(0, 0, 1)), info, 0), plan).train()
-        training = _Training(trainee, plan)
+        trainee = Trainee(build_network(genotype(levels=(0, 0, 1)), info, 0), plan).train()
+        training = TrainLoop(trainee, plan)
         x, y = next(shuffled_batches(samples, 24, generator_for(0, "batches"), plan.augment))
         means = RunningMeans()
         means.add(training.step(x, y, 0.1))
