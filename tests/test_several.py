@@ -117,6 +117,7 @@ def test_killed_and_resumed_in_search_and_in_training(
     assert contents(run) == contents(pair_design[0])
 
 
+@pytest.mark.slow
 def test_stopped_from_outside(problem: Problem, tmp_path: Path) -> None:
     """A SIGTERM to one is a SIGTERM to all: that is how ``torchrun`` and Slurm stop a job."""
     run = tmp_path / "run"
