@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine clean
+.PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine benchmark-search benchmark-train clean
 
 # All that the native libraries are built from; the folders themselves, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc src/litesnn/snn/csrc
@@ -51,6 +51,12 @@ benchmark-engine: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt onnx onnxruntime
 	$(BIN)/python benchmarks/engine.py --json benchmarks/results/engine.json \
 		$(if $(wildcard $(RUN)/model.safetensors),--model digits=$(RUN)/model.safetensors)
+
+# Steps of search and training against plain ones and against their convolutions, with growth, and the figures of
+# docs/performance.md; an hour each on two cores, which should have nothing else to do.
+benchmark-search benchmark-train: benchmark-%: .venv/installed
+	$(BIN)/python benchmarks/$*_step.py --grow --json benchmarks/results/$*_step.json
+	$(BIN)/python benchmarks/plot_performance.py benchmarks/results/$*_step.json
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/litesnn/*/liblitesnn*.*

@@ -27,6 +27,7 @@ from litesnn.snn.backbone import INPUT_SCALE, Backbone, Output
 from litesnn.snn.cell import Cell, CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression, Connection
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
 from litesnn.snn.prune import kept_count
@@ -34,6 +35,8 @@ from litesnn.snn.quantize import GAUSSIAN_STEP
 from litesnn.snn.supernet import Supernet
 
 __all__ = ["PlainNetwork", "PlainSupernet"]
+
+PLAINLY = Execution()
 
 Steps = list[Tensor]
 """Spikes or currents of every timestep, each [B, C, H, W]."""
@@ -52,10 +55,10 @@ class PlainSupernet(Supernet):
         mixes: Sequence[CellMix] | None = None,
         *,
         meter: Meter | None = None,
-        recompute: bool = False,
+        execution: Execution = PLAINLY,
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; nothing is recomputed."""
-        assert not recompute
+        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]; there is one way to execute this."""
+        assert execution == PLAINLY
         mixes = self.mixes() if mixes is None else mixes
         return _Pass(self.backbone, once=self.once, meter=meter).run(x, self.timesteps, mixes, tap=None)
 
@@ -74,12 +77,12 @@ class PlainNetwork(Network):
         meter: Meter | None = None,
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
-        recompute: bool = False,
+        execution: Execution = PLAINLY,
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded or recomputed."""
+        """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded."""
         assert self.training
         assert record is None
-        assert not recompute
+        assert execution == PLAINLY
         made = _Pass(self.backbone, once=self.once, meter=meter)
         return made.run(x, self.genotype.timesteps, self.mixes(), tap=tap)
 

@@ -9,7 +9,7 @@ each round. Images per second count the training batch alone, though an alternat
 
 Prints a table per recipe and batch, and ends with one line per figure. The figures of the paper's search shape at batch
 30 have no prefix. memory_vs_plain is our peak memory over theirs; times_conv_floor is our time over that of the
-convolutions; convolution_share is what the profiler finds in convolutions, of the time of all operators of a step.
+convolutions; convolution_share is the part of a step that torch's profiler finds in convolutions.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import Tensor
 from conv_floor import Floor, convolutions, merged
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.batches import generator_for
+from litesnn.errors import LitesnnError
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.networks import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
@@ -158,7 +159,13 @@ def train_loop(case: Case, contender: str) -> TrainLoop:
 
 
 def make_step(case: Case, contender: str, batch: int | None = None) -> Step:
-    """A function that does one step of a contender on ``batch`` images (left out: those of the case)."""
+    """A function that does one step of a contender on ``batch`` images (left out: those of the case).
+
+    Raises:
+        LitesnnError: there is no such contender.
+    """
+    if contender not in case.contenders():
+        raise LitesnnError(f"no contender {contender!r}; expected one of {', '.join(case.contenders())}")
     size = case.batch if batch is None else batch
     if contender.startswith("floor"):
         return _floor_step(case, size, joint=contender == "floor_joint")

@@ -56,7 +56,7 @@ def measure(case: Case, options: Options, contenders: Sequence[str] | None = Non
 
     Returns:
         Per contender "seconds" (the median), "rounds", the "loss" of its very first step, "peak_bytes" if memory is
-        measured (never for a floor), and for "ours" the share of its time that the profiler finds in convolutions.
+        measured (never for a floor), and for "ours", among all contenders, its "convolution_share".
     """
     steps = {name: make_step(case, name) for name in contenders or case.contenders()}
     results: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,8 @@ def measure(case: Case, options: Options, contenders: Sequence[str] | None = Non
         results[name] = {} if loss is None else {"loss": loss}
     for name, times in in_turns(steps, options.rounds, options.clock).items():
         results[name] |= {"seconds": statistics.median(times), "rounds": [round(seconds, 5) for seconds in times]}
-    results["ours"]["convolution_share"] = _convolution_share(steps["ours"])
+    if contenders is None:
+        results["ours"]["convolution_share"] = _convolution_share(steps["ours"])
     for name in steps:
         if options.memory and not name.startswith("floor"):
             results[name]["peak_bytes"] = peak_in_new_process(case, name, threads=options.threads)
@@ -99,7 +100,7 @@ def growth_cases(stage: str, name: str) -> dict[str, list[tuple[int, Case]]]:
     cells = sorted({max(1, len(model.levels) * quarter // 4) for quarter in (1, 2, 3, 4)})
     return {
         "timesteps": [
-            (steps, replace(base, changes={"search.timesteps": steps})) for steps in (1, 2, 4, search.timesteps)
+            (steps, replace(base, changes={"search.timesteps": steps})) for steps in sorted({1, 2, 4, search.timesteps})
         ],
         "batch": [(batch, replace(base, batch=batch)) for batch in (2, 4, 8, 16)],
         "filters": [
@@ -217,12 +218,11 @@ def _megabytes(result: Mapping[str, Any]) -> str:
 
 
 def _convolution_share(step: Callable[[], object]) -> float:
-    """The part of a step's operator time that is spent in convolutions."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
-        step()
-    rows = [(row.key, row.self_cpu_time_total) for row in profile.key_averages()]
-    return float(sum(spent for key, spent in rows if "conv" in key) / sum(spent for _, spent in rows))
+    """The part of a step's time that the profiler finds in convolutions; by the wall clock, in both."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        seconds = seconds_of(step)
+    found = [row.self_cpu_time_total for row in profile.key_averages() if "conv" in row.key]  # microseconds
+    return float(sum(found)) / (1e6 * seconds)
 
 
 def _cpu_seconds(function: Callable[[], object]) -> float:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn.errors import InputError
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
@@ -65,6 +65,19 @@ class Budget(BaseModel):
         if self.timesteps is not None:
             parts.append(f"T <= {self.timesteps}")
         return ", ".join(parts) or "no limits"
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes such as ``"6 GB"`` or ``"512 MiB"``.
+
+    Raises:
+        InputError: it is not understood, or not greater than zero.
+    """
+    match = _PART_PATTERNS["packed_bytes"].fullmatch(text.strip().lower())
+    value = int(float(match["number"]) * _UNITS[match["unit"]]) if match else 0
+    if value <= 0:
+        raise InputError(f"size {text!r} is not understood; expected bytes with a unit, for example '6 GB'")
+    return value
 
 
 def _parse_part(part: str, text: str) -> tuple[str, float]:

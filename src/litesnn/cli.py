@@ -21,6 +21,7 @@ from litesnn.errors import EndedElsewhere, LitesnnError
 from litesnn.loop.session import Session, begin_session
 from litesnn.runs import STAGES, RunFolder, held
 from litesnn.show import info_table, predictions, summary_table
+from litesnn.snn.execution import Execution
 from litesnn.version import __version__
 
 __all__ = ["app", "main"]
@@ -83,6 +84,16 @@ TargetOption = Annotated[
     list[str] | None,
     typer.Option("--target", help="build, run and measure on host, cortex-m4, cortex-m0 or rv32; may be repeated"),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="most memory of a step, as in '6 GB': cells are recomputed, and batches parted, to keep it"
+    ),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="let torch.compile make the kernels besides convolutions; rounds differently")
+]
+HalfOption = Annotated[bool, typer.Option("--bf16", help="convolutions of training in bfloat16; rounds differently")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
 
 
@@ -98,11 +109,16 @@ def design(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
+    memory: MemoryOption = None,
+    compiled: CompileOption = False,
+    half: HalfOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Do the whole job, or go on with one that was interrupted. Exit code 3 if the result breaks its budget."""
     folder = _begin(run, data, budget, recipe, seed, mode, changes)
-    session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
+    session = _session(
+        device, threads, Execution(compiled=compiled, half=half), memory, tensorboard=tensorboard, quiet=quiet
+    )
     with held(folder) as mine:
         Job(mine, session).finish()
     _conclude(folder)
@@ -120,11 +136,20 @@ def search(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
+    memory: MemoryOption = None,
+    compiled: CompileOption = False,
+    half: HalfOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Begin a run and search: weights, operations, bits, keep ratios, widths and timesteps together."""
     folder = _begin(run, data, budget, recipe, seed, mode, changes)
-    _do_stage("search", folder, _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+    _do_stage(
+        "search",
+        folder,
+        _session(
+            device, threads, Execution(compiled=compiled, half=half), memory, tensorboard=tensorboard, quiet=quiet
+        ),
+    )
 
 
 @app.command()
@@ -139,10 +164,19 @@ def train(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
+    memory: MemoryOption = None,
+    compiled: CompileOption = False,
+    half: HalfOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train the derived network from scratch."""
-    _do_stage("train", RunFolder(run), _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+    _do_stage(
+        "train",
+        RunFolder(run),
+        _session(
+            device, threads, Execution(compiled=compiled, half=half), memory, tensorboard=tensorboard, quiet=quiet
+        ),
+    )
 
 
 @app.command()
@@ -275,10 +309,19 @@ def _begin(
     return folder
 
 
-def _session(device: str, threads: int | None, *, tensorboard: bool = False, quiet: bool = False) -> Session:
+def _session(
+    device: str,
+    threads: int | None,
+    execution: Execution = Execution(),
+    memory: str | None = None,
+    *,
+    tensorboard: bool = False,
+    quiet: bool = False,
+) -> Session:
     if threads is not None:
         torch.set_num_threads(threads)
-    return begin_session(device, Console(quiet=quiet), tensorboard=tensorboard)
+    console = Console(quiet=quiet)
+    return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
 def _do_stage(stage: str, folder: RunFolder, session: Session) -> None:

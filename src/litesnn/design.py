@@ -29,6 +29,7 @@ from litesnn.report.page import write_report
 from litesnn.runs import STAGES, RunFolder, held
 from litesnn.search.derive import derive, require_possible
 from litesnn.search.joint import search
+from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate
 from litesnn.train.fit import fit
@@ -158,6 +159,9 @@ def design(
     device: str = "auto",
     console: Console | None = None,
     tensorboard: bool = False,
+    memory: str | None = None,
+    compiled: bool = False,
+    half: bool = False,
 ) -> Design:
     """Design a spiking network for a data set and a budget, or go on with a design that was interrupted.
 
@@ -173,6 +177,10 @@ def design(
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere.
         tensorboard: write TensorBoard logs as well.
+        memory: most memory that a training step may take, such as ``"6 GB"``: cells are then recomputed for the
+            backward pass, and batches parted, as far as it takes.
+        compiled: let ``torch.compile`` make the kernels besides convolutions.
+        half: compute the convolutions of training in bfloat16.
 
     Raises:
         InputError: bad input; the message says what was expected.
@@ -181,7 +189,13 @@ def design(
     """
     folder = RunFolder(run)
     with processes.joined():
-        session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
+        session = begin_session(
+            device,
+            console or Console(quiet=True),
+            tensorboard=tensorboard,
+            execution=Execution(compiled=compiled, half=half),
+            memory=memory,
+        )
         made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
         processes.first_does(lambda: folder.begin(made))
         with held(folder) as mine:

@@ -3,29 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from litesnn import processes
+from litesnn.budget import parse_bytes
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
+from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
 
-__all__ = ["Session", "begin_session", "cosine_lr", "find_device", "input_info", "parameters", "set_lr"]
+__all__ = [
+    "Session",
+    "begin_session",
+    "cosine_lr",
+    "find_device",
+    "input_info",
+    "parameters",
+    "set_lr",
+    "why_not_compiled",
+]
 
 
 @dataclass(frozen=True)
 class Session:
-    """Where a stage computes and where it reports. None of this changes a result on one and the same device."""
+    """Where and how a stage computes, and where it reports.
+
+    On one and the same device none of this changes a result, but for what rounds differently (``execution.compiled``,
+    ``execution.half``) and for micro-batches, which a small ``memory`` may take.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     console: Console = field(default_factory=lambda: Console(quiet=True))
     tensorboard: bool = False
+    execution: Execution = Execution()
+    memory: int | None = None  # bytes that a step may take
+
+    def plan(self, stage: str, footprint: Callable[[Execution], Footprint], batch: int) -> StepPlan:
+        """How to compute the steps of a stage on batches of so many images, shared by all processes.
+
+        Raises:
+            InputError: there is not enough memory.
+        """
+        if self.device.type == "cpu":
+            reuse_buffers()
+        plan = plan_step(
+            footprint,
+            max(1, batch // processes.count()),
+            self.execution,
+            limit=self.memory,
+            free=free_bytes(self.device),
+            what=stage,
+        )
+        if plan.execution != self.execution or plan.micro_batches > 1:
+            parts = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+            self.console.print(f"{stage}: cells are recomputed{parts} to stay within --memory")
+        return plan
 
     def samples(self, split: Split, info: InputInfo) -> Samples:
         """A split encoded as the network takes it, on the device."""
@@ -35,17 +75,44 @@ class Session:
         return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black)
 
 
-def begin_session(device: str, console: Console, *, tensorboard: bool = False) -> Session:
+def begin_session(
+    device: str,
+    console: Console,
+    *,
+    tensorboard: bool = False,
+    execution: Execution = Execution(),
+    memory: str | None = None,
+) -> Session:
     """A session on a device by name. Of several processes only the first shows something and keeps logs.
 
+    Args:
+        memory: most memory that a step of each process may take, such as ``"6 GB"``.
+
     Raises:
-        InputError: there is no such device.
+        InputError: there is no such device, or ``memory`` is not understood.
     """
     found = find_device(device)
     if found.type == "cuda":
         torch.cuda.set_device(found)
     first = processes.is_first()
-    return Session(found, console if first else Console(quiet=True), tensorboard and first)
+    console = console if first else Console(quiet=True)
+    if execution.compiled and (reason := why_not_compiled(found)):
+        console.print(f"[yellow]torch.compile does not work here, so nothing is compiled: {reason}[/]")
+        execution = replace(execution, compiled=False)
+    return Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why ``torch.compile`` makes nothing for a device (it lacks a compiler, as a rule), or ``None`` if it does."""
+    try:
+        torch.compile(_one_more)(torch.zeros(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:
+        return str(error).strip().splitlines()[0][:200]
+    return None
+
+
+def _one_more(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
 
 
 def find_device(name: str) -> torch.device:

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,23 @@ from litesnn.data.sources import Data
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.runs import RunFolder
 from litesnn.snn.cell import CellMix
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import step_footprint
 from litesnn.snn.supernet import Choices, Supernet
 
 __all__ = ["SearchLoop", "build_supernet", "read_search", "search"]
+
+_Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
+
+_RATE = "rate of "
+"""Before the name of a population, among those values."""
 
 _HEADER_ESTIMATE = 1000
 """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
@@ -75,22 +83,14 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         return Supernet(full, nodes=model.nodes, choices=choices, shape=shape, classes=classes)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What one forward pass found: scalars with gradients, but for the accuracy; the firing rates [T] have none."""
-
-    total: Tensor  # the loss and its cost terms
-    loss: Tensor
-    accuracy: Tensor
-    costs: dict[str, Tensor]
-    rates: dict[str, Tensor]
-
-
 class SearchLoop:
     """The state of a search between two steps, and the steps. No step waits for the device."""
 
-    def __init__(self, recipe: Recipe, supernet: Supernet) -> None:
+    def __init__(
+        self, recipe: Recipe, supernet: Supernet, *, execution: Execution = Execution(), micro_batches: int = 1
+    ) -> None:
         self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
+        self.execution, self.micro_batches = execution, micro_batches
         settings = recipe.search
         self.weights, self.scores = supernet.weight_parameters(), supernet.score_parameters()
         adam = partial(torch.optim.Adam, weight_decay=settings.architecture_weight_decay, fused=True)
@@ -126,72 +126,87 @@ class SearchLoop:
         warmup = epoch < self.settings.warmup_epochs
         return torch.full_like(psi, 1 / len(psi)) if warmup else psi.softmax(0)
 
-    def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
+    def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
         """One step of the weights on a training batch."""
         with torch.no_grad():
             psi, mixes = self.psi(epoch), self._mixes(generator)
-        with _frozen(self.scores):
-            loss, accuracy = _weighted_loss(self.supernet(x, mixes).logits, y, psi)
-            self._backward(loss, ["weights"])
-        self._update_weights()
-        return {"train_loss": loss, "train_accuracy": accuracy}
 
-    def architecture_step(
-        self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int
-    ) -> dict[str, Tensor | float]:
+        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            logits = self.supernet(x, mixes, execution=self.execution).logits
+            loss, accuracy = _weighted_loss(logits, y, psi)
+            return loss, {"train_loss": loss, "train_accuracy": accuracy}
+
+        with _frozen(self.scores):
+            found = self._backward(x, y, forward, ["weights"])
+        self._update_weights()
+        return found
+
+    def architecture_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
         """One step of α, β, widths, scores and ψ on a validation batch."""
         with _frozen(self.weights):
-            found = self._forward(x, y, generator, epoch)
-            self._backward(found.total, self._learning(epoch))
-        self._update_architecture(found, epoch)
-        return {"validation_loss": found.loss, "validation_accuracy": found.accuracy, **found.costs}
+            found = self._backward(x, y, self._with_costs("validation", generator, epoch), self._learning(epoch))
+        return self._update_architecture(found, epoch)
 
-    def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor | float]:
+    def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
         """One step of everything, weights included, on one batch."""
-        found = self._forward(x, y, generator, epoch)
-        self._backward(found.total, ["weights", *self._learning(epoch)])
+        learning = ["weights", *self._learning(epoch)]
+        found = self._backward(x, y, self._with_costs("train", generator, epoch), learning)
         self._update_weights()
-        self._update_architecture(found, epoch)
-        return {"train_loss": found.loss, "train_accuracy": found.accuracy, **found.costs}
+        return self._update_architecture(found, epoch)
 
     def _mixes(self, generator: torch.Generator) -> list[CellMix]:
         return self.supernet.mixes(generator if self.settings.sampling else None)
 
-    def _forward(self, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> _Pass:
-        """Loss and costs of a batch. Sizes are expectations, never drawn."""
-        supernet, meter = self.supernet, Meter()
-        psi = self.psi(epoch)
-        loss, accuracy = _weighted_loss(supernet(x, self._mixes(generator), meter=meter).logits, y, psi)
-        mixed = supernet.mixes()
-        costs = {
-            "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
-            "bit_synops": supernet.expected_bit_synops(meter, psi),
-        }
-        total = loss
-        if self.settings.mode == "paper":
-            total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixed)
-            total = total + self.settings.synops_weight * costs["bit_synops"]
-        for key, constraint in self.constraints.items():
-            total = total + constraint.loss(costs[key])
-        rates = {name: rate.detach() for name, rate in meter.rates.items()}
-        return _Pass(total, loss, accuracy, costs, rates)
+    def _with_costs(self, split: str, generator: torch.Generator, epoch: int) -> _Forward:
+        """The forward pass with costs of a step: the loss with its cost terms; the values, named after ``split``.
 
-    def _backward(self, loss: Tensor, learning: Iterable[str]) -> None:
-        """Gradients for the optimizers named in ``learning``: the means over all processes."""
+        Every micro-batch of the step draws the same. Sizes are expectations, never drawn.
+        """
+        supernet, before = self.supernet, generator.get_state()
+
+        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            generator.set_state(before)
+            psi, mixes, meter = self.psi(epoch), self._mixes(generator), Meter()
+            output = supernet(x, mixes, meter=meter, execution=self.execution)
+            loss, accuracy = _weighted_loss(output.logits, y, psi)
+            mixed = supernet.mixes()
+            costs = {
+                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
+                "bit_synops": supernet.expected_bit_synops(meter, psi),
+            }
+            total = loss
+            if self.settings.mode == "paper":
+                total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixed)
+                total = total + self.settings.synops_weight * costs["bit_synops"]
+            for key, constraint in self.constraints.items():
+                total = total + constraint.loss(costs[key])
+            rates = {_RATE + name: rate for name, rate in meter.rates.items()}
+            return total, {f"{split}_loss": loss, f"{split}_accuracy": accuracy, **costs, **rates}
+
+        return forward
+
+    def _backward(self, x: Tensor, y: Tensor, forward: _Forward, learning: Iterable[str]) -> dict[str, Tensor]:
+        """Gradients for the optimizers named in ``learning``: means over micro-batches and over all processes.
+
+        Returns the values of the forward pass.
+        """
         self.supernet.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = backward_in_parts(x, y, forward, self.micro_batches)
         processes.average_gradients(parameters([self.optimizers[name] for name in learning]))
+        return found
 
     def _update_weights(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
         self.optimizers["weights"].step()
 
-    def _update_architecture(self, found: _Pass, epoch: int) -> None:
+    def _update_architecture(self, found: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Returns what is to be logged of ``found``; the firing rates are kept."""
         for name in self._learning(epoch):
             self.optimizers[name].step()
         for key, constraint in self.constraints.items():
-            constraint.update(processes.agreed(found.costs[key]))
-        self._rates = found.rates
+            constraint.update(processes.agreed(found[key]))
+        self._rates = {key.removeprefix(_RATE): value for key, value in found.items() if key.startswith(_RATE)}
+        return {key: value for key, value in found.items() if not key.startswith(_RATE)}
 
     def _learning(self, epoch: int) -> Iterator[str]:
         """The optimizers that take part in the architecture's updates of an epoch."""
@@ -234,7 +249,18 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
         train = joined(train, validation)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
     processes.equalize(supernet.state_dict().values())
-    state = SearchLoop(recipe, supernet)
+    plan = session.plan(
+        "search",
+        lambda execution: step_footprint(
+            supernet.backbone,
+            supernet.timesteps,
+            execution,
+            bits=len(recipe.search.bits),
+            keeps=len(recipe.search.keeps),
+        ),
+        min(recipe.search.batch_size, len(train), len(validation)),
+    )
+    state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
         saved = load_state(checkpoint, "search state", supernet, state.optimizers)

@@ -157,7 +157,8 @@ class Backbone(nn.Module):
             current = self.stem(x * INPUT_SCALE, self.stem_compression())
             rows = to_rows(current.contiguous(memory_format=torch.channels_last))
             fired = lif(rows.expand(timesteps, *rows.shape), leak=self.arithmetic.leak)  # [T, B·H·W, C]
-            spikes = from_rows(fired.flatten(0, 1), current.shape[-2:]).unflatten(0, (timesteps, -1))
+            height, width = current.shape[-2:]
+            spikes = from_rows(fired.flatten(0, 1), (height, width)).view(timesteps, *current.shape)
         state = State.of(spikes, counted=meter is not None)
         if record is not None:
             record["stem"] = spikes

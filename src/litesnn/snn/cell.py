@@ -163,7 +163,7 @@ class Cell(nn.Module):
             spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
         out = State.of(spikes, counted=meter is not None)
         if record is not None:
-            record |= {f"{name} node {node}": part for node, part in enumerate(spikes.split(self.width, dim=2))}
+            record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
         if meter is not None:
             self._measure(older, newer, out, mix, reached, meter, name)
         return out
@@ -199,7 +199,7 @@ class Cell(nn.Module):
             values = out.numel() // (self.nodes * self.width) * processes.count()
             for connection, mean, variance in zip(connections, used.mean, used.variance, strict=True):
                 connection.remember(mean, variance, values)
-        return out.unflatten(0, (steps, batch)), reached
+        return out.view(steps, batch, *out.shape[1:]), reached
 
     def _weights(self, layout: _Layout, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
         """W_eff of every merged convolution [O, I, k, k] and, if asked, what :meth:`_measure` reads, by edge.
@@ -238,8 +238,10 @@ class Cell(nn.Module):
                     reached[self.edges.index(edge)] = count_reached([mask[None]])[0]
             assert current is not None
             current = current + folded.offset[:, None, None]
-            states.append(self.arithmetic.fire(current.unflatten(0, (steps, batch))).flatten(0, 1))
-        return torch.cat(states[2:], dim=1).unflatten(0, (steps, batch)), reached
+            currents = current.view(steps, batch, *current.shape[1:])  # [T, B, C, H', W']
+            states.append(self.arithmetic.fire(currents).flatten(0, 1))
+        out = torch.cat(states[2:], dim=1)
+        return out.view(steps, batch, *out.shape[1:]), reached
 
     def _measure(
         self, older: State, newer: State, out: State, mix: CellMix, reached: dict[int, Tensor], meter: Meter, name: str
@@ -248,7 +250,7 @@ class Cell(nn.Module):
 
         ``reached`` [keeps, I, k, k]: of every edge with weights, how many of them each position of a kernel has.
         """
-        nodes = out.mean.split(self.width, dim=1)
+        nodes = torch.split(out.mean, self.width, dim=1)
         means = [older.mean, newer.mean, *nodes]
         for reader, rows in self._layouts[False].readers:
             taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)

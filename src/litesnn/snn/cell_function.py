@@ -173,7 +173,7 @@ class _Cell(torch.autograd.Function):
 
 def _states(inputs: Sequence[Tensor], spikes: Tensor, plan: CellPlan) -> list[Tensor]:
     """The states that edges can read, as maps: both inputs, and every node's columns of the cell's spikes [P, N·C]."""
-    nodes = spikes.split(plan.channels, dim=1)
+    nodes = torch.split(spikes, plan.channels, dim=1)
     return [*map(to_rows, inputs), *nodes]
 
 
@@ -302,7 +302,7 @@ class _Backward:
         """From the gradient of the cell's spikes to those of inputs, scales, biases and weights."""
         plan = self.plan
         rows = to_rows(grad_spikes.contiguous(memory_format=torch.channels_last))
-        for state, columns in zip(self.grads[2:], rows.split(plan.channels, dim=1), strict=True):
+        for state, columns in zip(self.grads[2:], torch.split(rows, plan.channels, dim=1), strict=True):
             state.append(columns)
         grad_scales = torch.zeros_like(self.scales)
         grad_biases = self.scales.new_zeros(len(plan.terms), plan.channels)

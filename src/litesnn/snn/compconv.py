@@ -119,8 +119,10 @@ def mix_weights(weights: Tensor, compression: Compression, masks: Sequence[Tenso
 
 def _mix(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Σ_i weights_i · tensors_i."""
-    first, *others = (weight * tensor for weight, tensor in zip(weights, tensors, strict=True))
-    return sum(others, first)
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + weight * tensor
+    return total
 
 
 class Connection(nn.Module):

@@ -152,7 +152,7 @@ class CompiledKernels(TorchKernels):
 @cache
 def _compiled(name: str) -> Callable[..., Any]:
     """A function of :class:`TorchKernels`, compiled when it is first called for a shape."""
-    return torch.compile(getattr(TorchKernels, name), dynamic=False)  # type: ignore[no-any-return]
+    return torch.compile(getattr(TorchKernels, name), dynamic=False)
 
 
 def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:

@@ -100,7 +100,7 @@ _workers = _Workers()
 
 
 class NativeKernels:
-    """The functions of :class:`litesnn.snn.kernels.Kernels` for float32 and float64 on the CPU; one caller at a time."""
+    """:class:`litesnn.snn.kernels.Kernels` for float32 and float64 on the CPU; one caller at a time."""
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`litesnn.snn.kernels.Kernels`."""

@@ -25,11 +25,14 @@ from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import step_footprint
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import measure, silence
 
@@ -86,9 +89,12 @@ class Trainee(nn.Module):
 class TrainLoop:
     """The state of a training between two steps, and the step."""
 
-    def __init__(self, trainee: Trainee, recipe: Recipe) -> None:
+    def __init__(
+        self, trainee: Trainee, recipe: Recipe, *, execution: Execution = Execution(), micro_batches: int = 1
+    ) -> None:
         settings = recipe.train
         self.trainee, self.settings = trainee, settings
+        self.execution, self.micro_batches = execution, micro_batches
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
                 trainee.weights(),
@@ -114,35 +120,36 @@ class TrainLoop:
         # a training batch counts as so many times its Bit-SynOps, as measured after the epoch before.
         self.deployed_ratio = 1.0
 
-    def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor | float]:
+    def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor]:
         """One optimisation step after the fraction ``progress`` of all steps; nothing in it waits for the device."""
         settings, trainee = self.settings, self.trainee
         lr = cosine_lr(settings.lr, settings.lr_min, progress)
         set_lr(self.optimizers["weights"], lr)
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
-        meter = None if self.activity is None else Meter()
-        output = trainee.network(x, meter=meter, tap=trainee.tap)
-        loss = F.cross_entropy(output.logits[-1], y)
-        values: dict[str, Tensor | float] = {
-            "train_loss": loss,
-            "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean(),
-        }
-        if trainee.auxiliary is not None and output.tap is not None:
-            loss = loss + settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
-        if self.activity is not None and meter is not None:
-            used = meter.bit_synops().sum()
-            values["train_bit_synops"] = used
-            deployed = used * self.deployed_ratio
-            loss = loss + self.activity.loss(deployed)
-            self.activity.update(processes.agreed(deployed))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = backward_in_parts(x, y, self._forward, self.micro_batches)
+        if self.activity is not None:
+            self.activity.update(processes.agreed(found["train_bit_synops"] * self.deployed_ratio))
         processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return values
+        return found
+
+    def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a (micro-)batch, and what is logged of it."""
+        trainee, meter = self.trainee, None if self.activity is None else Meter()
+        output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution)
+        loss = F.cross_entropy(output.logits[-1], y)
+        values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
+        if trainee.auxiliary is not None and output.tap is not None:
+            loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
+        if self.activity is not None and meter is not None:
+            used = meter.bit_synops().sum()
+            values["train_bit_synops"] = used
+            loss = loss + self.activity.loss(used * self.deployed_ratio)
+        return loss, values
 
 
 def fit(run: RunFolder, data: Data, session: Session) -> Path:
@@ -158,7 +165,12 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
     processes.equalize(trainee.state_dict().values())
-    training = TrainLoop(trainee, recipe)
+    plan = session.plan(
+        "train",
+        lambda execution: step_footprint(network.backbone, genotype.timesteps, execution),
+        min(recipe.train.batch_size, len(train)),
+    )
+    training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, best_path = run.checkpoint("train"), run.best
     done, best = 0, None
     if checkpoint.exists():

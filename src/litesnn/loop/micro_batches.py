@@ -1,0 +1,35 @@
+"""Gradients of a batch from its parts, one after the other: a step then needs the memory of a part.
+
+Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+__all__ = ["backward_in_parts"]
+
+
+def backward_in_parts(
+    x: Tensor, y: Tensor, forward: Callable[[Tensor, Tensor], tuple[Tensor, Mapping[str, Tensor]]], parts: int
+) -> dict[str, Tensor]:
+    """Add the gradient of the mean loss over a batch x [B, ...], y [B] to the parameters.
+
+    Args:
+        forward: of a part its mean loss, and values to be told.
+        parts: how many micro-batches, as equal as can be.
+
+    Returns:
+        The means of the values over the batch, without gradients.
+    """
+    means: dict[str, Tensor] = {}
+    for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+        share = len(part_y) / len(y)
+        loss, values = forward(part_x, part_y)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        for key, value in values.items():
+            part = value.detach() * share
+            means[key] = means[key] + part if key in means else part
+    return means

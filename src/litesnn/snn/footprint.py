@@ -1,0 +1,73 @@
+"""How much memory a training step takes, estimated from shapes alone.
+
+Counted are the maps that the forward pass keeps for the backward pass, what both hold for a moment, and the tensors of
+each weight. Activations are float32. Shapes: T timesteps, B batch, N nodes, C channels per node, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from litesnn.snn.backbone import Backbone
+from litesnn.snn.execution import Execution
+
+__all__ = ["Footprint", "step_footprint"]
+
+_FLOAT = 4  # bytes
+
+# Of each weight in a cell: itself, its score, the gradients of both, momentum, and two moments of the score.
+_TENSORS_PER_WEIGHT = 7
+
+_FIRST_STEP = 60_000_000
+"""Bytes of code and buffers that torch takes at its first step, as measured on small networks."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one training step: ``fixed`` whatever the batch, and ``per_image`` of a (micro-)batch."""
+
+    fixed: int
+    per_image: int
+
+    def bytes_at(self, batch: int) -> int:
+        """The estimate for a batch size."""
+        return self.fixed + batch * self.per_image
+
+
+def step_footprint(
+    backbone: Backbone, timesteps: int, execution: Execution, *, bits: int = 1, keeps: int = 1
+) -> Footprint:
+    """Bytes that one training step needs at its peak, besides the data and the program.
+
+    Args:
+        backbone: the network.
+        timesteps: T.
+        execution: how it is trained.
+        bits, keeps: how many bit-widths and keep ratios a weight is mixed of.
+    """
+    height, width = backbone.map_size(0)
+    stem = timesteps * backbone.stem.outputs * height * width
+    kept, moment, weights = 2 * stem, 0, 0  # spikes and membranes
+    read = [stem, stem]  # values of the two states that a cell reads
+    for index in range(len(backbone.cells)):
+        cell = backbone.cell(index)
+        pixels = backbone.map_size(cell.level)
+        maps = timesteps * pixels[0] * pixels[1]
+        spikes = maps * cell.nodes * cell.width
+        convs = [cell.connection(edge) for edge in cell.edges if cell.connection(edge).conv is not None]
+        inside = spikes + maps * cell.width * len(convs)  # membranes, and outputs of convolutions
+        weights += sum(conv.weights for conv in convs)
+        kept += spikes
+        # Gradients of both inputs, each with one more part that is about to be added, and of the spikes.
+        passing = 2 * sum(read) + 2 * spikes
+        if execution.recompute:
+            passing += inside
+        else:
+            kept += inside
+        moment = max(moment, passing)
+        read = [read[1], spikes]
+    # A mixture keeps, of each bit-width, the quantized weight, its mask and their product; a mask for each keep ratio.
+    mixture = 3 * bits + keeps + 2 if bits * keeps > 1 else 4
+    return Footprint(
+        fixed=_FIRST_STEP + _FLOAT * weights * (_TENSORS_PER_WEIGHT + mixture), per_image=_FLOAT * (kept + moment)
+    )
