@@ -87,8 +87,9 @@ def kill_after(lines: int, log: Path, number: signal.Signals, rank: int, *argume
 
 
 def wait_for_lines(log: Path, count: int) -> None:
-    until = time.monotonic() + DEADLINE
-    while not log.exists() or log.read_bytes().count(b"\n") < count:
+    """Until the log has that many lines, and the stage a checkpoint: the first one comes a little after its line."""
+    until, checkpoint = time.monotonic() + DEADLINE, log.with_suffix(".checkpoint.safetensors")
+    while not log.exists() or log.read_bytes().count(b"\n") < count or not checkpoint.exists():
         assert time.monotonic() < until
         time.sleep(0.005)
 

@@ -48,10 +48,12 @@ __all__ = [
     "first_does",
     "is_first",
     "joined",
+    "local_count",
     "local_rank",
     "part",
     "rank",
     "share",
+    "smallest",
     "total",
     "total_",
 ]
@@ -104,6 +106,11 @@ def is_first() -> bool:
 def local_rank() -> int:
     """The number of this process among those of its machine, from 0: which CUDA device is its own."""
     return 0 if _group is None else int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_count() -> int:
+    """How many processes of the job are on this machine; they share its memory."""
+    return 1 if _group is None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def part(size: int) -> slice:
@@ -172,6 +179,15 @@ def agreed(value: Tensor) -> Tensor:
         WorkerLost: a process has ended.
     """
     return total_(value.detach().double().clone()) / count()
+
+
+def smallest(number: int) -> int:
+    """The smallest of the processes' numbers, in every process. Raises ``WorkerLost`` if one has ended."""
+    lowest = torch.tensor(number)
+    if _group is not None:
+        with _translated():
+            dist.all_reduce(lowest, dist.ReduceOp.MIN)
+    return int(lowest)
 
 
 @torch.no_grad()
