@@ -40,10 +40,10 @@ _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
     "fire": (*(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON, _ADDRESS, _MAPS),),
     "fire_backward": (
-        *(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _NUMBER, _MAPS, _ADDRESS, _NEURON),
-        *(_ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS),
+        *(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _NEURON, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS),
     ),
-    "spread": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
+    "products": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
+    "spread": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
     "lif": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _COUNT, _NEURON, _ADDRESS, _ADDRESS),
     "lif_backward": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _NEURON, _ADDRESS, _ADDRESS),
 }
@@ -151,37 +151,37 @@ class NativeKernels:
         return membranes
 
     def fire_backward(
-        self,
-        gradients: Sequence[Tensor],
-        membranes: Tensor,
-        terms: Sequence[Tensor],
-        centres: Tensor,
-        *,
-        steps: int,
-        neuron: Neuron,
-    ) -> tuple[Tensor, Tensor]:
+        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
+    ) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = membranes.shape
         team, workers = _workers.get()
-        g, centres = torch.empty_like(membranes), centres.contiguous()
-        scratch = torch.empty(workers, 1 + len(terms), columns, dtype=torch.float64)
-        sums = torch.empty(1 + len(terms), columns, dtype=torch.float64)
+        sums, scratch = (torch.empty(count, columns, dtype=torch.float64) for count in (1, workers))
         _call(
             *("fire_backward", membranes, team, steps, rows // steps, columns, len(gradients), _maps(gradients)),
-            *(len(terms), _maps(terms), _address(centres), _neuron(neuron), _address(membranes)),
-            *(_address(g), _address(scratch), _address(sums)),
+            *(_neuron(neuron), _address(membranes), _maps([g]), _address(scratch), _address(sums)),
         )
-        return g, sums.to(g.dtype)
+        return sums[0].to(g.dtype)
 
-    def spread(
-        self, g: Tensor, terms: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor, out: Sequence[Tensor]
-    ) -> None:
+    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
+        """See :class:`litesnn.snn.kernels.Kernels`."""
+        rows, columns = g.shape
+        team, workers = _workers.get()
+        centres = centres.contiguous()
+        sums, scratch = (torch.empty(count, columns, dtype=torch.float64) for count in (1, workers))
+        _call(
+            *("products", g, team, rows, columns, _maps([g]), _maps([z]), _address(centres)),
+            *(_address(scratch), _address(sums)),
+        )
+        return sums[0].to(g.dtype)
+
+    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = g.shape
         a, b, c = a.contiguous(), b.contiguous(), c.contiguous()
         _call(
-            *("spread", g, _workers.get()[0], rows, columns, _address(g), len(terms), _maps(terms)),
-            *(_address(a), _address(b), _address(c), _maps(out)),
+            *("spread", g, _workers.get()[0], rows, columns, _maps([g]), _maps([z])),
+            *(_address(a), _address(b), _address(c), _maps([out])),
         )
 
     def lif(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:

@@ -62,17 +62,19 @@ LSNN_API void lsnn_training_stop(void *team);
                                   const lsnn_map *term, const real *scales, const real *bias,                          \
                                   const lsnn_neuron *neuron, real *membranes, const lsnn_map *spikes);                 \
                                                                                                                        \
-    /* Its gradients, from those of its spikes (a sum of maps): g = d loss / dx [T, Q, C], `sums` [1 + N, C]:          \
-     * Σ g, and for each term Σ g · (term − centre); `scratch`: as many doubles for each worker. */                    \
+    /* Its gradient g = d loss / dx [T, Q, C], from those of its spikes (a sum of maps), and Σ g [C]; `scratch`: C     \
+     * doubles for each worker. */                                                                                     \
     LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns,                   \
-                                           int32_t gradients, const lsnn_map *gradient, int32_t terms,                 \
-                                           const lsnn_map *term, const real *centres, const lsnn_neuron *neuron,       \
-                                           const real *membranes, real *g, double *scratch, double *sums);             \
+                                           int32_t gradients, const lsnn_map *gradient, const lsnn_neuron *neuron,     \
+                                           const real *membranes, const lsnn_map *g, double *scratch, double *sums);   \
                                                                                                                        \
-    /* out_n = a_n · g + b_n · term_n + c_n for every term of a node [P, C]; a, b, c [N, C]. May be in place. */       \
-    LSNN_API void lsnn_spread_##end(void *team, int64_t rows, int64_t columns, const real *g, int32_t terms,           \
-                                    const lsnn_map *term, const real *a, const real *b, const real *c,                 \
-                                    const lsnn_map *out);                                                              \
+    /* Σ g · (z − centre) of every column [C] of maps [P, C]; `scratch`: C doubles for each worker. */                 \
+    LSNN_API void lsnn_products_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z, \
+                                      const real *centres, double *scratch, double *sums);                             \
+                                                                                                                       \
+    /* out = a · g + b · z + c for maps [P, C] and a, b, c [C]; out may be z. */                                       \
+    LSNN_API void lsnn_spread_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z,   \
+                                    const real *a, const real *b, const real *c, const lsnn_map *out);                 \
                                                                                                                        \
     /* LIF alone, M neurons: currents, membranes and spikes [T, M]; `step` is M, or 0 where the current is constant. */\
     LSNN_API void lsnn_lif_##end(void *team, int64_t steps, int64_t neurons, const real *currents, int64_t step,       \
