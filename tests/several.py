@@ -40,7 +40,12 @@ class Team:
         self._answers = _context.Queue()
         self.members: list[BaseProcess] = []
         for rank in range(count):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            place = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                "LOCAL_WORLD_SIZE": str(count),
+            }
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port)}
             place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
             member = _context.Process(target=_child, args=(place, self._answers, work, arguments), daemon=True)

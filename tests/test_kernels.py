@@ -76,52 +76,56 @@ def test_a_large_mean_does_not_drown_the_variance() -> None:
 @sizes
 @types
 @pytest.mark.parametrize("terms", [1, 3])
-def test_a_node_and_the_way_back(
+def test_a_node(
     instruction_set: str, steps: int, pixels: int, columns: int, terms: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     rows = steps * pixels
     maps = [random_map(seed, rows, columns, seed, dtype) for seed in range(terms)]
-    scales, bias, centres = (
-        random(7, terms, columns, dtype=dtype),
-        random(8, columns, dtype=dtype),
-        random(9, terms, columns),
-    )
-    gradients = [random_map(10 + n, rows, columns, n, dtype) for n in range(2)]
-    spikes, membranes, back = [], [], []
+    scales, bias = random(7, terms, columns, dtype=dtype), random(8, columns, dtype=dtype)
+    spikes, membranes = [], []
     for kernels in (NATIVE, PLAIN):
         wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
         membranes.append(kernels.fire(maps, scales, bias, wide[:, 1 : columns + 1], steps=steps, neuron=NEURON))
         spikes.append(wide)
-        back.append(
-            kernels.fire_backward(
-                gradients,
-                membranes[1 if len(membranes) > 1 else 0],
-                maps,
-                centres.to(dtype),
-                steps=steps,
-                neuron=NEURON,
-            )
-        )
     assert torch.equal(membranes[0], membranes[1])  # the same roundings in the same order
     assert torch.equal(spikes[0], spikes[1])
-    for ours, plain in zip(*back, strict=True):
+
+
+@sizes
+@types
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_way_back_through_a_node(
+    instruction_set: str, steps: int, pixels: int, columns: int, parts: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    rows = steps * pixels
+    membranes = 0.5 * random(0, rows, columns, dtype=dtype) + 0.4
+    gradients = [random_map(1 + n, rows, columns, n, dtype) for n in range(parts)]
+    found = []
+    for kernels in (NATIVE, PLAIN):
+        wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
+        sums = kernels.fire_backward(gradients, membranes, wide[:, 1 : columns + 1], steps=steps, neuron=NEURON)
+        found.append((wide, sums))
+    for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance * rows**0.5)
 
 
 @sizes
 @types
-def test_spread_also_in_place(
+def test_products_and_spread_also_in_place(
     instruction_set: str, steps: int, pixels: int, columns: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     rows = steps * pixels
-    g, maps = random(0, rows, columns, dtype=dtype), [random_map(1 + n, rows, columns, n, dtype) for n in range(2)]
-    a, b, c = random(5, 3, 2, columns, dtype=dtype)
-    expected = [torch.empty_like(g) for _ in maps]
-    PLAIN.spread(g, maps, a, b, c, expected)
-    apart = torch.empty_like(g)
-    NATIVE.spread(g, maps, a, b, c, [apart, maps[1]])
-    for ours, plain in zip((apart, maps[1]), expected, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    g, z = random_map(0, rows, columns, 3, dtype), random_map(1, rows, columns, 1, dtype)
+    a, b, c = random(5, 3, columns, dtype=dtype)
+    torch.testing.assert_close(
+        NATIVE.products(g, z, c), PLAIN.products(g, z, c), rtol=tolerance, atol=tolerance * rows**0.5
+    )
+    expected, apart = torch.empty(rows, columns, dtype=dtype), torch.empty(rows, columns, dtype=dtype)
+    PLAIN.spread(g, z, a, b, c, expected)
+    NATIVE.spread(g, z, a, b, c, apart)
+    NATIVE.spread(g, z, a, b, c, z)
+    for ours in (apart, z):
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
 @types
@@ -158,16 +162,18 @@ def test_instruction_sets_and_threads_change_no_bit_of_a_map() -> None:
                 torch.set_num_threads(threads)
                 spikes = torch.empty(6000, 20)
                 membranes = NATIVE.fire(maps, scales, bias, spikes, steps=3, neuron=NEURON)
-                g, sums = NATIVE.fire_backward([maps[0]], membranes, maps, scales, steps=3, neuron=NEURON)
-                found.append((spikes, membranes, g, sums))
+                g = torch.empty(6000, 20)
+                sums = NATIVE.fire_backward([maps[0]], membranes, g, steps=3, neuron=NEURON)
+                found.append((spikes, membranes, g, sums, NATIVE.products(g, maps[1], bias)))
     finally:
         torch.set_num_threads(before)
         use_instruction_set(instruction_sets()[0])
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0][:3], other[:3], strict=True))
-        torch.testing.assert_close(found[0][3], other[3])
+        torch.testing.assert_close(found[0][3:], other[3:])
     for start in range(3, len(found), 3):  # the same threads add up in the same order
-        assert all(torch.equal(one[3], two[3]) for one, two in zip(found[:3], found[start : start + 3], strict=True))
+        for first, later in zip(found[:3], found[start : start + 3], strict=True):
+            assert all(torch.equal(one, two) for one, two in zip(first[3:], later[3:], strict=True))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -37,11 +37,13 @@ Array = npt.NDArray[np.float64]
 def test_alone_everything_is_what_it_is(tmp_path: Path) -> None:
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     with processes.joined():
-        assert (processes.count(), processes.rank(), processes.is_first(), processes.local_rank()) == (1, 0, True, 0)
+        assert (processes.count(), processes.rank(), processes.is_first()) == (1, 0, True)
+        assert (processes.local_rank(), processes.local_count()) == (0, 1)
     assert processes.total(x) is x
     assert processes.total_(x) is x
     assert processes.agreed(x.sum()) == 3.0
     assert processes.part(5) == slice(0, 5)
+    assert processes.smallest(3) == 3
     assert processes.first_does(lambda: 7) == 7
     processes.barrier()
     processes.copy_from_first(tmp_path, ["nothing"])
@@ -128,7 +130,8 @@ def primitives(folder: Path) -> dict[str, Any]:
         values = [torch.full((2,), float(rank)), torch.tensor(rank), torch.full((2, 2), float(rank)).t()]
         processes.equalize(values)
         found["equal"] = [value.flatten().tolist() for value in values]
-        found["agreed"] = processes.agreed(torch.tensor(float(rank)))
+        found["agreed"] = processes.agreed(torch.tensor(float(rank))).item()
+        found["smallest"] = processes.smallest(2**40 - rank)
         means = RunningMeans()
         for step in range(2):
             means.add({"loss": torch.tensor(float(rank + step))} | ({"rare": 4.0} if step else {}))
@@ -166,6 +169,7 @@ def test_what_three_processes_tell_each_other(tmp_path: Path) -> None:
         assert found["average"] == [[2.0] * 4, [20.0] * 3, None, [2000.0] * 2]
         assert found["equal"] == [[0.0] * 2, [0], [0.0] * 4]
         assert found["agreed"] == 1.0
+        assert found["smallest"] == 2**40 - 2
         assert found["means"] == {"loss": 1.5, "rare": 4.0}
         assert found["first"] == "from 0 of 1"
         assert found["files"] == {"full": bytes(range(256)), "empty": b""}
@@ -188,7 +192,7 @@ def gradients_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer],
 
 
 def search_gradients(data_path: Path) -> dict[str, Array]:
-    """The gradients of one architecture step and one weight step, and what they logged."""
+    """The gradients of one step of each kind, and what they logged."""
     with processes.joined():
         plan = recipe(data_path, {"search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0})
         data = load(plan.data)
@@ -199,12 +203,14 @@ def search_gradients(data_path: Path) -> dict[str, Array]:
         batches = shuffled_batches(samples, 24, generator_for(0, "batches"), plan.augment)
         found: dict[str, Tensor] = {}
         draws = generator_for(0, "draws")
-        for name, step in (("architecture", state.architecture_step), ("weights", state.weight_step)):
+        steps = {"architecture": state.architecture_step, "weights": state.weight_step, "joint": state.joint_step}
+        for name, step in steps.items():
             x, y = next(batches)
             means = RunningMeans()
             means.add(step(x.double(), y, draws, epoch=3))
             found |= {f"{name} {key}": torch.tensor(value) for key, value in means.means().items()}
-            optimizers = [o for key, o in state.optimizers.items() if (key == "weights") == (name == "weights")]
+            learning = [key for key in state.optimizers if name == "joint" or (key == "weights") == (name == "weights")]
+            optimizers = [state.optimizers[key] for key in learning]
             found |= gradients_of(supernet, optimizers, name)
         found |= {f"multiplier {key}": torch.tensor(c.multiplier) for key, c in state.constraints.items()}
         found |= {f"rate {key}": torch.tensor(rate) for key, rate in state.rates.items()}

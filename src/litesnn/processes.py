@@ -48,10 +48,12 @@ __all__ = [
     "first_does",
     "is_first",
     "joined",
+    "local_count",
     "local_rank",
     "part",
     "rank",
     "share",
+    "smallest",
     "total",
     "total_",
 ]
@@ -68,8 +70,8 @@ _GRACE = 2.0
 """Seconds that a process gives the first one to say why the job ends, before it speaks itself."""
 
 
-_END, _LEFT = "litesnn/end", "litesnn/left"
-"""Names in the store: the exit code with which the job ends and who says why; how many processes are through."""
+_END, _DONE, _LEFT = "litesnn/end", "litesnn/done", "litesnn/left"
+"""In the store: the exit code of a failed job and who says why; that the first is through; how many have left."""
 
 
 @dataclass
@@ -104,6 +106,11 @@ def is_first() -> bool:
 def local_rank() -> int:
     """The number of this process among those of its machine, from 0: which CUDA device is its own."""
     return 0 if _group is None else int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_count() -> int:
+    """How many processes of the job are on this machine; they share its memory."""
+    return 1 if _group is None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def part(size: int) -> slice:
@@ -172,6 +179,15 @@ def agreed(value: Tensor) -> Tensor:
         WorkerLost: a process has ended.
     """
     return total_(value.detach().double().clone()) / count()
+
+
+def smallest(number: int) -> int:
+    """The smallest of the processes' numbers, in every process. Raises ``WorkerLost`` if one has ended."""
+    lowest = torch.tensor(number)
+    if _group is not None:
+        with _translated():
+            dist.all_reduce(lowest, dist.ReduceOp.MIN)
+    return int(lowest)
 
 
 @torch.no_grad()
@@ -286,22 +302,26 @@ def joined() -> Iterator[None]:
         return
     group = _group = _join()
     terminate = _on_sigterm(_stop)
+    success: SystemExit | None = None
     try:
-        yield
+        try:
+            yield
+        except SystemExit as end:
+            if _exit_code_of(end):
+                raise
+            success = end
         _finish(group)
     except BaseException as error:
-        if code := _exit_code_of(error):
-            if not _speaks(group, code):
-                raise EndedElsewhere(_exit_code(group)) from None
-        else:
-            _finish(group)
+        if not _speaks(group, _exit_code_of(error)):
+            raise EndedElsewhere(_exit_code(group)) from None
         raise
-    else:
-        _on_sigterm(terminate)
     finally:
         _group = None
         if not group.cuda:  # a communicator of CUDA devices may hang if a process is gone
             dist.destroy_process_group()
+    _on_sigterm(terminate)
+    if success is not None:
+        raise success
 
 
 def _join() -> _Group:
@@ -321,8 +341,15 @@ def _join() -> _Group:
 
 
 def _finish(group: _Group) -> None:
-    """All went well. Where the store lives in the first process (not with ``torchrun``), that one has to leave last."""
+    """All went well here; it did in all if it did in the first, which writes last.
+
+    Where the store lives in the first process (not with ``torchrun``), that one also has to leave last.
+    """
+    if group.rank:
+        _wait_for(group, _DONE)
     with _translated():
+        if group.rank == 0:
+            group.store.set(_DONE, "")
         left = group.store.add(_LEFT, 1)
         until = time.monotonic() + _GRACE
         while group.rank == 0 and left < group.count and time.monotonic() < until:

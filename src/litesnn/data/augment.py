@@ -92,17 +92,15 @@ def augment(
         rows = shift[:, :1] + torch.arange(height)  # [B, H]
         columns = shift[:, 1:] + torch.where(flip, width - 1 - column, column)  # [B, W]
         fill = 0 if black is None else black.to(x)[:, None, None]
-        x = _take(F.pad(x - fill, (pad, pad, pad, pad)), rows.to(x.device), columns.to(x.device)) + fill
+        x = _take(F.pad(x - fill, (pad, pad, pad, pad)), _sent(rows, x), _sent(columns, x)) + fill
     if settings.cutout:
         top = torch.randint(0, height, (batch, 1), generator=generator)[part] - settings.cutout // 2
         left = torch.randint(0, width, (batch, 1), generator=generator)[part] - settings.cutout // 2
         rows, columns = _within(top, settings.cutout, height), _within(left, settings.cutout, width)  # [B, H], [B, W]
-        x = x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0)
+        x = x.masked_fill(_sent(rows[:, None, :, None] & columns[:, None, None, :], x), 0)
     for size, extent, dim in ((settings.frequency_mask, height, 2), (settings.time_mask, width, 3)):
         if size:
-            masked = _masks(min(size, extent), extent, settings.masks, batch, generator)[part].to(
-                x.device
-            )  # [B, extent]
+            masked = _sent(_masks(min(size, extent), extent, settings.masks, batch, generator)[part], x)  # [B, extent]
             x = x.masked_fill(masked[:, None, :, None] if dim == 2 else masked[:, None, None], 0)
     return x
 
@@ -126,16 +124,16 @@ def augment_sound(
     x = clips.float() / _FULL_SCALE
     if settings.shift_ms:
         most = min(round(settings.shift_ms * sample_rate / 1000), samples)
-        start = torch.randint(0, 2 * most + 1, (batch,), generator=generator)[part].to(x.device)
+        start = _sent(torch.randint(0, 2 * most + 1, (batch,), generator=generator)[part], x)
         x = F.pad(x, (most, most)).gather(1, start[:, None] + torch.arange(samples, device=x.device))
     if settings.noise and noise is not None:
         volume = settings.noise * torch.rand(batch, generator=generator)[part]
         volume *= torch.rand(batch, generator=generator)[part] < settings.noise_share
         if len(noise) < samples:
             noise = noise.repeat(-(-samples // len(noise)))
-        start = torch.randint(0, len(noise) - samples + 1, (batch,), generator=generator)[part].to(x.device)
+        start = _sent(torch.randint(0, len(noise) - samples + 1, (batch,), generator=generator)[part], x)
         piece = noise[start[:, None] + torch.arange(samples, device=x.device)].float() / _FULL_SCALE  # [B, S]
-        x = (x + volume.to(x.device)[:, None] * piece).clamp(-1, 1)
+        x = (x + _sent(volume, x)[:, None] * piece).clamp(-1, 1)
     return x
 
 
@@ -145,6 +143,11 @@ def _masks(size: int, extent: int, count: int, batch: int, generator: torch.Gene
     start = (torch.rand(batch, count, generator=generator) * (extent - length + 1)).long()
     place = torch.arange(extent)
     return ((place >= start[:, :, None]) & (place < (start + length)[:, :, None])).any(1)
+
+
+def _sent(drawn: Tensor, x: Tensor) -> Tensor:
+    """``drawn``, from the CPU, on the device of x, without waiting for what that has still to do."""
+    return drawn.to(x.device, non_blocking=True)
 
 
 def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

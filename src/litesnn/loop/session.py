@@ -49,19 +49,23 @@ class Session:
     memory: int | None = None  # bytes that a step may take
 
     def plan(self, stage: str, footprint: Callable[[Execution], Footprint], batch: int) -> StepPlan:
-        """How to compute the steps of a stage on batches of so many images, shared by all processes.
+        """How to compute the steps of a stage on batches of so many images, which all processes share.
+
+        All of them get the same plan.
 
         Raises:
             InputError: there is not enough memory.
         """
+        free = free_bytes(self.device)
         if self.device.type == "cpu":
             reuse_buffers()
+            free //= processes.local_count()
         plan = plan_step(
             footprint,
             max(1, batch // processes.count()),
             self.execution,
             limit=self.memory,
-            free=free_bytes(self.device),
+            free=processes.smallest(free),
             what=stage,
         )
         if plan.execution != self.execution or plan.micro_batches > 1:

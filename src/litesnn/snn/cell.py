@@ -297,6 +297,8 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         if connection.conv is not None:
             merged.setdefault(reader, []).append(row)
             alike.setdefault(connection.conv.weight.shape, []).append(row)
+    for rows in merged.values():  # what reads a state with one op lies side by side, in the order of the nodes
+        rows.sort(key=lambda row: (cell.edges[row].op, cell.edges[row].source, cell.edges[row].node))
     places = {
         row: (index, position * cell.width)
         for index, rows in enumerate(merged.values())

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -275,8 +276,39 @@ def _global_moments(kernels: Kernels, z: Tensor | None) -> tuple[Tensor, Tensor]
     return first.to(z.dtype), (second - first.square()).clamp_min(0).to(z.dtype)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Edges that read the same state, side by side both in z and in the nodes that they lead to."""
+
+    source: int
+    conv: int | None
+    column: int  # the first in z
+    node: int  # the first one
+    edges: tuple[int, ...]
+
+
+@cache
+def _runs(plan: CellPlan) -> tuple[_Run, ...]:
+    """All edges, in as few runs as there are."""
+    found: list[_Run] = []
+    places = [(term, node) for node, terms in enumerate(plan.terms) for term in terms]
+    for term, node in sorted(places, key=lambda place: (place[0].conv is None, place[0].conv or 0, place[0].column)):
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and term.conv is not None
+            and term.conv == last.conv
+            and node == last.node + len(last.edges)
+        ):
+            found[-1] = replace(last, edges=(*last.edges, term.edge))
+        else:
+            source = term.source if term.conv is None else plan.convs[term.conv].source
+            found.append(_Run(source, term.conv, term.column, node, (term.edge,)))
+    return tuple(found)
+
+
 class _Backward:
-    """The way back through a cell, last node first."""
+    """The way back through a cell: node by node, last node first, and then through all that reads its spikes."""
 
     def __init__(
         self,
@@ -292,71 +324,95 @@ class _Backward:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
         self.scales, self.statistics, self.inside = scales, statistics, inside
         self.kernels = settings.kernels(spikes)
-        self.states = _states(inputs, to_rows(spikes), self.plan)
-        self.needs_input = needed[1:3]
+        rows = to_rows(spikes)
+        self.states = _states(inputs, rows, self.plan)
+        self.needs_input = (*needed[1:3], *[True] * len(self.plan.terms))
         # Maps that add up to the gradient of a state.
         self.grads: list[list[Tensor]] = [[] for _ in self.states]
-        self.weight_grads: list[Tensor | None] = [None] * len(weights)
+        self.g = torch.empty_like(rows)  # the gradients of all nodes' currents [P, N·C]
+        self.grad_scales = torch.zeros_like(scales)
+        self.grad_biases = scales.new_zeros(len(self.plan.terms), self.plan.channels)
+        self.grad_weights: list[Tensor | None] = [None] * len(weights)
 
     def run(self, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradient of the cell's spikes to those of inputs, scales, biases and weights."""
-        plan = self.plan
         rows = to_rows(grad_spikes.contiguous(memory_format=torch.channels_last))
-        for state, columns in zip(self.grads[2:], torch.split(rows, plan.channels, dim=1), strict=True):
-            state.append(columns)
-        grad_scales = torch.zeros_like(self.scales)
-        grad_biases = self.scales.new_zeros(len(plan.terms), plan.channels)
-        for node in reversed(range(len(plan.terms))):
-            self._convolve_back(node + 2)
-            self._node(node, grad_scales, grad_biases)
-        for source in (0, 1):
-            self._convolve_back(source)
-        return (self._input_grad(0), self._input_grad(1), grad_scales, grad_biases, *self.weight_grads)
+        for node, columns in enumerate(torch.split(rows, self.plan.channels, dim=1)):
+            self.grads[2 + node].append(columns)
+        for node in reversed(range(len(self.plan.terms))):
+            self._read(node + 2)
+            self._fire(node)
+        for source in (1, 0):
+            self._read(source)
+        inputs = (self._input_grad(0), self._input_grad(1))
+        return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights)
 
-    def _node(self, node: int, grad_scales: Tensor, grad_biases: Tensor) -> None:
-        """Through the neurons and the sum of a node; every z of it becomes its own gradient."""
-        terms, settings = self.plan.terms[node], self.settings
-        maps = [_term_map(term, self.inside, self.states, self.plan) for term in terms]
-        edges = [term.edge for term in terms]
-        mean, spread = self.statistics.mean[edges], (self.statistics.variance[edges] + EPSILON).rsqrt()
+    def _fire(self, node: int) -> None:
+        """Through the neurons of a node, whose spikes' gradient is complete."""
         membranes = self.inside.membranes[node]
         assert membranes is not None
-        g, sums = self.kernels.fire_backward(
-            self.grads[2 + node], membranes, maps, mean, steps=settings.steps, neuron=settings.neuron
+        self.grad_biases[node] = self.kernels.fire_backward(
+            *(self.grads[2 + node], membranes, self._columns(self.g, node, 1)),
+            steps=self.settings.steps,
+            neuron=self.settings.neuron,
         )
         self.inside.membranes[node] = None
         self.grads[2 + node] = []
-        grad_biases[node] = sums[0]
-        grad_scales[edges] = sums[1:] * spread  # Σ g·ẑ_e
+
+    def _read(self, source: int) -> None:
+        """Through all edges that read a state: those into later nodes, whose gradients are there."""
+        for run in _runs(self.plan):
+            if run.source == source:
+                self._normalise(run)
+        for index, conv in enumerate(self.plan.convs):
+            if conv.source == source:
+                self._convolve(index, conv)
+
+    def _normalise(self, run: _Run) -> None:
+        """Through the batch normalisation of a run of edges: z becomes its own gradient."""
+        edges, width = list(run.edges), len(run.edges)
+        g = self._columns(self.g, run.node, width)
+        if run.conv is None:
+            z = self.states[run.source]
+        else:
+            whole = self.inside.z[run.conv]
+            assert whole is not None
+            z = whole[:, run.column : run.column + width * self.plan.channels]
+        mean, spread = self.statistics.mean[edges], (self.statistics.variance[edges] + EPSILON).rsqrt()
+        products = self.kernels.products(g, z, mean.flatten()).view_as(mean)
+        self.grad_scales[edges] = products * spread  # Σ g·ẑ
+        if run.conv is None and not self.needs_input[run.source]:
+            return
         # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
         a = self.scales[edges] * spread
         b, c = torch.zeros_like(a), torch.zeros_like(a)
-        if settings.given is None:
+        if self.settings.given is None:
             count = len(g) * processes.count()
-            total = processes.total_(sums.clone())
-            b = -a * spread.square() * total[1:] / count
-            c = -a * total[0] / count - b * mean
-        out = [torch.empty_like(g) if term.conv is None else z for term, z in zip(terms, maps, strict=True)]
-        self.kernels.spread(g, maps, a, b, c, out)
-        for term, target in zip(terms, out, strict=True):
-            if term.conv is None:
-                self.grads[term.source].append(target)
+            sums = torch.stack([self.grad_biases[run.node : run.node + width], products])
+            plain, weighted = processes.total_(sums) / count
+            b = -a * spread.square() * weighted
+            c = -a * plain - b * mean
+        out = torch.empty_like(g) if run.conv is None else z
+        self.kernels.spread(g, z, a.flatten(), b.flatten(), c.flatten(), out)
+        if run.conv is None:
+            self.grads[run.source].append(out)
 
-    def _convolve_back(self, source: int) -> None:
-        """Through the convolutions that read a state; the outputs of all of them have become gradients."""
-        for index, conv in enumerate(self.plan.convs):
-            if conv.source != source:
-                continue
-            z = self.inside.z[index]
-            assert z is not None
-            x = _as_input(self.states[source], self.inputs, source, self.inside.size)
-            needs_input = source >= 2 or self.needs_input[source]
-            grad = from_rows(z, self.inside.size)
-            grad_x, grad_weight = _convolve_back(self.settings, conv, grad, x, self.weights[index], needs_input)
-            self.inside.z[index] = None
-            self.weight_grads[index] = grad_weight
-            if grad_x is not None:
-                self.grads[source].append(to_rows(grad_x))
+    def _convolve(self, index: int, conv: Convolution) -> None:
+        """Through a convolution, whose output has become its gradient."""
+        z = self.inside.z[index]
+        assert z is not None
+        x = _as_input(self.states[conv.source], self.inputs, conv.source, self.inside.size)
+        grad_x, self.grad_weights[index] = _convolve_back(
+            *(self.settings, conv, from_rows(z, self.inside.size), x, self.weights[index]),
+            self.needs_input[conv.source],
+        )
+        self.inside.z[index] = None
+        if grad_x is not None:
+            self.grads[conv.source].append(to_rows(grad_x))
+
+    def _columns(self, rows: Tensor, node: int, count: int) -> Tensor:
+        """The columns of some nodes."""
+        return rows[:, node * self.plan.channels : (node + count) * self.plan.channels]
 
     def _input_grad(self, source: int) -> Tensor | None:
         """The gradient of an input of the cell; ``None`` if nothing reads it."""

@@ -45,31 +45,26 @@ class Kernels(Protocol):
         ...
 
     def fire_backward(
-        self,
-        gradients: Sequence[Tensor],
-        membranes: Tensor,
-        terms: Sequence[Tensor],
-        centres: Tensor,
-        *,
-        steps: int,
-        neuron: Neuron,
-    ) -> tuple[Tensor, Tensor]:
-        """The way back through a node.
+        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
+    ) -> Tensor:
+        """The way back through a node's neurons.
 
         Args:
             gradients: maps [P, C] whose sum is the gradient of the spikes.
             membranes: what :meth:`fire` returned.
-            terms, centres: N maps [P, C], and a number for each of their columns [N, C].
+            g: receives the gradient of x, a map [P, C].
 
         Returns:
-            g, the gradient of x [P, C]; and [1 + N, C]: Σ_p g, and of each term Σ_p g · (term − centre).
+            Σ_p g [C].
         """
         ...
 
-    def spread(
-        self, g: Tensor, terms: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor, out: Sequence[Tensor]
-    ) -> None:
-        """out_n = a_n · g + b_n · terms_n + c_n for maps [P, C] and coefficients [N, C]; out_n may be terms_n."""
+    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
+        """Σ_p g · (z − centre) of every column [C] of maps [P, C]; ``centres`` [C]."""
+        ...
+
+    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+        """Set out = a · g + b · z + c for maps [P, C] and coefficients [C]; ``out`` may be ``z``."""
         ...
 
     def lif(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
@@ -101,28 +96,21 @@ class TorchKernels:
         return membranes.flatten(0, 1)
 
     def fire_backward(
-        self,
-        gradients: Sequence[Tensor],
-        membranes: Tensor,
-        terms: Sequence[Tensor],
-        centres: Tensor,
-        *,
-        steps: int,
-        neuron: Neuron,
-    ) -> tuple[Tensor, Tensor]:
+        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
+    ) -> Tensor:
         """See :class:`Kernels`."""
         total = gradients[0] if len(gradients) == 1 else torch.stack(list(gradients)).sum(0)
         shape = (steps, -1, membranes.shape[1])
-        g = integrate_backward(total.reshape(shape), membranes.view(shape), neuron).flatten(0, 1)
-        parts = [g.sum(0), *((g * (term - centre)).sum(0) for term, centre in zip(terms, centres, strict=True))]
-        return g, torch.stack(parts)
+        g.copy_(integrate_backward(total.reshape(shape), membranes.view(shape), neuron).flatten(0, 1))
+        return g.sum(0)
 
-    def spread(
-        self, g: Tensor, terms: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor, out: Sequence[Tensor]
-    ) -> None:
+    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
         """See :class:`Kernels`."""
-        for row, (term, target) in enumerate(zip(terms, out, strict=True)):
-            target.copy_(a[row] * g + b[row] * term + c[row])
+        return (g * (z - centres)).sum(0)
+
+    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+        """See :class:`Kernels`."""
+        out.copy_(a * g + b * z + c)
 
     def lif(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """See :class:`Kernels`."""
@@ -140,13 +128,17 @@ class CompiledKernels(TorchKernels):
         """See :class:`Kernels`."""
         return _compiled("fire")(self, *arguments, **options)  # type: ignore[no-any-return]
 
-    def fire_backward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def fire_backward(self, *arguments: Any, **options: Any) -> Tensor:
         """See :class:`Kernels`."""
         return _compiled("fire_backward")(self, *arguments, **options)  # type: ignore[no-any-return]
 
-    def spread(self, *arguments: Any, **options: Any) -> None:
+    def products(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""
-        _compiled("spread")(self, *arguments, **options)
+        return _compiled("products")(self, *arguments)  # type: ignore[no-any-return]
+
+    def spread(self, *arguments: Any) -> None:
+        """See :class:`Kernels`."""
+        _compiled("spread")(self, *arguments)
 
 
 @cache

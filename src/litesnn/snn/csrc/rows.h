@@ -8,16 +8,23 @@
 
 #include "training.h"
 
-/* One node, or LIF alone: what training.h says of the arguments. `work` belongs to this worker. */
+/* What training.h says of the arguments of a node, of maps alone, and of LIF alone. */
 #define LSNN_ROWS_OPS(real, end)                                                                                       \
     typedef struct {                                                                                                   \
         int64_t steps, rows, columns;                                                                                  \
-        int32_t terms, gradients;                                                                                      \
-        const lsnn_map *term, *gradient, *out;                                                                         \
-        const real *scales, *bias, *a, *b, *c;                                                                         \
+        int32_t terms; /* for fire: maps of currents; backwards: maps that add up to the gradient of spikes */         \
+        const lsnn_map *term;                                                                                          \
+        const real *scales, *bias;                                                                                     \
         const lsnn_neuron *neuron;                                                                                     \
-        real *membranes, *g;                                                                                           \
+        real *membranes;                                                                                               \
+        lsnn_map out; /* spikes; backwards: g */                                                                       \
     } lsnn_node_##end;                                                                                                 \
+                                                                                                                       \
+    typedef struct {                                                                                                   \
+        int64_t rows, columns;                                                                                         \
+        lsnn_map g, z, out;                                                                                            \
+        const real *a, *b, *c; /* for products, b are the centres; for moments, the shifts */                          \
+    } lsnn_maps_##end;                                                                                                 \
                                                                                                                        \
     typedef struct {                                                                                                   \
         int64_t steps, neurons, step;                                                                                  \
@@ -26,13 +33,13 @@
         real *membranes, *spikes;                                                                                      \
     } lsnn_alone_##end;                                                                                                \
                                                                                                                        \
+    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], otherwise [C]. */         \
     typedef struct {                                                                                                   \
-        /* work [2, C]: adds Σ (z − shift) and Σ (z − shift)² */                                                       \
-        void (*moments)(const lsnn_map *z, int64_t columns, const real *shift, int64_t first, int64_t last,            \
-                        double *work);                                                                                 \
+        void (*moments)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                       \
         void (*fire)(const lsnn_node_##end *node, int64_t first, int64_t last);                                        \
         void (*fire_backward)(const lsnn_node_##end *node, int64_t first, int64_t last, double *work);                 \
-        void (*spread)(const lsnn_node_##end *node, int64_t first, int64_t last);                                      \
+        void (*products)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                      \
+        void (*spread)(const lsnn_maps_##end *maps, int64_t first, int64_t last);                                      \
         void (*lif)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                                       \
         void (*lif_backward)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                              \
     } lsnn_rows_##end;
