@@ -376,8 +376,10 @@ class TestSpeechCommands:
         assert data.train.sound is not None
         assert data.train.sound.noise is None
 
-    def test_commands_are_for_this_folder_alone(self) -> None:
-        refused("digits", "data.commands is for the folder of Speech Commands", commands=12)
+    def test_other_data_must_have_so_many_classes(self, tmp_path: Path) -> None:
+        refused("digits", "has 10 classes, but data.commands is 12; only the folder", commands=12)
+        folder = table(tmp_path / "a", (*WORDS, SILENCE, UNKNOWN), rows=36)
+        assert load(DataSettings(source=str(folder), commands=12), SMALL).classes[-2:] == (SILENCE, UNKNOWN)
 
 
 def table(folder: Path, names: tuple[str, ...] = ("go", SILENCE), rows: int = 12, column: str = "audio") -> Path:

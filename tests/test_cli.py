@@ -519,6 +519,7 @@ def test_recipes() -> None:
     assert listed.code == 0
     assert shipped_recipes()
     assert [line.split()[0] for line in listed.out.splitlines()] == shipped_recipes()
+    assert all(len(line.split()) > 5 for line in listed.out.splitlines())
     for name in shipped_recipes():
         printed = litesnn("recipes", name)
         assert printed.code == 0

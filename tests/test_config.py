@@ -22,6 +22,15 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str) -> None
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
+@pytest.mark.parametrize("task", ["speech-commands-12", "cifar10", "cifar100"])
+def test_tasks_have_three_sizes(task: str) -> None:
+    limits = [load_recipe(f"{task}-{size}").budget.packed_bytes or 0 for size in "sml"]
+    assert 0 < limits[0] < limits[1] < limits[2]
+    for size in "sml":
+        assert "arXiv" in load_recipe(f"{task}-{size}").description
+        assert "differs" in load_recipe(f"{task}-{size}").description
+
+
 def test_the_defaults_are_the_papers_and_survive_a_round_trip() -> None:
     recipe = Recipe.from_toml("")
     assert recipe == Recipe.from_toml(recipe.to_toml())

@@ -290,6 +290,18 @@ class TestParquet:
         with pytest.raises(InputError, match=r"'yak' is not among|outside 0 to 2"):
             load(DataSettings(source=str(tmp_path / "a"))).test()
 
+    def test_the_finer_of_two_labels_is_taken(self, tmp_path: Path) -> None:
+        """CIFAR-100's layout: ``img``, ``fine_label`` and ``coarse_label``."""
+        images = [{"bytes": encoded(picture), "path": None} for picture in pictures(12)]
+        rows = {"img": images, "coarse_label": [0] * 12, "fine_label": [0, 1] * 6}
+        found = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+        found = found.cast_column("fine_label", datasets.ClassLabel(names=["bee", "ant"]))
+        (tmp_path / "a").mkdir()
+        found.cast_column("coarse_label", datasets.ClassLabel(names=["insect", "bird"])).to_parquet(
+            tmp_path / "a" / "train-00000-of-00001.parquet"
+        )
+        assert load(DataSettings(source=str(tmp_path / "a"))).classes == ("bee", "ant")
+
     def test_columns_can_be_named(self, tmp_path: Path) -> None:
         images = [encoded(picture) for picture in pictures(12)]
         write_parquet(tmp_path / "a", "train", images, [0] * 12, kind=[0, 1] * 6)

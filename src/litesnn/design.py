@@ -185,7 +185,7 @@ def design(
     In a program that ``torchrun`` started, all its processes have to call it, and do the job together.
 
     Args:
-        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub.
+        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub; sound needs a recipe for sound.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file.
         run: the run folder.

@@ -81,7 +81,8 @@ class DataSettings(BaseModel):
     size: int | None = Field(default=None, ge=1, description="rescale images to this many pixels in height and width")
     commands: Literal[12, 35] | None = Field(
         default=None,
-        description="classes of a folder of Speech Commands: 12 (ten words, silence, unknown) or 35 (all words)",
+        description="classes of Speech Commands: 12 (ten words, silence, unknown) or 35 (all words); "
+        "its folder is read so, other data must have so many",
     )
 
 
@@ -192,8 +193,11 @@ def load(settings: DataSettings, audio: LogMel = _DEFAULT_AUDIO) -> Data:
     if source is None:
         raise InputError(f"{settings.source!r} is not a data set; {_EXPECTED}")
     opened = source.read(settings, audio)
-    if settings.commands is not None and source.name != "speech commands":
-        raise InputError(f"{settings.source}: data.commands is for the folder of Speech Commands, which this is not")
+    if settings.commands not in (None, len(opened.classes)):
+        raise InputError(
+            f"{settings.source}: has {len(opened.classes)} classes, but data.commands is {settings.commands}; only the "
+            "folder of Speech Commands can be read either way"
+        )
     _check_labels(opened.train.labels, opened.classes, f"{settings.source}: training rows")
 
     train, read_test_rows = opened.train, opened.test
