@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from litesnn.errors import EndedElsewhere, InputError, WorkerLost
@@ -70,7 +70,7 @@ _GRACE = 2.0
 """Seconds that a process gives the first one to say why the job ends, before it speaks itself."""
 
 
-_END, _DONE, _LEFT = "litesnn/end", "litesnn/done", "litesnn/left"
+_END, _DONE, _LEFT = "end", "done", "left"
 """In the store: the exit code of a failed job and who says why; that the first is through; how many have left."""
 
 
@@ -257,7 +257,7 @@ def share(record: Any) -> Any:
     if group is None:
         return record
     group.shared += 1
-    key = f"litesnn/shared/{group.shared}"
+    key = f"shared {group.shared}"
     if group.rank == 0:
         with _translated():
             group.store.set(key, json.dumps(record))
@@ -332,6 +332,8 @@ def _join() -> _Group:
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         store, number, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+        # What processes of an earlier attempt left in the store (torchrun --max-restarts) is not for these.
+        store = PrefixStore(f"litesnn {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=number, world_size=size, timeout=_TIMEOUT
         )

@@ -47,7 +47,9 @@ class Session:
     memory: int | None = None  # bytes that a step may take
 
     def plan(self, stage: str, footprint: Callable[[Execution], Footprint], batch: int) -> StepPlan:
-        """How to compute the steps of a stage on batches of so many images, which all processes share: the same in each.
+        """How to compute the steps of a stage on batches of so many images, which all processes share.
+
+        All of them compute alike.
 
         Raises:
             InputError: there is not enough memory.
