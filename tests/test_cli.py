@@ -228,6 +228,8 @@ BAD_OPTIONS = [
     (["--device", "tpu"], "unknown device 'tpu'"),
     (["--device", "meta"], "unknown device 'meta'"),
     (["--device", "cuda:99"], "'cuda:99' is not there"),
+    (["--memory", "lots"], "size 'lots' is not understood"),
+    (["--memory", "9000 GB"], "--memory asks for 9000.0 GB, but"),
 ]
 
 

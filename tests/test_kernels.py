@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litesnn.snn.kernels import TorchKernels, kernels_for
+from litesnn.snn.kernels import CompiledKernels, TorchKernels, kernels_for
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.native_kernels import NativeKernels, instruction_sets, use_instruction_set
 
@@ -43,6 +43,7 @@ def test_the_cpu_takes_c_and_other_types_take_torch() -> None:
     assert isinstance(kernels_for(torch.zeros(1, dtype=torch.float64)), NativeKernels)
     assert isinstance(kernels_for(torch.zeros(1, dtype=torch.bfloat16)), TorchKernels)
     assert isinstance(kernels_for(torch.zeros(1, device="meta")), TorchKernels)
+    assert isinstance(kernels_for(torch.zeros(1), compiled=True), CompiledKernels)
 
 
 # Rows below, at and above a block of 64; columns below, at and above a vector and a chunk of 64.

@@ -50,13 +50,18 @@ def augment(
         rows = shift[:, :1] + torch.arange(height)  # [B, H]
         columns = shift[:, 1:] + torch.where(flip, width - 1 - column, column)  # [B, W]
         fill = 0 if black is None else black.to(x)[:, None, None]
-        x = _take(F.pad(x - fill, (pad, pad, pad, pad)), rows.to(x.device), columns.to(x.device)) + fill
+        x = _take(F.pad(x - fill, (pad, pad, pad, pad)), _sent(rows, x), _sent(columns, x)) + fill
     if settings.cutout:
         top = torch.randint(0, height, (batch, 1), generator=generator)[part] - settings.cutout // 2
         left = torch.randint(0, width, (batch, 1), generator=generator)[part] - settings.cutout // 2
         rows, columns = _within(top, settings.cutout, height), _within(left, settings.cutout, width)  # [B, H], [B, W]
-        x = x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0)
+        x = x.masked_fill(_sent(rows[:, None, :, None] & columns[:, None, None, :], x), 0)
     return x
+
+
+def _sent(drawn: Tensor, x: Tensor) -> Tensor:
+    """``drawn``, from the CPU, on the device of x, without waiting for what that has still to do."""
+    return drawn.to(x.device, non_blocking=True)
 
 
 def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def step_footprint(
         # Gradients of both inputs, each with one more part that is about to be added, and of the spikes.
         passing = 2 * sum(read) + 2 * spikes
         if execution.recompute:
-            passing += inside
+            passing += inside + spikes  # made once more
         else:
             kept += inside
         moment = max(moment, passing)

@@ -1,0 +1,175 @@
+"""A cell by hand against autograd is in test_cell.py; here is what is particular to doing it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from litesnn.genotype import Edge, all_edges
+from litesnn.snn import cell_function
+from litesnn.snn.arithmetic import ARITHMETICS
+from litesnn.snn.cell import Cell, CellMix, Source, State
+from litesnn.snn.cell_function import from_rows, to_rows
+from litesnn.snn.compconv import Compression
+from litesnn.snn.execution import Execution
+from litesnn.snn.kernels import Kernels, TorchKernels
+from tiny import liven
+
+CPU = torch.device("cpu")
+OPS = ("skip", "conv1x1", "conv3x3")
+
+
+def make_cell(*, nodes: int = 2, level: int = 0, width: int = 4, ops: tuple[str, ...] = OPS) -> Cell:
+    edges = [Edge(node=node, source=source, op=op) for node, source in all_edges(nodes) for op in ops]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cell = Cell(
+            Source(width, 0), Source(3, 0), level=level, width=width, edges=edges, arithmetic=ARITHMETICS["float"]
+        )
+    liven(cell, 0)
+    return cell.train()
+
+
+def spikes(seed: int, channels: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return (torch.rand(3, 2, channels, 7, 5, generator=rng) < 0.4).to(dtype)
+
+
+def states(cell: Cell, dtype: torch.dtype = torch.float64) -> tuple[State, State]:
+    first = cell.connection(cell.edges[0])
+    return State.of(spikes(0, first.outputs, dtype), counted=False), State.of(spikes(1, 3, dtype), counted=False)
+
+
+def outcome(cell: Cell, execution: Execution = Execution(), dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Spikes, every gradient, and the running statistics afterwards."""
+    cell = cell.to(dtype)
+    inputs = [State.of(state.spikes.requires_grad_(), counted=False) for state in states(cell, dtype)]
+    before = {name: value.clone() for name, value in cell.state_dict().items()}
+    out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)), execution=execution).spikes
+    rng = torch.Generator().manual_seed(9)
+    loss = (out * torch.randn(out.shape, generator=rng, dtype=dtype)).sum()
+    found = [out, *torch.autograd.grad(loss, [*cell.parameters(), *(state.spikes for state in inputs)])]
+    found += [value.clone() for name, value in cell.state_dict().items() if "running" in name]
+    cell.load_state_dict(before)
+    return found
+
+
+def test_rows_and_back() -> None:
+    x = torch.arange(24.0).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    rows = to_rows(x)
+    assert rows.shape == (12, 2)
+    assert rows[1].tolist() == [1, 13]
+    assert rows.data_ptr() == x.data_ptr()
+    again = from_rows(rows, (3, 4))
+    assert torch.equal(again, x)
+    assert again.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_recomputing_changes_no_bit(level: int) -> None:
+    cell = make_cell(level=level)
+    kept, again = outcome(cell), outcome(cell, Execution(recompute=True))
+    assert all(torch.equal(one, two) for one, two in zip(kept, again, strict=True))
+    assert 0 < kept[0].detach().mean() < 1
+
+
+def with_kernels(monkeypatch: pytest.MonkeyPatch, kernels: Kernels) -> None:
+    def chosen(_like: Tensor, *, compiled: bool = False) -> Kernels:
+        return kernels
+
+    monkeypatch.setattr(cell_function, "kernels_for", chosen)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_kernels_in_torch_give_the_same(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = make_cell(level=level)
+    native = outcome(cell)
+    with_kernels(monkeypatch, TorchKernels())
+    plain = outcome(cell)
+    assert torch.equal(native[0], plain[0])
+    for one, two in zip(native, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow  # compilers take their time
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch, as it compiles
+def test_compiled_kernels_give_the_same() -> None:
+    cell = make_cell(nodes=1, ops=("skip", "conv3x3"))
+    native, compiled = outcome(cell), outcome(cell, Execution(compiled=True))
+    for one, two in zip(native, compiled, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
+def test_bfloat16_convolutions_are_near() -> None:
+    """Spikes are exact in bfloat16 and sums are kept in more; weights keep 8 bits."""
+    cell = make_cell(nodes=1, ops=("conv3x3",))
+    exact, half = (outcome(cell, Execution(half=value), torch.float32) for value in (False, True))
+    assert float((exact[0] != half[0]).float().mean()) < 0.02
+    assert not torch.equal(exact[1], half[1])
+    for one, two in zip(exact[1:-2], half[1:-2], strict=True):
+        assert float((one - two).norm() / one.norm().clamp_min(1e-6)) < 0.2 or float(one.norm()) < 1e-6
+
+
+def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = make_cell(nodes=2, width=3)
+    calls: list[tuple[int, ...]] = []
+    plain: Callable[..., Tensor] = torch.nn.functional.conv2d
+
+    def counted(x: Tensor, weight: Tensor, **options: object) -> Tensor:
+        calls.append(tuple(weight.shape))
+        return plain(x, weight, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", counted)
+    one = State.of(spikes(0, 3, torch.float32), counted=False)
+    other = State.of(spikes(1, 3, torch.float32), counted=False)
+    mix = CellMix(Compression.fixed(2, 0.5, CPU))
+    apart = cell.float()(one, other, mix).spikes
+    assert sorted(calls) == [(3, 3, 1, 1), (3, 3, 3, 3), *[(6, 3, 1, 1)] * 2, *[(6, 3, 3, 3)] * 2]
+    calls.clear()
+    together = cell(one, one, mix).spikes
+    assert sorted(calls) == [(3, 3, 1, 1), (3, 3, 3, 3), (12, 3, 1, 1), (12, 3, 3, 3)]
+    copied = cell(one, State.of(one.spikes.clone(), counted=False), mix).spikes
+    assert torch.equal(together, copied)
+    assert not torch.equal(together, apart)
+
+
+def test_the_way_back_can_be_gone_once() -> None:
+    cell = make_cell()
+    inputs = [State.of(state.spikes.requires_grad_(), counted=False) for state in states(cell, torch.float32)]
+    out = cell.float()(*inputs, CellMix(Compression.fixed(2, 0.5, CPU))).spikes
+    out.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        out.sum().backward()
+
+
+def test_running_statistics_are_those_of_torch() -> None:
+    cell = make_cell(nodes=1, width=2, ops=("skip",)).float()
+    mix = CellMix(Compression.fixed(2, 0.5, CPU))
+    inputs = [State.of(spikes(seed, channels, torch.float32), counted=False) for seed, channels in ((0, 2), (1, 3))]
+    norm = torch.nn.BatchNorm2d(2)
+    ours = cell.connection(cell.edges[0]).norm  # an identity: normalises its input
+    norm.load_state_dict(ours.state_dict())
+    cell(*inputs, mix)
+    norm(inputs[0].spikes.flatten(0, 1))
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("execution", [Execution(), Execution(recompute=True), Execution(compiled=True)])
+def test_the_gpu_gives_what_the_cpu_gives(execution: Execution) -> None:
+    cell = make_cell().double().train()
+    mix = CellMix(Compression.fixed(2, 0.5, CPU))
+    inputs = states(cell)
+    cpu = cell(*inputs, mix).spikes
+    gpu = cell.cuda()(
+        *(State.of(state.spikes.cuda(), counted=False) for state in inputs),
+        CellMix(Compression.fixed(2, 0.5, torch.device("cuda"))),
+        execution=execution,
+    ).spikes
+    assert torch.equal(cpu, gpu.cpu())

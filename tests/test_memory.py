@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from litesnn.budget import parse_bytes
+from litesnn.errors import InputError
+from litesnn.loop.memory import free_bytes, plan_step, reuse_buffers
+from litesnn.search.joint import build_supernet
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import Footprint, step_footprint
+from tiny import recipe
+
+KEPT, RECOMPUTED = Footprint(1000, 100), Footprint(1000, 40)
+
+
+def footprint(execution: Execution) -> Footprint:
+    return RECOMPUTED if execution.recompute else KEPT
+
+
+@pytest.mark.parametrize(
+    ("limit", "recompute", "parts", "needed"),
+    [
+        (None, False, 1, 2200),
+        (2200, False, 1, 2200),
+        (2199, True, 1, 1480),
+        (1480, True, 1, 1480),
+        (1479, True, 2, 1240),
+        (1160, True, 3, 1160),
+        (1100, True, 6, 1080),  # 4 parts of 3 need 1120
+    ],
+)
+def test_the_least_change_that_keeps_the_limit(limit: int | None, recompute: bool, parts: int, needed: int) -> None:
+    plan = plan_step(footprint, 12, Execution(half=True), limit=limit, free=10_000, what="search")
+    assert plan.execution == Execution(recompute=recompute, half=True)
+    assert (plan.micro_batches, plan.bytes) == (parts, needed)
+
+
+def test_what_cannot_be_had_is_refused_with_what_it_would_take() -> None:
+    with pytest.raises(InputError, match=r"step of the train needs about .* free: .*--memory.* train\.batch_size"):
+        plan_step(footprint, 12, Execution(), limit=None, free=2199, what="train")
+    with pytest.raises(InputError, match=r"--memory asks for 20000\.0 GB, but 1\.0 GB are free"):
+        plan_step(footprint, 12, Execution(), limit=20_000 * 10**9, free=10**9, what="search")
+    with pytest.raises(InputError, match=r"--memory allows .* at least"):
+        plan_step(footprint, 12, Execution(), limit=1079, free=10_000, what="search")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("6 GB", 6 * 10**9), ("512MiB", 2**29), ("1.5 gb", 1_500_000_000)])
+def test_sizes_with_units(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "6 apples", "six GB", "0 GB", "-1 GB", "6 G Bit-SynOps"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected bytes with a unit"):
+        parse_bytes(text)
+
+
+def test_free_memory_is_known_and_buffers_can_be_reused_twice() -> None:
+    assert free_bytes(torch.device("cpu")) > 10**7
+    reuse_buffers()
+    reuse_buffers()
+
+
+def test_footprints_grow_with_everything_and_shrink_by_recomputing() -> None:
+    def of(execution: Execution = Execution(), *, width: int = 4, timesteps: int = 3, nodes: int = 2) -> Footprint:
+        supernet = build_supernet(recipe(width=width, timesteps=timesteps, nodes=nodes), (1, 8, 8), 3)
+        return step_footprint(supernet.backbone, timesteps, execution, bits=3, keeps=2)
+
+    one = of()
+    assert of(timesteps=6).per_image == 2 * one.per_image
+    assert of(timesteps=6).fixed == one.fixed
+    assert of(width=8).per_image > one.per_image
+    assert of(width=8).fixed > one.fixed
+    assert of(nodes=3).per_image > one.per_image
+    assert of(Execution(recompute=True)).per_image < one.per_image
+    assert one.bytes_at(10) == one.fixed + 10 * one.per_image
+
+
+PEAK = """
+import sys, torch
+from litesnn.config import load_recipe
+from litesnn.data.batches import generator_for
+from litesnn.loop.memory import reuse_buffers
+from litesnn.search.joint import SearchLoop, build_supernet
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import step_footprint
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+torch.set_num_threads(1)
+reuse_buffers()
+batch, execution = int(sys.argv[1]), Execution(recompute=sys.argv[2] == "recompute")
+recipe = load_recipe("small")
+supernet = build_supernet(recipe, (3, 32, 32), 10).train()
+estimate = step_footprint(supernet.backbone, supernet.timesteps, execution, bits=3, keeps=3).bytes_at(batch)
+loop = SearchLoop(recipe, supernet, execution=execution)
+x, y = torch.randint(-127, 128, (batch, 3, 32, 32)).float(), torch.randint(0, 10, (batch,))
+before = peak()
+for _ in range(2):
+    loop.architecture_step(x, y, generator_for(0, "draws"), epoch=9)
+    loop.weight_step(x, y, generator_for(0, "draws"), epoch=9)
+print((peak() - before) / estimate)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("batch", "how"), [(64, "keep"), (192, "recompute")])
+def test_the_estimate_is_what_a_step_takes(batch: int, how: str) -> None:
+    """In a process of its own: a peak cannot be taken back."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(batch), how], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert 0.7 < float(done.stdout) < 1.2
