@@ -101,7 +101,7 @@ def test_what_several_processes_cannot_share_is_refused(problem: Problem, monkey
         require_equal_parts(plan, ["search", "train"], data)
     as_one_of(monkeypatch, 0, 16)
     require_equal_parts(plan, ["train"], data)
-    with pytest.raises(InputError, match="the 24 validation images are less than a batch .* at most 16, or fewer"):
+    with pytest.raises(InputError, match=r"the 24 validation images are less than a batch .* at most 16, or fewer"):
         require_equal_parts(plan, ["search"], data)
     joint = recipe(problem.data, {"search.batch_size": 48, "search.update": "joint"})
     require_equal_parts(joint, ["search"], data)
@@ -109,7 +109,7 @@ def test_what_several_processes_cannot_share_is_refused(problem: Problem, monkey
     with pytest.raises(InputError, match="24 validation images are too few for 48 processes"):
         require_equal_parts(plan, ["train"], data)
     as_one_of(monkeypatch, 0, 5)
-    with pytest.raises(InputError, match="search.batch_size is 48, but 5 processes need a multiple of 5"):
+    with pytest.raises(InputError, match=r"search.batch_size is 48, but 5 processes need a multiple of 5"):
         require_equal_parts(plan, ["search"])
 
 

@@ -302,26 +302,28 @@ def joined() -> Iterator[None]:
         return
     group = _group = _join()
     terminate = _on_sigterm(_stop)
-    success: SystemExit | None = None
+    ending: SystemExit | None = None
+    complete = False
     try:
         try:
             yield
         except SystemExit as end:
             if _exit_code_of(end):
                 raise
-            success = end
+            ending = end
         _finish(group)
+        complete = True
     except BaseException as error:
         if not _speaks(group, _exit_code_of(error)):
             raise EndedElsewhere(_exit_code(group)) from None
         raise
     finally:
         _group = None
-        if not group.cuda:  # a communicator of CUDA devices may hang if a process is gone
+        if complete or not group.cuda:  # connections of CUDA devices may hang if a process is gone
             dist.destroy_process_group()
     _on_sigterm(terminate)
-    if success is not None:
-        raise success
+    if ending is not None:
+        raise ending
 
 
 def _join() -> _Group:
