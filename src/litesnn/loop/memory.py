@@ -99,15 +99,17 @@ def _free_of_system() -> int:
 def _free_of_group() -> int:
     """What is left of the limit of a container (control groups, versions 2 and 1)."""
     for folder, limit, used in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         try:
-            bounds = [Path(folder, name).read_text(encoding="ascii").strip() for name in (limit, used)]
+            bound, taken = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, used))
+            rows = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
         except OSError:
             continue
-        if bounds[0].isdigit() and bounds[1].isdigit():
-            return max(0, int(bounds[0]) - int(bounds[1]))
+        if bound.isdigit():  # "max" is no limit
+            # Files that were read long ago are counted as taken, and given back when somebody asks.
+            return max(0, int(bound) - int(taken) + int(rows.get("inactive_file", 0)))
     return sys.maxsize
 
 

@@ -287,7 +287,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
                     sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
             row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
-            row |= sums.means() | {"learning_rate": lr} | state.describe()
+            row |= sums.means() | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
             bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")

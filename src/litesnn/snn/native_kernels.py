@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lsnn_training_abi": (ctypes.c_int32, ()),
     "lsnn_training_kernel": (ctypes.c_char_p, (ctypes.c_int32,)),
     "lsnn_training_use": (None, (ctypes.c_int32,)),
-    "lsnn_training_start": (ctypes.c_void_p, (ctypes.c_int32,)),
+    "lsnn_training_start": (ctypes.c_void_p, (ctypes.c_int32, ctypes.c_void_p)),
     "lsnn_training_stop": (None, (ctypes.c_void_p,)),
     **{f"lsnn_{name}_{end}": (None, types) for name, types in _FUNCTIONS.items() for end in _ENDINGS.values()},
 }
@@ -77,23 +78,48 @@ def use_instruction_set(name: str) -> None:
     _library().lsnn_training_use(instruction_sets().index(name))
 
 
+_FIRST_PROCESS = os.getpid()
+
+
+@cache
+def _openmp_fork() -> int | None:
+    """The address of ``GOMP_parallel`` in the OpenMP library that torch has loaded, if it can be found.
+
+    GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    paths = dict.fromkeys(
+        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
+    )
+    for path in paths:
+        function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        if function is not None:
+            return ctypes.cast(function, ctypes.c_void_p).value
+    return None
+
+
 class _Workers:
-    """Threads that sleep between calls: one pool for each process, as large as torch's number of threads."""
+    """The threads that share the rows of a map: as many as torch has, and where that can be done, the same."""
 
     def __init__(self) -> None:
-        self.pool: int | None = None
+        self.team: int | None = None
         self.made_for: tuple[int, int] | None = None
 
     def get(self) -> tuple[int, int]:
-        """The pool and the number of its workers."""
-        wanted = (os.getpid(), torch.get_num_threads())  # threads do not survive a fork
-        if self.pool is None or self.made_for != wanted:
-            if self.pool is not None and self.made_for is not None and self.made_for[0] == wanted[0]:
-                _library().lsnn_training_stop(self.pool)
-            self.pool, self.made_for = _library().lsnn_training_start(wanted[1]), wanted
-            if self.pool is None:
+        """The team and the number of its workers."""
+        process, threads = wanted = (os.getpid(), torch.get_num_threads())
+        if self.team is None or self.made_for != wanted:
+            if self.team is not None and self.made_for is not None and self.made_for[0] == process:
+                _library().lsnn_training_stop(self.team)
+            # No threads survive a fork of the process, and OpenMP may wait for them for ever.
+            fork = _openmp_fork() if process == _FIRST_PROCESS else None
+            self.team, self.made_for = _library().lsnn_training_start(threads, fork), wanted
+            if self.team is None:
                 raise MemoryError("no memory for threads")
-        return self.pool, wanted[1]
+        return self.team, threads
 
 
 _workers = _Workers()
@@ -105,10 +131,10 @@ class NativeKernels:
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = z.shape
-        pool, workers = _workers.get()
+        team, workers = _workers.get()
         mean, variance = z.new_empty(2, columns)
         scratch = torch.empty(workers, 2, columns, dtype=torch.float64)
-        _call("moments", z, pool, rows, columns, _maps([z]), _address(scratch), _address(mean), _address(variance))
+        _call("moments", z, team, rows, columns, _maps([z]), _address(scratch), _address(mean), _address(variance))
         return mean, variance
 
     def fire(
@@ -136,12 +162,12 @@ class NativeKernels:
     ) -> tuple[Tensor, Tensor]:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = membranes.shape
-        pool, workers = _workers.get()
+        team, workers = _workers.get()
         g, centres = torch.empty_like(membranes), centres.contiguous()
         scratch = torch.empty(workers, 1 + len(terms), columns, dtype=torch.float64)
         sums = torch.empty(1 + len(terms), columns, dtype=torch.float64)
         _call(
-            *("fire_backward", membranes, pool, steps, rows // steps, columns, len(gradients), _maps(gradients)),
+            *("fire_backward", membranes, team, steps, rows // steps, columns, len(gradients), _maps(gradients)),
             *(len(terms), _maps(terms), _address(centres), _neuron(neuron), _address(membranes)),
             *(_address(g), _address(scratch), _address(sums)),
         )

@@ -202,6 +202,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
             if training.activity is not None:
                 training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
             row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
+            row["micro_batches"] = plan.micro_batches
             row["learning_rate"] = training.optimizers["weights"].param_groups[0]["lr"]
             log.write(row)
             bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")

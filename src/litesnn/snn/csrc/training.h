@@ -44,36 +44,40 @@ LSNN_API const char *lsnn_training_kernel(int32_t n);
 /* Take the n-th instruction set from now on, in the whole process. Results do not depend on it. */
 LSNN_API void lsnn_training_use(int32_t n);
 
-/* Workers for the functions below; one caller at a time. NULL: no memory. */
-LSNN_API void *lsnn_training_start(int32_t workers);
-LSNN_API void lsnn_training_stop(void *pool);
+/* Runs work(data) on so many threads at once and waits for all: GOMP_parallel of an OpenMP library. */
+typedef void lsnn_fork(void (*work)(void *data), void *data, unsigned threads, unsigned flags);
+
+/* Workers for the functions below; one caller at a time. `fork` brings the threads of an OpenMP library that already
+ * has some (two sets of threads would get in each other's way); NULL: threads of their own. Returns NULL: no memory. */
+LSNN_API void *lsnn_training_start(int32_t workers, lsnn_fork *fork);
+LSNN_API void lsnn_training_stop(void *team);
 
 #define LSNN_TRAINING_FUNCTIONS(real, end)                                                                             \
     /* Mean and variance (divisor P) of every column of z [P, C]; `scratch`: 2 · C doubles for each worker. */         \
-    LSNN_API void lsnn_moments_##end(void *pool, int64_t rows, int64_t columns, const lsnn_map *z, double *scratch,    \
+    LSNN_API void lsnn_moments_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *z, double *scratch,    \
                                      real *mean, real *variance);                                                      \
                                                                                                                        \
     /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: membranes [T, Q, C], spikes. */      \
-    LSNN_API void lsnn_fire_##end(void *pool, int64_t steps, int64_t rows, int64_t columns, int32_t terms,             \
+    LSNN_API void lsnn_fire_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,             \
                                   const lsnn_map *term, const real *scales, const real *bias,                          \
                                   const lsnn_neuron *neuron, real *membranes, const lsnn_map *spikes);                 \
                                                                                                                        \
     /* Its gradients, from those of its spikes (a sum of maps): g = d loss / dx [T, Q, C], `sums` [1 + N, C]:          \
      * Σ g, and for each term Σ g · (term − centre); `scratch`: as many doubles for each worker. */                    \
-    LSNN_API void lsnn_fire_backward_##end(void *pool, int64_t steps, int64_t rows, int64_t columns,                   \
+    LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns,                   \
                                            int32_t gradients, const lsnn_map *gradient, int32_t terms,                 \
                                            const lsnn_map *term, const real *centres, const lsnn_neuron *neuron,       \
                                            const real *membranes, real *g, double *scratch, double *sums);             \
                                                                                                                        \
     /* out_n = a_n · g + b_n · term_n + c_n for every term of a node [P, C]; a, b, c [N, C]. May be in place. */       \
-    LSNN_API void lsnn_spread_##end(void *pool, int64_t rows, int64_t columns, const real *g, int32_t terms,           \
+    LSNN_API void lsnn_spread_##end(void *team, int64_t rows, int64_t columns, const real *g, int32_t terms,           \
                                     const lsnn_map *term, const real *a, const real *b, const real *c,                 \
                                     const lsnn_map *out);                                                              \
                                                                                                                        \
     /* LIF alone, M neurons: currents, membranes and spikes [T, M]; `step` is M, or 0 where the current is constant. */\
-    LSNN_API void lsnn_lif_##end(void *pool, int64_t steps, int64_t neurons, const real *currents, int64_t step,       \
+    LSNN_API void lsnn_lif_##end(void *team, int64_t steps, int64_t neurons, const real *currents, int64_t step,       \
                                  const lsnn_neuron *neuron, real *membranes, real *spikes);                            \
-    LSNN_API void lsnn_lif_backward_##end(void *pool, int64_t steps, int64_t neurons, const real *gradient,            \
+    LSNN_API void lsnn_lif_backward_##end(void *team, int64_t steps, int64_t neurons, const real *gradient,            \
                                           const lsnn_neuron *neuron, const real *membranes, real *g);
 
 LSNN_TRAINING_FUNCTIONS(float, f)
