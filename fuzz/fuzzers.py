@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,13 @@ ENGINE = HERE.parent / "src" / "litesnn" / "deploy" / "csrc"
 SEEDS, FINDINGS, BUILD = HERE / "seeds", HERE / "findings", HERE / "build"
 
 SANITIZERS = "-fsanitize=address,undefined"
-FLAGS = ("-std=c99", "-O2", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
+FLAGS = ("-std=c99", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
 KERNELS: dict[str, tuple[str, ...]] = {  # as in CMakeLists.txt; the others are left out
     "kernel_portable": (),
     "kernel_avx2": ("-mavx2", "-mbmi", "-mbmi2", "-mfma"),
     "kernel_avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mbmi", "-mbmi2", "-mfma"),
 }
-KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512")
+KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 
 LIMITS = ("-timeout=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
 MAX_BYTES = {"image": 32768, "packed": 16384}
@@ -93,9 +94,8 @@ def _engine_sources() -> list[Path]:
 
 def _compile(folder: Path, sources: Sequence[Path], *, fuzzer: bool) -> list[str]:
     """The object files of ``sources``. Coverage is of the engine only, comparisons are traced in its loader only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for source in sources:
+
+    def compile_one(source: Path) -> str:
         flags = [
             *FLAGS,
             SANITIZERS,
@@ -108,9 +108,13 @@ def _compile(folder: Path, sources: Sequence[Path], *, fuzzer: bool) -> list[str
             flags.append("-fsanitize=fuzzer-no-link")
             if source.stem != "loader":
                 flags.append("-fno-sanitize-coverage=trace-cmp")
-        objects.append(str(folder / f"{source.stem}.o"))
-        _run_clang(*flags, f"-I{ENGINE}", f"-I{HERE}", "-c", str(source), "-o", objects[-1])
-    return objects
+        made = str(folder / f"{source.stem}.o")
+        _run_clang(*flags, f"-I{ENGINE}", f"-I{HERE}", "-c", str(source), "-o", made)
+        return made
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
 
 
 def _clang(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
