@@ -50,13 +50,14 @@ NO_CRC = "00000000"
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 
 # Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
-# allocate gigabytes. The accumulators are promised to fit int32, for the engines that add in it.
+# allocate gigabytes.
 _MAX_WEIGHTS = 2**26
 _MAX_NEURONS = 2**26
 _MAX_KERNEL = 31
 _MAX_STRIDE = 64
 _MAX_TIMESTEPS = 64
 
+# Of fixed-point models.
 _FIXED_LEAK = 0.25
 MAX_FRACTION = 24
 MAX_SHIFT = 31

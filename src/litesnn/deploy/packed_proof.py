@@ -13,8 +13,8 @@ from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, population_s
 
 __all__ = ["MAX_ACCUMULATOR", "MAX_CURRENT", "MAX_INPUT", "prove_int32"]
 
-MAX_ACCUMULATOR = 2**31 - 1
-MAX_INPUT = 127
+MAX_ACCUMULATOR = 2**31 - 1  # of every model: engines add in int32
+MAX_INPUT = 127  # a step of the quantized image
 
 # Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). Integer logits below 2^23 are
 # exact in float32, and stay different when they are divided.
