@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from litesnn.data.sources import load
 from litesnn.deploy.engine import Engine, Method, available_kernels
-from litesnn.deploy.packed import read
+from litesnn.deploy.packed import PackedModel, read
 from litesnn.deploy.reference import Reference
 from litesnn.networks import load_network
 from litesnn.runs import RunFolder
+from litesnn.snn.network import Network
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compare_run"]
 
 BATCH = 100  # images at once; a remainder is a smaller batch
 
@@ -47,10 +48,14 @@ class Comparison:
         return self.spikes > 0 < self.logits and not self.different_spikes and not self.different_logits
 
 
-def compare(run: RunFolder) -> list[Comparison]:
-    """The reference and every kernel with every method, compared with torch on all test rows of ``run``."""
-    model, network = read(run.need("pack")), load_network(run.need("train"))
-    x = load(run.recipe().data).test().x
+def compare_run(run: RunFolder) -> list[Comparison]:
+    """As :func:`compare` for the packed file of a run and its trained network, on all test rows."""
+    return compare(load_network(run.need("train")), read(run.need("pack")), load(run.recipe().data).test().x)
+
+
+@torch.no_grad()
+def compare(network: Network, model: PackedModel, x: torch.Tensor) -> list[Comparison]:
+    """The reference and every kernel with every method, on raw inputs [N, C, H, W], compared with torch."""
     ways: dict[str, Reference | Engine] = {"reference": Reference(model)}
     for kernel in available_kernels():
         for method in get_args(Method):
@@ -59,8 +64,7 @@ def compare(run: RunFolder) -> list[Comparison]:
     for start in range(0, len(x), BATCH):
         images = x[start : start + BATCH]
         record: dict[str, torch.Tensor] = {}
-        with torch.no_grad():
-            logits = network(network.encode(images), record=record).logits.numpy()
+        logits = network(network.encode(images), record=record).logits.numpy()
         spikes = [population.numpy().astype(np.uint8) for population in record.values()]
         for name, way in ways.items():
             trace = way.run(images.numpy(), record=True)
@@ -93,7 +97,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compare torch, the reference and every kernel on a run's test set.")
     parser.add_argument("run", type=Path, help="a run folder with a trained and packed network")
-    rows = compare(RunFolder(parser.parse_args().run))
+    rows = compare_run(RunFolder(parser.parse_args().run))
     print("\n".join(_lines(rows)))
     return 0 if all(row.exact for row in rows) else 1
 
