@@ -38,7 +38,8 @@ KERNELS: dict[str, tuple[str, ...]] = {  # as in CMakeLists.txt; the others are 
 }
 KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 
-LIMITS = ("-timeout=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
+# libFuzzer's clock is the wall's: what it calls a slow unit says how busy the machine is.
+LIMITS = ("-timeout=30", "-report_slow_units=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
 MAX_BYTES = {"image": 32768, "packed": 16384}
 ALLOCATION_MB = 256  # by one call: an image of a few bytes must not ask for much
 GRACE = 120  # seconds
