@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exactness
+import whole_job
 from litesnn.data.sources import load
 from litesnn.deploy.engine import available_kernels
 from litesnn.deploy.integerize import integerize
@@ -36,6 +37,16 @@ def test_a_trained_network_over_its_whole_test_set(finished: Path) -> None:
         assert row.images == rows_of_test
         assert row.spikes == rows_of_test * model.timesteps * neurons
         assert row.logits == rows_of_test * model.timesteps * len(model.classes)
+
+
+@pytest.mark.slow
+def test_a_network_trained_in_fixed_point(problem: whole_job.Problem, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = whole_job.litesnn("design", *problem.options(run), "--set", "model.arithmetic=fixed")
+    assert outcome.code == 0, outcome.err
+    assert read(RunFolder(run).need("pack")).fraction is not None
+    for row in exactness.compare_run(RunFolder(run)):
+        assert row.exact, row
 
 
 def test_a_difference_is_found(finished: Path, tmp_path: Path) -> None:
