@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine clean
+.PHONY: demo test test-slow test-interop fuzz lint format benchmark benchmark-engine clean
 
 # All that the native engine is built from; the folder itself, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc
@@ -26,6 +26,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
+
+# The exported files in the packages of others. They say that they need torchvision and more, and run without it.
+test-interop: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt spikingjelly snntorch nirtorch loguru
+	$(BIN)/pytest -m interop
 
 # The readers of untrusted files under sanitizers, so many seconds each; needs clang with libFuzzer.
 FUZZ_SECONDS ?= 1800
