@@ -29,7 +29,8 @@ test-slow: .venv/installed
 
 # The exported files in the packages of others. They say that they need torchvision and more, and run without it.
 test-interop: .venv/installed
-	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt spikingjelly snntorch nirtorch loguru
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt \
+		spikingjelly snntorch neurobench nirtorch loguru
 	$(BIN)/pytest -m interop
 
 # The readers of untrusted files under sanitizers, so many seconds each; needs clang with libFuzzer.

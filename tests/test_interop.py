@@ -16,13 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 import whole_job
+from litesnn.data.batches import Samples
 from litesnn.data.sources import load
 from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.exchange.nir_graph import TIMESTEP
 from litesnn.deploy.exchange.source import used_populations
+from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, read, write
 from litesnn.deploy.reference import Reference, Trace, quantize_input
 from litesnn.runs import RunFolder
+from litesnn.train.evaluate import _sizes, measure
+from litesnn.train.neurobench import Watch, neurobench_metrics
+from tiny import genotype, input_info, lively_network, quantized_images
 
 pytestmark = [
     pytest.mark.interop,
@@ -161,3 +166,116 @@ def test_onnx_runtime_predicts_the_same(trained: Trained, tmp_path: Path) -> Non
     (logits,) = session.run(None, {"image": trained.images})
     np.testing.assert_array_equal(logits, trained.trace.logits[-1])
     print(f"\n{exported.summary()}")
+
+
+class Mirror(torch.nn.Module):
+    """A packed model as NeuroBench sees networks: torch's convolutions with float weights and snnTorch's neurons."""
+
+    def __init__(self, model: PackedModel) -> None:
+        from snntorch import Leaky
+
+        super().__init__()
+        self.model = model
+        self.convolutions = torch.nn.ModuleDict()
+        self.scales, self.biases = torch.nn.ParameterDict(), torch.nn.ParameterList()
+        self.neurons = torch.nn.ModuleList()
+        for index, population in enumerate(model.populations):
+            for number, synapses in enumerate(population.synapses):
+                scale = torch.from_numpy(synapses.scale.astype(np.float32))[:, None, None]
+                if synapses.kernel == 0:
+                    self.scales[f"{index}_{number}"] = torch.nn.Parameter(scale)
+                else:
+                    weight = torch.from_numpy(synapses.codes) * scale[:, None]
+                    self.convolutions[f"{index}_{number}"] = _convolution(weight, synapses.stride)
+            self.biases.append(torch.nn.Parameter(torch.from_numpy(population.bias.astype(np.float32))[:, None, None]))
+            self.neurons.append(Leaky(0.2, threshold=0.5, init_hidden=True, reset_mechanism="zero", reset_delay=False))
+        readout = model.readout
+        weight = torch.from_numpy(readout.codes * readout.scale[:, None].astype(np.float32))
+        self.classifier = _convolution(weight[:, :, None, None], 1)
+        self.biases.append(torch.nn.Parameter(torch.from_numpy(readout.bias.astype(np.float32))))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] → the outputs of the timesteps [T, B, classes]; the image is convolved once."""
+        static = self.convolutions["0_0"](image) + self.biases[0]
+        neurons: list[Any] = list(self.neurons)
+        for neuron in neurons:
+            neuron.reset_mem()
+        outputs = []
+        for _ in range(self.model.timesteps):
+            spikes: list[torch.Tensor] = []
+            for index, population in enumerate(self.model.populations):
+                current = static if index == 0 else self.biases[index]
+                for number, synapses in enumerate(population.synapses if index else ()):
+                    x, key = torch.cat([spikes[source] for source in synapses.sources], dim=1), f"{index}_{number}"
+                    current = current + (self.scales[key] * x if synapses.kernel == 0 else self.convolutions[key](x))
+                spikes.append(neurons[index](current))
+            x = torch.cat([spikes[source] for source in self.model.readout.sources], dim=1)
+            outputs.append(self.classifier(x).sum(dim=(2, 3)) + self.biases[-1])
+        return torch.stack(outputs)
+
+
+def _convolution(weight: torch.Tensor, stride: int) -> torch.nn.Conv2d:
+    outputs, inputs, kernel, _ = weight.shape
+    convolution = torch.nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    convolution.weight = torch.nn.Parameter(weight)
+    return convolution
+
+
+@torch.no_grad()
+def neurobench(model: PackedModel, image: NDArray[np.int8], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """What the real NeuroBench measures of a network on int8 inputs [B, C, H, W]."""
+    from neurobench.benchmarks import Benchmark
+    from neurobench.metrics.static import ConnectionSparsity, ParameterCount
+    from neurobench.metrics.workload import (
+        ActivationSparsity,
+        ClassificationAccuracy,
+        MembraneUpdates,
+        SynapticOperations,
+    )
+    from neurobench.models import SNNTorchModel
+
+    data = torch.utils.data.TensorDataset(torch.from_numpy(image).float(), torch.from_numpy(labels))
+    found: dict[str, Any] = Benchmark(
+        SNNTorchModel(Mirror(model), custom_forward=True),
+        torch.utils.data.DataLoader(data, batch_size=50),
+        [],
+        [lambda outputs: outputs.mean(dim=1).argmax(dim=-1)],  # [B, T, classes]
+        [
+            [ConnectionSparsity, ParameterCount],
+            [ActivationSparsity, ClassificationAccuracy, MembraneUpdates, SynapticOperations],
+        ],
+    ).run(quiet=True)
+    return found
+
+
+def test_neurobench_measures_what_the_metrics_say(trained: Trained) -> None:
+    metrics = RunFolder(trained.run).metrics()
+    labels = load(RunFolder(trained.run).recipe().data).test().y.numpy()
+    found = neurobench(trained.model, quantize_input(trained.model.input, trained.images), labels)
+    assert found["ClassificationAccuracy"] == pytest.approx(metrics["test_accuracy"])
+    compare_figures(found, metrics["neurobench"])
+
+
+def test_neurobench_measures_a_pruned_network() -> None:
+    network = lively_network(genotype(keep=0.3), input_info((2, 9, 7)))
+    x = quantized_images((2, 9, 7), batch=60).to(torch.int8)
+    x[:, :, ::2] = 0
+    labels = torch.zeros(60, dtype=torch.int64)
+    with Watch(network) as watch:
+        measured = measure(network, Samples(x, labels))
+    rows = _sizes(network, measured)
+    model = integerize(network)
+    ours = neurobench_metrics(model, watch, **{key: rows[key] for key in ("layers", "neurons", "packed_bytes")})
+    compare_figures(neurobench(model, x.numpy(), labels.numpy()), ours)
+
+
+def compare_figures(found: dict[str, Any], ours: dict[str, Any]) -> None:
+    print(f"\nNeuroBench: {found}\nlitesnn: {ours}")
+    assert found["ParameterCount"] == ours["parameters"]
+    assert found["ConnectionSparsity"] == round(ours["connection_sparsity"], 4)
+    assert found["ActivationSparsity"] == pytest.approx(ours["activation_sparsity"], abs=1e-6)
+    operations = found["SynapticOperations"]
+    assert operations["Effective_MACs"] == pytest.approx(ours["effective_macs"])
+    assert operations["Effective_ACs"] == pytest.approx(ours["effective_acs"], rel=1e-5)
+    assert operations["Dense"] == ours["dense"]
+    assert found["MembraneUpdates"] == pytest.approx(ours["membrane_updates"])

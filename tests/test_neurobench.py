@@ -145,6 +145,14 @@ def test_the_section_is_in_the_metrics_file(finished: Path) -> None:
     assert section["footprint_float32"] == 4 * section["parameters"]
 
 
+def test_the_section_is_in_the_report(finished: Path) -> None:
+    section = json.loads((finished / "metrics.json").read_text())["neurobench"]
+    page = (finished / "report.html").read_text()
+    assert 'id="neurobench"' in page
+    assert f"<td>{section['footprint']:,} B</td>" in page
+    assert f"<td>{section['activation_sparsity']:.4f}</td>" in page
+
+
 def test_parameters_are_weights_biases_and_the_scales_of_identities() -> None:
     from litesnn.train.neurobench import _parameters
 
