@@ -31,7 +31,7 @@ test-slow: .venv/installed
 test-interop: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt \
 		spikingjelly snntorch neurobench nirtorch loguru
-	$(BIN)/pytest -m interop
+	$(BIN)/pytest -m interop -rP
 
 # The readers of untrusted files under sanitizers, so many seconds each; needs clang with libFuzzer.
 FUZZ_SECONDS ?= 1800
