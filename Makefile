@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow test-interop fuzz lint format benchmark benchmark-engine clean
+.PHONY: demo test test-slow test-interop fuzz lint docs format benchmark benchmark-engine clean
 
 # All that the native engine is built from; the folder itself, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc
@@ -43,6 +43,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+# The pages of docs/ with the API reference, into build/site.
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 format: .venv/installed
 	$(BIN)/ruff format .

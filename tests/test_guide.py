@@ -20,7 +20,16 @@ ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 
-CHANGES = ("search.epochs=2", "search.warmup_epochs=1", "search.architecture_warmup_epochs=1", "train.epochs=1")
+CHANGES = (
+    "model.width=4",
+    "model.levels=[0, 1]",
+    "model.stem_channels=4",
+    "search.epochs=2",
+    "search.warmup_epochs=1",
+    "search.architecture_warmup_epochs=1",
+    "search.timesteps=2",
+    "train.epochs=1",
+)
 SHORT = [word for change in CHANGES for word in ("--set", change)]
 
 
@@ -46,7 +55,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def run_guide(*, short: bool) -> list[str]:
-    """Run it in this folder, with fewer epochs if ``short``. Returns what was missing for blocks that were left out."""
+    """Run it in this folder, with a small design if ``short``; what was missing for blocks that were left out."""
     left_out = []
     for block in blocks():
         if block.missing:
