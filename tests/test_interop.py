@@ -27,7 +27,7 @@ from litesnn.deploy.reference import Reference, Trace, quantize_input
 from litesnn.runs import RunFolder
 from litesnn.train.evaluate import _sizes, measure
 from litesnn.train.neurobench import Watch, neurobench_metrics
-from tiny import genotype, input_info, lively_network, quantized_images
+from tiny import genotype, images, input_info, lively_network, quantized_images
 
 pytestmark = [
     pytest.mark.interop,
@@ -137,6 +137,34 @@ def test_snntorch_makes_the_same_spikes(trained: Trained, tmp_path: Path) -> Non
     path = tmp_path / "model.nir"
     export_nir(trained.run, path)
     assert compare(trained, snntorch, path) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("reader", [spikingjelly, snntorch])
+def test_every_part_of_a_network(reader: Reader, seed: int, tmp_path: Path) -> None:
+    """Identities, strides, all kernels, all bits, pruned weights, several sources: networks that are not trained."""
+    rng = np.random.default_rng(seed)
+    gene = genotype(
+        timesteps=int(rng.integers(1, 5)),
+        edges=(
+            (0, 0, "conv5x5"),
+            (0, 1, "skip"),
+            (1, 0, "conv1x1"),
+            (1, 2, "skip"),
+            (2, 1, "conv3x3"),
+            (2, 3, "conv3x3"),
+        ),
+        levels=(0, 1, 1),
+        bits=1 + seed % 4,
+        keep=float(rng.choice([0.3, 0.5, 1.0])),
+        stride=2 if seed % 2 else 1,
+    )
+    model = integerize(lively_network(gene, input_info((2, 11, 9)), seed))
+    write(model, tmp_path / "model.safetensors")
+    x = images((2, 11, 9), batch=20, seed=seed).numpy()
+    path = tmp_path / "model.nir"
+    export_nir(tmp_path / "model.safetensors", path, fires_at_threshold=reader is spikingjelly)
+    assert compare(Trained(tmp_path, model, x, Reference(model).run(x, record=True)), reader, path) == 0
 
 
 def test_spikingjelly_also_fires_at_the_threshold(tmp_path: Path) -> None:
