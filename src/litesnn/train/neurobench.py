@@ -25,13 +25,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell import Cell
-from litesnn.snn.cost import fan_out
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import LEAK_SHIFT
 
@@ -180,24 +180,29 @@ def _parameters(model: PackedModel) -> int:
 def _effective_macs(model: PackedModel, watch: Watch) -> float:
     """Non-zero inputs times the non-zero weights that each one reaches, once per sample."""
     (stem,) = model.populations[0].synapses
-    mask = torch.from_numpy(stem.codes != 0).double().sum(dim=0).to(watch.non_zero.device)
-    _, height, width = model.input.shape
-    return float((watch.non_zero * fan_out(mask, stem.stride, height, width)).sum()) / watch.samples
+    mask = torch.from_numpy(stem.codes != 0).to(watch.non_zero)
+    return _operations(watch.non_zero, mask, stem.stride) / watch.samples
 
 
 def _dense_operations(model: PackedModel) -> int:
     """What all inputs and all weights would take: the stem once, everything else at every timestep."""
     shapes = population_shapes(model)
-    count, (_, height, width) = 0, shapes[model.readout.sources[0]]
-    spiking = model.readout.codes.size * height * width
+    _, height, width = shapes[model.readout.sources[0]]
+    static, spiking = 0.0, float(model.readout.codes.size * height * width)
     for population in model.populations:
         for synapses in population.synapses:
             if synapses.kernel == 0:
                 continue
             image = synapses.sources == (IMAGE,)
             _, height, width = model.input.shape if image else shapes[synapses.sources[0]]
-            outputs, inputs, kernel, _ = synapses.codes.shape
-            taps = torch.full((inputs, kernel, kernel), float(outputs), dtype=torch.float64)
-            operations = round(float(fan_out(taps, synapses.stride, height, width).sum()))
-            count, spiking = (count + operations, spiking) if image else (count, spiking + operations)
-    return count + model.timesteps * spiking
+            weights = torch.ones(synapses.codes.shape, dtype=torch.float64)
+            inputs = torch.ones(weights.shape[1], height, width, dtype=torch.float64)
+            operations = _operations(inputs, weights, synapses.stride)
+            static, spiking = (static + operations, spiking) if image else (static, spiking + operations)
+    return round(static + model.timesteps * spiking)
+
+
+def _operations(inputs: Tensor, weights: Tensor, stride: int) -> float:
+    """Σ inputs·weights over all places of a convolution of [I, H, W] with [O, I, k, k]."""
+    summed = weights.sum(dim=0, keepdim=True)  # over the outputs first, which is less work
+    return float(F.conv2d(inputs[None], summed, stride=stride, padding=weights.shape[-1] // 2).sum())
