@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short design for the digits: not the best network, but a trained one."""
     run = tmp_path_factory.mktemp("interop") / "run"
-    short = ("search.epochs=12", "train.epochs=15")
+    short = ("search.epochs=5", "train.epochs=15")
     changes = [option for change in short for option in ("--set", change)]
     budget = ["--budget", "8 kB, 1 M Bit-SynOps, T <= 4"]
     outcome = whole_job.litesnn("design", "--data", "digits", *budget, "--run", str(run), "--quiet", *changes)
