@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from litesnn.data.arrays import as_inputs, as_labels, read_npz, resize_arrays
-from litesnn.data.extras import need
 from litesnn.data.images import Encoded, decode_images
 from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
 from litesnn.errors import InputError
+from litesnn.extras import need
 
 __all__ = ["SOURCES", "Data", "DataSettings", "Source", "Split", "load"]
 
