@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow fuzz lint format benchmark benchmark-engine benchmark-search benchmark-train clean
+.PHONY: demo test test-slow test-interop fuzz lint docs format benchmark benchmark-engine benchmark-search benchmark-train clean
 
 # All that the native libraries are built from; the folders themselves, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc src/litesnn/snn/csrc
@@ -27,6 +27,12 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
+# The exported files in the packages of others. They say that they need torchvision and more, and run without it.
+test-interop: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt \
+		spikingjelly snntorch neurobench nirtorch loguru
+	$(BIN)/pytest -m interop -rP
+
 # The readers of untrusted files under sanitizers, so many seconds each; needs clang with libFuzzer.
 FUZZ_SECONDS ?= 1800
 fuzz: .venv/installed
@@ -37,6 +43,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict
+
+# The pages of docs/ with the API reference, into build/site.
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 format: .venv/installed
 	$(BIN)/ruff format .

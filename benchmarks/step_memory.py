@@ -18,6 +18,7 @@ from pathlib import Path
 
 import litesnn  # noqa: F401  (sets how threads wait, before torch is loaded)
 from litesnn.errors import LitesnnError
+from litesnn.loop.memory import reuse_buffers
 from step_cases import Case, make_step
 
 __all__ = ["peak_bytes", "peak_in_new_process"]
@@ -25,13 +26,14 @@ __all__ = ["peak_bytes", "peak_in_new_process"]
 WARM_UP_BATCH = 2
 
 
-def peak_in_new_process(case: Case, contender: str, *, threads: int) -> int:
+def peak_in_new_process(case: Case, contender: str, *, threads: int, reuse: bool = True) -> int:
     """Bytes that a step of a contender takes.
 
     Raises:
         LitesnnError: the process failed, for example because memory ran out.
     """
     command = [sys.executable, __file__, case.to_json(), contender, "--threads", str(threads)]
+    command += [] if reuse else ["--default-allocator"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LitesnnError(f"memory of {contender}: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
@@ -64,8 +66,11 @@ def main() -> None:
     parser.add_argument("case", type=Case.from_json)
     parser.add_argument("contender")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--default-allocator", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if not options.default_allocator:
+        reuse_buffers()
     print(peak_bytes(options.case, options.contender))
 
 

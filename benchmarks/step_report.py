@@ -19,18 +19,12 @@ import machine
 from agreement import require_agreement
 from litesnn.errors import LitesnnError
 from litesnn.files import write_atomically
+from litesnn.loop.memory import reuse_buffers
 from rounds import in_turns, number, numbers, print_figures, print_row, ratio, seconds_of
 from step_cases import SHAPES, Case, make_step
 from step_memory import peak_in_new_process
 
-__all__ = ["KEEP_PAGES", "Options", "figures_of", "growth_cases", "main", "measure"]
-
-KEEP_PAGES = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "1000000000",
-}
-"""With these, glibc keeps freed memory. By default it gives large buffers back and gets every page anew."""
+__all__ = ["Options", "figures_of", "growth_cases", "main", "measure"]
 
 GROWTH_BATCH = 4
 COLUMNS = ("contender", "s/step", "images/s", "× floor", "ours is faster by", "peak memory, MB")
@@ -38,12 +32,13 @@ COLUMNS = ("contender", "s/step", "images/s", "× floor", "ours is faster by", "
 
 @dataclass(frozen=True)
 class Options:
-    """How steps are measured."""
+    """How steps are measured; ``reuse``: with freed memory kept for the next step, as litesnn's own stages have it."""
 
     rounds: int
     threads: int
     cpu_time: bool = False
     memory: bool = True
+    reuse: bool = True
 
     @property
     def clock(self) -> Callable[[Callable[[], object]], float]:
@@ -69,7 +64,7 @@ def measure(case: Case, options: Options, contenders: Sequence[str] | None = Non
         results["ours"]["convolution_share"] = _convolution_share(steps["ours"])
     for name in steps:
         if options.memory and not name.startswith("floor"):
-            results[name]["peak_bytes"] = peak_in_new_process(case, name, threads=options.threads)
+            results[name]["peak_bytes"] = peak_in_new_process(case, name, threads=options.threads, reuse=options.reuse)
     return results
 
 
@@ -130,7 +125,7 @@ def main(stage: str, description: str | None, *, batches: Mapping[str, list[int]
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, for a busy machine; on one thread")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--grow", action="store_true", help="also how both grow with T, batch, filters and cells")
-    parser.add_argument("--keep-pages", action="store_true", help="start again with " + " ".join(KEEP_PAGES))
+    parser.add_argument("--default-allocator", action="store_true", help="give freed memory back, as glibc does")
     parser.add_argument("--quick", action="store_true", help="the same as --rounds 2 --batches 8 --no-memory")
     parser.add_argument("--json", type=Path, help="write conditions, all times and the figures here")
     arguments = parser.parse_args()
@@ -138,11 +133,15 @@ def main(stage: str, description: str | None, *, batches: Mapping[str, list[int]
         parser.error(f"unknown recipe {unknown[0]!r}; expected some of {', '.join(SHAPES)}")
     if arguments.cpu_time and arguments.threads > 1:
         parser.error("--cpu-time counts waiting threads as well: it needs --threads 1")
-    if arguments.keep_pages and any(os.environ.get(key) != value for key, value in KEEP_PAGES.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_PAGES)
     if arguments.quick:
         arguments.rounds, arguments.batches, arguments.no_memory = 2, [8], True
-    options = Options(arguments.rounds, arguments.threads, arguments.cpu_time, not arguments.no_memory)
+    options = Options(
+        arguments.rounds,
+        arguments.threads,
+        arguments.cpu_time,
+        memory=not arguments.no_memory,
+        reuse=not arguments.default_allocator,
+    )
     try:
         figures = _run(stage, arguments, options, batches)
     except LitesnnError as error:
@@ -155,6 +154,8 @@ def _run(
     stage: str, arguments: argparse.Namespace, options: Options, batches: Mapping[str, list[int]]
 ) -> dict[str, float]:
     torch.set_num_threads(options.threads)
+    if options.reuse:
+        reuse_buffers()
     report: dict[str, Any] = {"conditions": _conditions(options), "cases": [], "growth": {}}
     print(json.dumps(report["conditions"], indent=2))
     figures: dict[str, float] = {}
@@ -236,7 +237,7 @@ def _conditions(options: Options) -> dict[str, Any]:
         **machine.conditions(["numpy", "torch"], threads=options.threads),
         "rounds": options.rounds,
         "seconds": "CPU" if options.cpu_time else "wall",
-        "allocator": {key: os.environ.get(key) for key in KEEP_PAGES},
+        "freed_memory": "kept" if options.reuse else "given back as glibc does by default",
         "openmp": {key: os.environ.get(key) for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")},
     }
 

@@ -1,7 +1,7 @@
 """Builds and runs the fuzzers: ``python fuzz/fuzzers.py [image] [packed] [--seconds N]``, or ``make fuzz``.
 
 ``image`` is libFuzzer on the native engine, with the address and the undefined-behaviour sanitizer; ``packed`` is
-atheris on the Python reader of packed files, and on the engine, which then has both sanitizers, too. They start from
+atheris on the Python reader of packed files, and on the engine, built in the same way. They start from
 ``fuzz/seeds``, from every input that ever was a finding (``fuzz/findings``) and from what runs before found
 interesting, and stop at a finding: the input is then in ``fuzz/build/found``, and the exit code is 1.
 """
@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = ["BUILD", "FINDINGS", "FUZZERS", "Outcome", "build_image_fuzzer", "fuzz", "missing"]
@@ -28,15 +30,16 @@ ENGINE = HERE.parent / "src" / "litesnn" / "deploy" / "csrc"
 SEEDS, FINDINGS, BUILD = HERE / "seeds", HERE / "findings", HERE / "build"
 
 SANITIZERS = "-fsanitize=address,undefined"
-FLAGS = ("-std=c99", "-O2", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
+FLAGS = ("-std=c99", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
 KERNELS: dict[str, tuple[str, ...]] = {  # as in CMakeLists.txt; the others are left out
     "kernel_portable": (),
     "kernel_avx2": ("-mavx2", "-mbmi", "-mbmi2", "-mfma"),
     "kernel_avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mbmi", "-mbmi2", "-mfma"),
 }
-KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512")
+KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 
-LIMITS = ("-timeout=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
+# libFuzzer's clock is the wall's: what it calls a slow unit says how busy the machine is.
+LIMITS = ("-timeout=30", "-report_slow_units=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
 MAX_BYTES = {"image": 32768, "packed": 16384}
 ALLOCATION_MB = 256  # by one call: an image of a few bytes must not ask for much
 GRACE = 120  # seconds
@@ -73,29 +76,29 @@ _EMPTY = "int LLVMFuzzerTestOneInput(const char *data, unsigned long size) { (vo
 
 def build_image_fuzzer(folder: Path) -> Path:
     """The libFuzzer binary of ``image``, built in ``folder``."""
-    objects = _compile(folder / "image", [*_engine_sources(), *sorted(HERE.glob("*.c"))], fuzzer=True)
-    binary = folder / "image" / "fuzz_image"
+    objects = [*_engine_objects(folder), *_compile(folder, sorted(HERE.glob("*.c")))]
+    binary = folder / "fuzz_image"
     _run_clang("-fsanitize=fuzzer", SANITIZERS, *objects, "-lm", "-lpthread", "-o", str(binary))
     return binary
 
 
 def build_library(folder: Path) -> Path:
-    """The engine as a shared library with both sanitizers, for a Python that the address sanitizer was loaded into."""
-    objects = _compile(folder / "library", _engine_sources(), fuzzer=False)
-    library = folder / "library" / "liblitesnn.so"
-    _run_clang("-shared", "-shared-libasan", SANITIZERS, *objects, "-lm", "-lpthread", "-o", str(library))
+    """The engine as a shared library, for a Python into which sanitizers and fuzzer were loaded."""
+    library = folder / "liblitesnn.so"
+    _run_clang("-shared", *_engine_objects(folder), "-lm", "-lpthread", "-o", str(library))
     return library
 
 
-def _engine_sources() -> list[Path]:
-    return [path for path in sorted(ENGINE.glob("*.c")) if path.stem in KERNELS or not path.stem.startswith("kernel_")]
+@cache
+def _engine_objects(folder: Path) -> list[str]:
+    sources = sorted(ENGINE.glob("*.c"))
+    return _compile(folder, [path for path in sources if path.stem in KERNELS or not path.stem.startswith("kernel_")])
 
 
-def _compile(folder: Path, sources: Sequence[Path], *, fuzzer: bool) -> list[str]:
+def _compile(folder: Path, sources: Sequence[Path]) -> list[str]:
     """The object files of ``sources``. Coverage is of the engine only, comparisons are traced in its loader only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for source in sources:
+
+    def compile_one(source: Path) -> str:
         flags = [
             *FLAGS,
             SANITIZERS,
@@ -104,13 +107,17 @@ def _compile(folder: Path, sources: Sequence[Path], *, fuzzer: bool) -> list[str
             *KERNEL_MACROS,
             *KERNELS.get(source.stem, ()),
         ]
-        if fuzzer and source.parent == ENGINE:
+        if source.parent == ENGINE:
             flags.append("-fsanitize=fuzzer-no-link")
             if source.stem != "loader":
                 flags.append("-fno-sanitize-coverage=trace-cmp")
-        objects.append(str(folder / f"{source.stem}.o"))
-        _run_clang(*flags, f"-I{ENGINE}", f"-I{HERE}", "-c", str(source), "-o", objects[-1])
-    return objects
+        made = str(folder / f"{source.stem}.o")
+        _run_clang(*flags, f"-I{ENGINE}", f"-I{HERE}", "-c", str(source), "-o", made)
+        return made
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
 
 
 def _clang(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -128,14 +135,24 @@ def _start_image(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _start_packed(folder: Path) -> tuple[list[str], dict[str, str]]:
-    library = build_library(folder)
-    runtime = _clang("-print-file-name=libclang_rt.asan-x86_64.so").stdout.strip()
     variables = {
-        "LITESNN_LIBRARY": str(library),
-        "LD_PRELOAD": runtime,
+        "LITESNN_LIBRARY": str(build_library(folder)),
+        "LD_PRELOAD": ":".join(map(str, _atheris_libraries())),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until it ends
     }
     return [sys.executable, str(HERE / "packed_file.py")], variables
+
+
+def _atheris_libraries() -> list[Path]:
+    """Atheris' own sanitizers with libFuzzer, and what calls our mutator.
+
+    A sanitizer without libFuzzer would swallow all coverage, and a libFuzzer finds no mutator that comes later.
+    """
+    spec = importlib.util.find_spec("atheris")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    return [package.parent / "asan_with_fuzzer.so", *package.glob("custom_mutator.*.so")]
 
 
 FUZZERS: dict[str, Callable[[Path], tuple[list[str], dict[str, str]]]] = {
@@ -167,10 +184,13 @@ def fuzz(name: str, seconds: int, folder: Path = BUILD) -> Outcome:
     new = tuple(sorted(set(found.iterdir()) - before))
     if not new and done.returncode:
         raise RuntimeError(f"the fuzzer {name} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+    coverage = _last(r"cov: (\d+)", done.stdout)
+    if not new and not coverage:
+        raise RuntimeError(f"the fuzzer {name} sees nothing of what it runs:\n{done.stdout[-4000:]}")
     return Outcome(
         executions=_last(r"stat::number_of_executed_units:\s*(\d+)", done.stdout),
         seconds=_last(r"Done \d+ runs in (\d+) second", done.stdout),
-        coverage=_last(r"cov: (\d+)", done.stdout),
+        coverage=coverage,
         found=new,
         log=done.stdout,
     )

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layout.h"
 #include "litesnn.h"
 #include "loader.h"
 #include "meaning.h"

@@ -11,6 +11,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["litesnn"]):
+    from litesnn.deploy.native import load_library
     from packed_mutations import mutate
     from packed_promises import check
 
@@ -21,6 +22,7 @@ def _mutator(data: bytes, most: int, seed: int) -> bytes:
 
 def main() -> None:
     """Fuzz until an argument says to stop; a finding ends the process."""
+    load_library()  # before the fuzzer counts what it can cover
     atheris.Setup(sys.argv, check, custom_mutator=_mutator)
     atheris.Fuzz()
 

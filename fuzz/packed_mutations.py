@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from litesnn.deploy import bits as bitstrings
-from litesnn.deploy.packed import _sealed
+from litesnn.deploy.packed_container import sealed
 
 __all__ = ["Parts", "mutate"]
 
@@ -61,7 +61,7 @@ class Parts:
         }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
-        return _sealed(len(text).to_bytes(8, "little") + text + self.affine + self.weights)
+        return sealed(len(text).to_bytes(8, "little") + text + self.affine + self.weights)
 
 
 def mutate(data: bytes, most: int, seed: int, change: Change) -> bytes:
@@ -73,7 +73,7 @@ def mutate(data: bytes, most: int, seed: int, change: Change) -> bytes:
         if choice == 0:
             made = change(data, most)
         elif choice == 1:
-            made = _sealed(change(data, most))
+            made = sealed(change(data, most))
         elif choice <= 4:
             made = _change_part(parts, choose, most, change).file()
         else:

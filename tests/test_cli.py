@@ -540,3 +540,29 @@ def test_help_lists_the_commands() -> None:
         page = litesnn(command, "--help")
         assert page.code == 0
         assert "Usage" in page.out
+
+
+@pytest.mark.parametrize("target", ["nir", "onnx"])
+def test_export_writes_one_file(finished: Path, tmp_path: Path, target: str) -> None:
+    packed = finished / "model.safetensors"
+    outcomes = []
+    for source in (finished, packed):
+        path = tmp_path / f"from {source.name}.{target}"
+        outcomes.append(litesnn("export", target, source, "-o", path))
+        size = f"{path.stat().st_size:,} B (the packed model has {packed.stat().st_size:,} B)"
+        assert (outcomes[-1].code, outcomes[-1].out) == (0, f"{path}: {size}\n")
+    first, second = sorted(tmp_path.iterdir())
+    assert first.read_bytes() == second.read_bytes()
+    failed = litesnn("export", target, finished, "-o", tmp_path)
+    assert failed.code == 2
+    assert failed.err.startswith(f"litesnn: error: {tmp_path}: cannot be written")
+
+
+@pytest.mark.parametrize("target", ["nir", "onnx"])  # the names of the packages, too
+def test_export_says_what_to_install(
+    finished: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, target, None)
+    failed = litesnn("export", target, finished, "-o", tmp_path / "model")
+    assert failed.code == 2
+    assert failed.err.endswith(f"the package '{target}', which is not installed: pip install 'litesnn[{target}]'\n")

@@ -18,6 +18,7 @@ from litesnn.data.augment import AugmentSettings
 from litesnn.data.batches import Samples, generator_for, shuffled_batches
 from litesnn.data.sources import load
 from litesnn.errors import InputError
+from litesnn.loop.parts import require_equal_parts
 from litesnn.loop.progress import RunningMeans
 from litesnn.loop.session import Session, find_device, input_info, parameters
 from litesnn.networks import build_network
@@ -88,6 +89,28 @@ def test_fewer_rows_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     as_one_of(monkeypatch, 0, 4)
     with pytest.raises(InputError, match="3 images are too few for 4 processes"):
         Samples(torch.zeros(3, 1, 1, 1), torch.zeros(3)).part()
+
+
+def test_what_several_processes_cannot_share_is_refused(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """96 training and 24 validation images."""
+    plan = recipe(problem.data, {"search.batch_size": 48, "train.batch_size": 96})
+    data = load(plan.data)
+    assert (len(data.train.y), len(data.validation.y)) == (96, 24)
+    for count in (1, 2, 3, 4, 6, 8, 12, 24):
+        as_one_of(monkeypatch, 0, count)
+        require_equal_parts(plan, ["search", "train"], data)
+    as_one_of(monkeypatch, 0, 16)
+    require_equal_parts(plan, ["train"], data)
+    with pytest.raises(InputError, match=r"the 24 validation images are less than a batch .* at most 16, or fewer"):
+        require_equal_parts(plan, ["search"], data)
+    joint = recipe(problem.data, {"search.batch_size": 48, "search.update": "joint"})
+    require_equal_parts(joint, ["search"], data)
+    as_one_of(monkeypatch, 0, 48)
+    with pytest.raises(InputError, match="24 validation images are too few for 48 processes"):
+        require_equal_parts(plan, ["train"], data)
+    as_one_of(monkeypatch, 0, 5)
+    with pytest.raises(InputError, match=r"search.batch_size is 48, but 5 processes need a multiple of 5"):
+        require_equal_parts(plan, ["search"])
 
 
 def test_every_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

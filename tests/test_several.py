@@ -230,15 +230,29 @@ def test_all_but_the_first_work_in_a_folder_to_throw_away(
 # --- torchrun ---
 
 
-def torchrun(*arguments: str | Path) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+def torchrun(*arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*launcher, "litesnn", *map(str, arguments)],
+        [*launcher, "--max-restarts", str(restarts), "-m", "--", "litesnn", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_by_itself_when_told_so(
+    problem: Problem, pair_design: tuple[Path, list[Outcome]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with torchrun("design", *options(problem, run), restarts=1) as agent:
+        wait_for_lines(run / "search.jsonl", 1)
+        os.kill(worker(agent.pid, 1), signal.SIGKILL)
+        out, err = agent.communicate()
+    assert agent.returncode == 0, err
+    assert out.count("test accuracy") == 1
+    assert contents(run) == contents(pair_design[0])
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from litesnn.deploy.engine import Engine
 from litesnn.deploy.export_c.layout import lay_out
 from litesnn.deploy.export_c.readme import readme
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import PackedModel, _sealed, from_bytes, size_bound, size_table, to_bytes, write
+from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, size_table, to_bytes, write
+from litesnn.deploy.packed_container import sealed
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
@@ -56,7 +57,7 @@ def changed(data: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     whole["__metadata__"]["litesnn_packed"] = json.dumps(record, separators=(",", ":"))
     text = json.dumps(whole, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return _sealed(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return sealed(len(text).to_bytes(8, "little") + text + data[8 + size :])
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

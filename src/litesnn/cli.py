@@ -14,6 +14,7 @@ from rich.console import Console
 
 from litesnn import processes
 from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.deploy.native_evaluation import engine_table, evaluate_native
 from litesnn.design import Job, check_budgets, make_recipe
@@ -36,7 +37,9 @@ app = typer.Typer(
     help="Design lightweight spiking neural networks: from data and a budget to a packed network.",
 )
 
-export_app = typer.Typer(no_args_is_help=True, help="Write a network for other places: C for microcontrollers.")
+export_app = typer.Typer(
+    no_args_is_help=True, help="Write a network for other places: C for microcontrollers, NIR, ONNX."
+)
 app.add_typer(export_app, name="export")
 
 
@@ -66,6 +69,9 @@ class Mode(StrEnum):
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
+SourceArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")
+]
 RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
 DataOption = Annotated[
     str | None, typer.Option("--data", help="digits, a folder (images, parquet files, Speech Commands), an .npz file, or a hub name")
@@ -211,7 +217,7 @@ def report(run: RunArgument) -> None:
 
 @export_app.command("c")
 def export_c(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")],
+    path: SourceArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write")] = Path("firmware"),
     targets: TargetOption = None,
 ) -> None:
@@ -220,6 +226,31 @@ def export_c(
     console = Console()
     console.print(firmware_summary(firmware))
     console.print(str(firmware.path), soft_wrap=True)
+
+
+@export_app.command("nir")
+def export_to_nir(
+    path: SourceArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.nir"),
+    fires_at_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--fires-at-threshold",
+            help="for readers that fire at the threshold too, as SpikingJelly does: the next float",
+        ),
+    ] = False,
+) -> None:
+    """Write the packed network as NIR, for simulators and neuromorphic chips."""
+    print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
+
+
+@export_app.command("onnx")
+def export_to_onnx(
+    path: SourceArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.onnx"),
+) -> None:
+    """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
+    print(export_onnx(path, out).summary())
 
 
 @app.command()

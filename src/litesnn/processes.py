@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from litesnn.errors import EndedElsewhere, InputError, WorkerLost
@@ -70,7 +70,7 @@ _GRACE = 2.0
 """Seconds that a process gives the first one to say why the job ends, before it speaks itself."""
 
 
-_END, _DONE, _LEFT = "litesnn/end", "litesnn/done", "litesnn/left"
+_END, _DONE, _LEFT = "end", "done", "left"
 """In the store: the exit code of a failed job and who says why; that the first is through; how many have left."""
 
 
@@ -257,7 +257,7 @@ def share(record: Any) -> Any:
     if group is None:
         return record
     group.shared += 1
-    key = f"litesnn/shared/{group.shared}"
+    key = f"shared {group.shared}"
     if group.rank == 0:
         with _translated():
             group.store.set(key, json.dumps(record))
@@ -302,26 +302,28 @@ def joined() -> Iterator[None]:
         return
     group = _group = _join()
     terminate = _on_sigterm(_stop)
-    success: SystemExit | None = None
+    ending: SystemExit | None = None
+    complete = False
     try:
         try:
             yield
         except SystemExit as end:
             if _exit_code_of(end):
                 raise
-            success = end
+            ending = end
         _finish(group)
+        complete = True
     except BaseException as error:
         if not _speaks(group, _exit_code_of(error)):
             raise EndedElsewhere(_exit_code(group)) from None
         raise
     finally:
         _group = None
-        if not group.cuda:  # a communicator of CUDA devices may hang if a process is gone
+        if complete or not group.cuda:  # connections of CUDA devices may hang if a process is gone
             dist.destroy_process_group()
     _on_sigterm(terminate)
-    if success is not None:
-        raise success
+    if ending is not None:
+        raise ending
 
 
 def _join() -> _Group:
@@ -332,6 +334,8 @@ def _join() -> _Group:
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         store, number, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+        # What processes of an earlier attempt left in the store (torchrun --max-restarts) is not for these.
+        store = PrefixStore(f"litesnn {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=number, world_size=size, timeout=_TIMEOUT
         )

@@ -23,10 +23,10 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from litesnn.data.cache import cached
-from litesnn.data.extras import need
 from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from litesnn.extras import need
 from litesnn.front_end import LogMel, mel_filters
 
 __all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel"]

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from litesnn.data.extras import need
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from litesnn.extras import need
 
 __all__ = ["Encoded", "decode_images"]
 

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from litesnn.data.arrays import as_inputs, as_labels, read_npz, resize_arrays
 from litesnn.data.audio import AUDIO_SUFFIXES, Clip, Recordings, Sound, decode
-from litesnn.data.extras import need
 from litesnn.data.images import Encoded, decode_images
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
 from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
 from litesnn.errors import InputError
+from litesnn.extras import need
 from litesnn.front_end import LogMel
 
 __all__ = ["SOURCES", "Data", "DataSettings", "Source", "Split", "load"]

@@ -17,9 +17,13 @@ def require_equal_parts(recipe: Recipe, stages: Collection[str], data: Data | No
     """Refuse batches that several processes cannot share equally; those of the data once they are there.
 
     Raises:
-        InputError: a batch does not divide by the number of processes; the message names the recipe's key.
+        InputError: a batch does not divide by the number of processes (the message names the recipe's key), or some
+            process would have no image at all.
     """
     count = processes.count()
+    for name, split in [] if data is None else [("training", data.train), ("validation", data.validation)]:
+        if len(split.y) < count:
+            raise InputError(f"{len(split.y)} {name} images are too few for {count} processes; expected one for each")
     for stage, size in (("search", recipe.search.batch_size), ("train", recipe.train.batch_size)):
         if stage not in stages:
             continue

@@ -127,6 +127,22 @@ class EngineRun(_Record):
     speed: tuple[EngineSpeed, ...]
 
 
+class NeuroBench(_Record):
+    """The figures under NeuroBench's names, per sample; ``train/neurobench.py`` defines them."""
+
+    parameters: int
+    footprint: int
+    footprint_float32: int
+    connection_sparsity: float
+    activation_sparsity: float
+    effective_macs: float
+    effective_acs: float
+    effective_bit_macs: float
+    effective_bit_acs: float
+    dense: float
+    membrane_updates: float
+
+
 class Metrics(_Record):
     """``metrics.json``: what was measured on the test set."""
 
@@ -162,6 +178,7 @@ class Metrics(_Record):
     budgets_kept: bool | None = None
     targets: dict[str, TargetRow] = {}
     engine: EngineRun | None = None
+    neurobench: NeuroBench | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:

@@ -31,6 +31,7 @@ from litesnn.networks import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder
 from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
 from litesnn.snn.network import Network
+from litesnn.train.neurobench import Watch, neurobench_metrics
 from litesnn.version import __version__
 
 __all__ = ["Measured", "evaluate", "measure", "silence"]
@@ -72,8 +73,16 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         "command": "litesnn design --recipe recipe.toml --run AGAIN",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    measured = measure(network, test)
+    with Watch(network) as watch:
+        measured = measure(network, test)
     metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
+    metrics["neurobench"] = neurobench_metrics(
+        integerize(network),
+        watch,
+        layers=metrics["layers"],
+        neurons=metrics["neurons"],
+        packed_bytes=metrics["packed_bytes"],
+    )
     metrics["energy"] = _energy(metrics["layers"], metrics["stem_macs"], network)
     metrics["budgets"] = _compare(metrics, recipe.budget)
     metrics["budgets_kept"] = all(row["kept"] for row in metrics["budgets"])

@@ -1,4 +1,4 @@
-/* How a model is run: which method computes each bundle, what is computed together, and where everything lies.
+/* How a model is run: which method computes each bundle, with which tables, and what is computed together.
  *
  * Populations are computed in their order, each for all timesteps. Bundles with the same inputs, kernel, stride and
  * method are a group, computed together, just before the first population that needs one of them.
@@ -11,6 +11,7 @@
 #include "kernel.h"
 
 #define LSNN_MAX_BATCH 8 /* inputs that are run together */
+#define LSNN_MAX_WORK ((uint64_t)1 << 32) /* bytes of working memory */
 
 typedef struct {
     int32_t method;     /* enum lsnn_method */
@@ -47,25 +48,10 @@ typedef struct {
     uint64_t weight_bytes;
 } lsnn_plan;
 
-/* Where the maps of a batch lie, from the start of a block of memory that all batches share. */
-typedef struct {
-    int32_t batch;
-    size_t bytes;     /* of the block */
-    size_t *spikes;   /* [populations] first plane */
-    size_t *results;  /* [bundles] planes or sums; of an identity none */
-    size_t *copies;   /* [groups] strided planes, spikes by pixel, or shifted pixels */
-    size_t *masks;    /* [groups] */
-    size_t input;     /* int8 [batch, C, H, W] */
-} lsnn_layout;
-
 /* Chooses a method for every bundle (method -1) or takes the one that is given, and makes the tables. The codes that
  * are not needed any more are freed. Returns an lsnn_status; on failure the plan is empty. */
 int lsnn_plan_make(lsnn_plan *plan, lsnn_model *model, const lsnn_kernel_ops *ops, int32_t method);
 void lsnn_plan_free(lsnn_plan *plan);
-
-/* Returns an lsnn_status: LSNN_NO_MEMORY also where a batch would take more than 4 GiB. */
-int lsnn_layout_make(lsnn_layout *layout, const lsnn_plan *plan, int32_t batch);
-void lsnn_layout_free(lsnn_layout *layout);
 
 static inline size_t lsnn_image_bytes(int32_t height, int32_t width)
 {

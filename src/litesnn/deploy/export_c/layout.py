@@ -200,30 +200,10 @@ def lay_out(model: PackedModel, *, kernel: Literal["events", "sliced"] | None = 
     shapes = population_shapes(model)
     grids, grid_index = _grids(model, shapes)
     grid_of = tuple(grid_index[shape[1:]] for shape in shapes)
-    maps = [
-        Map(f"population {index}", grid, shape[0], 1)
-        for index, (shape, grid) in enumerate(zip(shapes, grid_of, strict=True))
-    ]
     image_pad = max(s.kernel // 2 for s in _all_synapses(model) if s.sources == (IMAGE,))
     image = Image(*model.input.shape, image_pad)
-    folds: dict[tuple[int, int], Fold] = {}
-    populations = []
-    for index, population in enumerate(model.populations):
-        grid = grids[grid_of[index]]
-        bundles = []
-        for number, synapses in enumerate(population.synapses):
-            where = f"population {index}, synapses {number}"
-            sources = synapses.sources
-            if synapses.stride > 1 and sources != (IMAGE,):
-                for source in sources:
-                    if (source, synapses.stride) not in folds:
-                        folds[source, synapses.stride] = Fold(index, source, len(maps), synapses.stride)
-                        name = f"population {source}, folded by {synapses.stride}"
-                        maps.append(Map(name, grid_of[index], shapes[source][0], synapses.stride**2))
-                sources = tuple(folds[source, synapses.stride].target for source in sources)
-            bundles.append(_bundle(model, synapses, sources, grid, image, kernel, where))
-        populations.append(tuple(bundles))
-    memory = plan(_buffers(model, maps, tuple(folds.values()), populations, grids, image))
+    maps, folds, populations = _maps(model, shapes, grids, grid_of, image, kernel)
+    memory = plan(_buffers(model, maps, folds, populations, grids, image))
     spiking = [
         (bundle, grids[grid_of[index]])
         for index, bundles in enumerate(populations)
@@ -234,10 +214,10 @@ def lay_out(model: PackedModel, *, kernel: Literal["events", "sliced"] | None = 
         model=model,
         shapes=shapes,
         grids=grids,
-        maps=tuple(maps),
-        folds=tuple(folds.values()),
+        maps=maps,
+        folds=folds,
         image=image,
-        populations=tuple(populations),
+        populations=populations,
         grid_of=grid_of,
         memory=memory,
         sum_bits=16 if all(_fits_int16(bundle.synapses) for bundle, _ in spiking) else 32,
@@ -275,6 +255,38 @@ def _grids(
                 f"a small device has at most {_MAX_LANES}"
             )
     return grids, {size: index for index, size in enumerate(pads)}
+
+
+def _maps(
+    model: PackedModel,
+    shapes: Sequence[tuple[int, int, int]],
+    grids: Sequence[Grid],
+    grid_of: Sequence[int],
+    image: Image,
+    kernel: Literal["events", "sliced"] | None,
+) -> tuple[tuple[Map, ...], tuple[Fold, ...], tuple[tuple[Bundle, ...], ...]]:
+    """The map of every population, then those of folds, each made once; and the bundles that read them."""
+    maps = [
+        Map(f"population {index}", grid, shape[0], 1)
+        for index, (shape, grid) in enumerate(zip(shapes, grid_of, strict=True))
+    ]
+    folds: dict[tuple[int, int], Fold] = {}
+    populations = []
+    for index, population in enumerate(model.populations):
+        bundles = []
+        for number, synapses in enumerate(population.synapses):
+            sources, stride = synapses.sources, synapses.stride
+            if stride > 1 and sources != (IMAGE,):
+                for source in sources:
+                    if (source, stride) not in folds:
+                        folds[source, stride] = Fold(index, source, len(maps), stride)
+                        name = f"population {source}, folded by {stride}"
+                        maps.append(Map(name, grid_of[index], shapes[source][0], stride**2))
+                sources = tuple(folds[source, stride].target for source in sources)
+            where = f"population {index}, synapses {number}"
+            bundles.append(_bundle(model, synapses, sources, grids[grid_of[index]], image, kernel, where))
+        populations.append(tuple(bundles))
+    return tuple(maps), tuple(folds.values()), tuple(populations)
 
 
 def _bundle(

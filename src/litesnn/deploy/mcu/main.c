@@ -10,6 +10,10 @@
 #include "platform.h"
 #include "snn.h"
 
+#if !SNN_TRACE
+#error "the self-test looks at spikes: compile everything with -DSNN_TRACE=1, as the Makefile does"
+#endif
+
 static snn_logit logits[SNN_TIMESTEPS * SNN_CLASSES];
 static uint32_t checksums[SNN_POPULATIONS];
 

@@ -1,4 +1,4 @@
-"""Packages that only some sources need, imported when one of those sources is used."""
+"""Packages that only some uses need, imported when one of those is wanted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from litesnn.errors import InputError
 __all__ = ["need"]
 
 
-def need(module: str, *, package: str, extra: str) -> ModuleType:
+def need(module: str, *, package: str, extra: str, purpose: str = "this data") -> ModuleType:
     """Import ``module`` of the installable ``package``, which the extra ``extra`` of litesnn brings.
 
     Raises:
-        InputError: the package is not installed. An installed package that fails to import raises its own error.
+        InputError: the package is not installed; ``purpose`` needs it. An installed package that fails to import raises
+            its own error.
     """
     try:
         return importlib.import_module(module)
@@ -22,5 +23,5 @@ def need(module: str, *, package: str, extra: str) -> ModuleType:
         if error.name not in {module, module.partition(".")[0]}:
             raise
         raise InputError(
-            f"this data needs the package '{package}', which is not installed: pip install 'litesnn[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed: pip install 'litesnn[{extra}]'"
         ) from None

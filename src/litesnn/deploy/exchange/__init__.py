@@ -1,0 +1,1 @@
+"""Packed models in the formats of others: NIR and ONNX."""

@@ -1,0 +1,360 @@
+"""The header of a packed file: its JSON text from a model, and its rows, all checked, from the text.
+
+:mod:`litesnn.deploy.packed` says how the text is laid out. Writing goes through the same checks as reading.
+
+C channels, H×W pixels, T timesteps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import ValidationError
+
+from litesnn.deploy.json_checks import (
+    checked_integer,
+    checked_list,
+    checked_number,
+    checked_positive,
+    checked_texts,
+    load_object,
+    refuse,
+)
+from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
+from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
+from litesnn.errors import InputError
+from litesnn.front_end import LogMel
+from litesnn.size import MAX_RICE
+
+__all__ = [
+    "ALL",
+    "MAP",
+    "MAX_BIAS_SHIFT",
+    "MAX_FRACTION",
+    "MAX_SHIFT",
+    "NO_CRC",
+    "Header",
+    "LayerRow",
+    "PopulationRow",
+    "ReadoutRow",
+    "read_header",
+    "write_header",
+]
+
+ALL, MAP = -2, -1  # codings; from 0 on it is "gap" with this Rice parameter
+NO_CRC = "00000000"
+"""What stands in the place of the checksum until it is known."""
+
+_FLOAT_VERSION, _FIXED_VERSION = 1, 2
+_SOUND = 2  # added to the version of a model with a front end, which readers from before front ends refuse by it
+_FRONT_END = "log-mel"
+
+# Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
+# allocate gigabytes.
+_MAX_WEIGHTS = 2**26
+_MAX_NEURONS = 2**26
+_MAX_KERNEL = 31
+_MAX_STRIDE = 64
+_MAX_TIMESTEPS = 64
+
+# Of fixed-point models.
+_FIXED_LEAK = 0.25
+MAX_FRACTION = 24
+MAX_SHIFT = 31
+MAX_BIAS_SHIFT = 15
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer: synapses or the readout."""
+
+    name: str
+    sources: tuple[int, ...]
+    kernel: int
+    stride: int
+    bits: int
+    kept: int
+    coding: int
+    weights: tuple[int, ...]  # the shape of the codes
+    shift: int
+
+
+@dataclass(frozen=True)
+class PopulationRow:
+    """A population, and the shape that follows from its layers."""
+
+    name: str
+    rate: float | None
+    shape: tuple[int, int, int]  # [C, H, W]
+    layers: tuple[LayerRow, ...]
+    bias_shift: int
+
+
+@dataclass(frozen=True)
+class ReadoutRow:
+    """The readout."""
+
+    layer: LayerRow
+    bias_shift: int
+    fraction: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """All that the text says."""
+
+    input: InputSpec
+    timesteps: int
+    leak: float
+    threshold: float
+    classes: tuple[str, ...]
+    populations: tuple[PopulationRow, ...]
+    readout: ReadoutRow
+    fraction: int | None
+
+
+def write_header(model: PackedModel, codings: Sequence[int]) -> str:
+    """The JSON text of a model whose layers, readout included, have these position codings."""
+    coding = iter(codings)
+    fixed = model.fraction is not None
+    populations: list[list[object]] = []
+    for population in model.populations:
+        row: list[object] = [population.rate, len(population.bias), *([population.bias_shift] if fixed else [])]
+        for synapses in population.synapses:
+            details = [synapses.stride, synapses.bits, int(np.count_nonzero(synapses.codes)), next(coding)]
+            layer = [list(synapses.sources), synapses.kernel, *(details if synapses.kernel else [])]
+            row.append([*layer, synapses.shift] if fixed else layer)
+        populations.append(row)
+    spec, readout = model.input, model.readout
+    head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
+    if fixed:
+        head += [readout.shift, readout.bias_shift, readout.fraction]
+    front_end = spec.front_end
+    record = {
+        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _SOUND),
+        "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
+        **({} if front_end is None else {"front_end": [_FRONT_END, *front_end.model_dump().values()]}),
+        "timesteps": model.timesteps,
+        "leak": model.leak,
+        "threshold": model.threshold,
+        **({"fraction": model.fraction} if fixed else {}),
+        "classes": list(model.classes),
+        "populations": populations,
+        "readout": head,
+        "crc": NO_CRC,
+    }
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def read_header(metadata: str, origin: str) -> Header:
+    """What the text says; ``origin`` is the name that an error gives it. Raises ``InputError``."""
+    return _HeaderReader(origin).header(metadata)
+
+
+class _HeaderReader:
+    """Reads the header's JSON. It keeps the shapes and sizes of what it has read, to check what follows."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.shapes: list[tuple[int, int, int]] = []  # of the populations so far
+        self.image = (0, 0, 0)
+        self.neurons = 0
+        self.weights = 0
+        self.fixed = False
+
+    def header(self, metadata: str) -> Header:
+        record = load_object(metadata, self.origin)
+        version = record.get("version")
+        latest = _FIXED_VERSION + _SOUND
+        if type(version) is not int or not 1 <= version <= latest:
+            refuse(f"{self.origin}: version", f"1 to {latest}, those that this litesnn reads", version)
+        sound = version > _SOUND
+        self.fixed = version - (_SOUND if sound else 0) == _FIXED_VERSION
+        keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
+        if self.fixed:
+            keys.insert(5, "fraction")
+        if sound:
+            keys.insert(2, "front_end")
+        if set(record) != set(keys):
+            refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
+        if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
+            refuse(f"{self.origin}: crc", "eight hexadecimal digits", crc)
+        spec = self.input(record["input"])
+        if sound:
+            spec = replace(spec, front_end=self.front_end(record["front_end"], spec))
+        timesteps = checked_integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
+        leak = checked_number(record["leak"], f"{self.origin}: leak")
+        if not 0 <= leak <= 1:
+            refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
+        threshold = checked_positive(record["threshold"], f"{self.origin}: threshold")
+        fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
+        classes = checked_texts(record["classes"], f"{self.origin}: classes")
+        rows = checked_list(record["populations"], f"{self.origin}: populations", at_least=1)
+        populations = tuple(self.population(row, index) for index, row in enumerate(rows))
+        readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
+        return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction)
+
+    def fraction(self, value: object, leak: float, threshold: float) -> int:
+        """F, with which the threshold has to be an integer; the leak is a shift."""
+        if leak != _FIXED_LEAK:
+            refuse(f"{self.origin}: leak", f"{_FIXED_LEAK} in fixed point", leak)
+        fraction = checked_integer(value, 1, MAX_FRACTION, f"{self.origin}: fraction")
+        steps = threshold * 2**fraction
+        if not steps.is_integer() or not 1 <= steps <= MAX_CURRENT:
+            refuse(f"{self.origin}: threshold", f"a multiple of 2^-{fraction} up to 2^{30 - fraction}", threshold)
+        return fraction
+
+    def input(self, value: object) -> InputSpec:
+        where = f"{self.origin}: input"
+        row = checked_list(value, where, length=6)
+        if row[0] != "image" and row[0] != "array":
+            refuse(f"{where}: kind", "'image' or 'array'", row[0])
+        channels, height, width = (
+            checked_integer(size, 1, _MAX_NEURONS, f"{where}: {name}")
+            for size, name in zip(row[1:4], ("channels", "height", "width"), strict=True)
+        )
+        self.image = (channels, height, width)
+        self.count_neurons(self.image, where)
+        means = checked_list(row[4], f"{where}: mean", length=channels)
+        stds = checked_list(row[5], f"{where}: std", length=channels)
+        mean = tuple(checked_number(item, f"{where}: mean") for item in means)
+        std = tuple(checked_positive(item, f"{where}: std") for item in stds)
+        return InputSpec(self.image, "image" if row[0] == "image" else "array", mean, std)
+
+    def front_end(self, value: object, spec: InputSpec) -> LogMel:
+        """The front end, whose features have to be what the input is."""
+        where = f"{self.origin}: front end"
+        names = list(LogMel.model_fields)
+        row = checked_list(value, where, length=1 + len(names))
+        if row[0] != _FRONT_END:
+            refuse(where, repr(_FRONT_END), row[0])
+        for name, item in zip(names, row[1:], strict=True):
+            number = checked_number(item, f"{where}: {name}")
+            if LogMel.model_fields[name].annotation is int and type(item) is not int:
+                refuse(f"{where}: {name}", "an integer", number)
+        try:
+            front_end = LogMel.model_validate(dict(zip(names, row[1:], strict=True)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+        if spec.kind != "array" or spec.shape != front_end.shape:
+            refuse(f"{self.origin}: input", f"array {_by(front_end.shape)}", f"{spec.kind} {_by(spec.shape)}")
+        return front_end
+
+    def population(self, value: object, index: int) -> PopulationRow:
+        name = f"population {index}"
+        where = f"{self.origin}: {name}"
+        first = 3 if self.fixed else 2  # of the layers
+        row = checked_list(value, where, at_least=first + 1)
+        rate = None if row[0] is None else checked_number(row[0], f"{where}: rate")
+        if rate is not None and not 0 <= rate <= 1:
+            refuse(f"{where}: rate", "null or a number from 0 to 1", rate)
+        channels = checked_integer(row[1], 1, _MAX_NEURONS, f"{where}: channels")
+        bias_shift = checked_integer(row[2], 0, MAX_BIAS_SHIFT, f"{where}: bias shift") if self.fixed else 0
+        layers = []
+        sizes = []
+        for number, item in enumerate(row[first:]):
+            layer, size = self.synapses(item, f"{name}, synapses {number}", channels)
+            layers.append(layer)
+            sizes.append(size)
+            if size != sizes[0]:
+                refuse(f"{self.origin}: {layer.name}", f"an output of {_by(sizes[0])} like synapses 0", _by(size))
+        shape = (channels, *sizes[0])
+        self.count_neurons(shape, where)
+        self.shapes.append(shape)
+        return PopulationRow(name, rate, shape, tuple(layers), bias_shift)
+
+    def synapses(self, value: object, name: str, channels: int) -> tuple[LayerRow, tuple[int, int]]:
+        """A layer into ``channels`` channels, and the size [H, W] of its output."""
+        where = f"{self.origin}: {name}"
+        row = checked_list(value, where, at_least=2)
+        sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=row[1] != 0)
+        kernel = checked_integer(row[1], 0, _MAX_KERNEL, f"{where}: kernel")
+        extra = 1 if self.fixed else 0  # the shift, at the end
+        if kernel == 0:
+            row = checked_list(value, where, length=2 + extra)
+            if fan_in != channels:
+                refuse(where, f"{channels} channels for an identity", fan_in)
+            shift = self.shift(row[-1], where)
+            return LayerRow(name, sources, 0, 1, 0, 0, ALL, (channels, 0, 0, 0), shift), (height, width)
+        if kernel % 2 == 0:
+            refuse(f"{where}: kernel", "an odd number, or 0 for an identity", kernel)
+        row = checked_list(value, where, length=6 + extra)
+        stride = checked_integer(row[2], 1, _MAX_STRIDE, f"{where}: stride")
+        shift = self.shift(row[-1], where)
+        layer = self.layer(name, sources, kernel, stride, row[3:6], (channels, fan_in, kernel, kernel), shift)
+        self.check_accumulator(layer, fan_in * kernel**2 * (MAX_INPUT if sources == (IMAGE,) else 1))
+        return layer, (-(-height // stride), -(-width // stride))
+
+    def shift(self, value: object, where: str) -> int:
+        """A layer's shift, which only fixed-point models have."""
+        return checked_integer(value, 0, MAX_SHIFT, f"{where}: shift") if self.fixed else 0
+
+    def readout(self, value: object, *, classes: int, timesteps: int) -> ReadoutRow:
+        where = f"{self.origin}: readout"
+        row = checked_list(value, where, length=7 if self.fixed else 4)
+        sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=False)
+        numbers = (0, 0, 0)
+        if self.fixed:
+            shift = self.shift(row[4], where)
+            bias_shift = checked_integer(row[5], 0, MAX_BIAS_SHIFT, f"{where}: bias shift")
+            numbers = (shift, bias_shift, checked_integer(row[6], 0, MAX_FRACTION, f"{where}: fraction"))
+        layer = self.layer("readout", sources, 1, 1, row[1:4], (classes, fan_in), numbers[0])
+        self.check_accumulator(layer, fan_in * height * width * timesteps)
+        return ReadoutRow(layer, *numbers[1:])
+
+    def layer(
+        self,
+        name: str,
+        sources: tuple[int, ...],
+        kernel: int,
+        stride: int,
+        values: list[object],
+        weights: tuple[int, ...],
+        shift: int,
+    ) -> LayerRow:
+        """A layer with weights of the shape ``weights``; ``values`` are its bits, kept weights and coding."""
+        where = f"{self.origin}: {name}"
+        count = math.prod(weights)
+        self.weights += count
+        if self.weights > _MAX_WEIGHTS:
+            refuse(where, f"at most {_MAX_WEIGHTS} weights in all", self.weights)
+        bits = checked_integer(values[0], 1, 4, f"{where}: bits")
+        kept = checked_integer(values[1], 0, count, f"{where}: kept weights")
+        coding = checked_integer(values[2], ALL, MAX_RICE, f"{where}: coding")
+        if (coding == ALL) != (kept == count):
+            refuse(f"{where}: coding", f"{ALL} if and only if all {count} weights are kept", (coding, kept))
+        return LayerRow(name, sources, kernel, stride, bits, kept, coding, weights, shift)
+
+    def sources(self, value: object, where: str, *, image: bool) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+        """The sources, and the shape [C, H, W] of their concatenation; ``image`` allows the image, alone."""
+        items = checked_list(value, where, at_least=1)
+        if image and items == [IMAGE] and type(items[0]) is int:
+            return (IMAGE,), self.image
+        if not self.shapes:
+            refuse(where, f"[{IMAGE}], the image, for the first population", items)
+        sources = tuple(checked_integer(item, 0, len(self.shapes) - 1, where) for item in items)
+        shapes = [self.shapes[source] for source in sources]
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            refuse(where, "populations of one size", [_by(shape[1:]) for shape in shapes])
+        return sources, (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def count_neurons(self, shape: tuple[int, int, int], where: str) -> None:
+        self.neurons += math.prod(shape)
+        if self.neurons > _MAX_NEURONS:
+            refuse(where, f"at most {_MAX_NEURONS} pixels and neurons in all", self.neurons)
+
+    def check_accumulator(self, layer: LayerRow, inputs: int) -> None:
+        """``inputs`` is the largest possible sum of the inputs that one accumulator weighs."""
+        largest = (2**layer.bits - 1) * inputs
+        if largest > MAX_ACCUMULATOR:
+            refuse(f"{self.origin}: {layer.name}", f"sums of at most {MAX_ACCUMULATOR}", largest)
+
+
+def _by(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))

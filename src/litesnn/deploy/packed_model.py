@@ -1,0 +1,148 @@
+"""The record of a packed network: what the bytes of a packed file stand for.
+
+:mod:`litesnn.deploy.reference` says what such a model computes; :mod:`litesnn.deploy.packed` makes it a file and
+reads it again.
+
+C channels, H×W pixels, k kernel size, T timesteps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litesnn.front_end import LogMel
+
+__all__ = ["IMAGE", "Affine", "InputSpec", "PackedModel", "Population", "Readout", "Synapses", "population_shapes"]
+
+IMAGE = -1
+"""The source that is the input image, where others are the indices of populations."""
+
+Affine = NDArray[np.float32] | NDArray[np.int16]
+"""Scales or biases: float32 numbers that float16 holds, or the int16 numbers of a fixed-point model."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Record:
+    """Equal if all fields are, arrays by type, shape and value."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Record) or type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
+class Synapses(_Record):
+    """One bundle of connections into a population: a convolution of integer codes, or an identity.
+
+    ``sources`` are the populations whose channels are concatenated, in this order, or ``(IMAGE,)``. Zero padding is
+    kernel // 2 on each side, so that an input of H×W gives ⌈H/stride⌉×⌈W/stride⌉. An identity hands each source
+    channel's spikes to the target channel of the same index: kernel 0, stride 1, bits 0, codes [C, 0, 0, 0].
+    """
+
+    sources: tuple[int, ...]
+    kernel: int
+    stride: int
+    bits: int
+    codes: NDArray[np.int8]  # [C_out, C_in, k, k], odd, at most 2^bits − 1 in magnitude; 0 where pruned
+    scale: Affine  # [C_out]
+    shift: int = 0  # fixed point: the current is (scale·acc) >> shift
+
+
+@dataclass(frozen=True, eq=False)
+class Population(_Record):
+    """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias."""
+
+    synapses: tuple[Synapses, ...]
+    bias: Affine  # [C]
+    rate: float | None  # measured spikes per neuron and timestep, kept to 4 decimals; None if not measured
+    bias_shift: int = 0  # fixed point: what is added is bias·2^bias_shift
+
+    def __post_init__(self) -> None:
+        if self.rate is not None:
+            object.__setattr__(self, "rate", round(self.rate, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class Readout(_Record):
+    """The classifier: spikes are summed over H×W, then weighted by integer codes."""
+
+    sources: tuple[int, ...]
+    bits: int
+    codes: NDArray[np.int8]  # [classes, C_in], as in Synapses
+    scale: Affine  # [classes]
+    bias: Affine  # [classes]
+    shift: int = 0  # as in Synapses
+    bias_shift: int = 0  # as in Population
+    fraction: int = 0  # fixed point: F', the fractional bits of the logits
+
+
+@dataclass(frozen=True, eq=False)
+class InputSpec(_Record):
+    """What the network is given: uint8 pixels 0 to 255 (``"image"``) or real numbers (``"array"``), [C, H, W].
+
+    ``mean`` and ``std`` are per channel, in the units of the raw data. They mean float32 numbers, and are kept as the
+    shortest decimals that say which. ``front_end`` says of which sound arrays are the features, if they are; who runs
+    the network computes them (:func:`litesnn.data.audio.log_mel`).
+    """
+
+    shape: tuple[int, int, int]
+    kind: Literal["image", "array"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    front_end: LogMel | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
+        object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedModel(_Record):
+    """A network as it is deployed. Populations are in topological order: each reads only earlier ones.
+
+    ``fraction`` says which arithmetic the model has: ``None`` is float32 with float16 scales; an integer F is fixed
+    point, with int16 scales and with currents, membranes and threshold in units of 2^−F (and a leak of 0.25). The
+    shifts, and the readout's F', are 0 in a float model.
+    """
+
+    input: InputSpec
+    timesteps: int
+    leak: float
+    threshold: float
+    classes: tuple[str, ...]
+    populations: tuple[Population, ...]
+    readout: Readout
+    fraction: int | None = None
+
+
+def population_shapes(model: PackedModel) -> tuple[tuple[int, int, int], ...]:
+    """The shape [C, H, W] of every population."""
+    shapes: list[tuple[int, int, int]] = []
+    for population in model.populations:
+        first = population.synapses[0]
+        _, height, width = model.input.shape if first.sources == (IMAGE,) else shapes[first.sources[0]]
+        shapes.append((len(population.bias), -(-height // first.stride), -(-width // first.stride)))
+    return tuple(shapes)
+
+
+def _shortest(value: float) -> float:
+    """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    for digits in range(1, 9):
+        if np.float32(short := float(f"{single:.{digits}g}")) == single:
+            return short
+    return float(f"{single:.9g}")

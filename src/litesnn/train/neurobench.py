@@ -1,0 +1,208 @@
+"""The evaluation's figures under the names and definitions of NeuroBench, so that others can lay them beside theirs.
+
+In: a network, watched while it runs over a split with the deployed arithmetic. Out: the section ``neurobench`` of
+``metrics.json``. NeuroBench (Yik et al., Nature Communications 2025) counts per sample, summed over the timesteps:
+
+- footprint: bytes of all parameters and buffers. Ours is the packed file; ``footprint_float32`` is four bytes for every
+  parameter, pruned weights included, scales folded into the weights.
+- connection sparsity: the share of weights that are zero.
+- activation sparsity: the share of neurons and timesteps without a spike.
+- effective MACs and ACs: non-zero inputs times non-zero weights, borders and strides respected; multiply-accumulates
+  for the image (the stem, once per sample), accumulates for spikes. ``effective_bit_macs`` and ``effective_bit_acs``
+  weigh them with the bits of the weights. Dense: all inputs with all weights.
+- membrane updates: every neuron at the first timestep, then those whose membrane, after its reset, is another than the
+  step before: one that fires twice in a row was 0 and stays 0.
+
+Identities have no weights and are no synaptic operations here; Bit-SynOps count them.
+
+Shapes: T timesteps, B batch, O output and I input channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
+from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
+from litesnn.snn.backbone import Backbone
+from litesnn.snn.cell import Cell
+from litesnn.snn.network import Network
+from litesnn.snn.neuron import LEAK_SHIFT
+
+__all__ = ["Watch", "membrane_updates", "neurobench_metrics"]
+
+
+class Watch:
+    """Counts what a network's spikes do not tell, while it is a context: non-zero inputs and membrane updates.
+
+    Attributes:
+        samples: images seen.
+        non_zero: how often each input value was not 0 [C, H, W].
+        updates: membrane updates over all neurons and samples.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.samples, self.updates = 0, 0
+        self.non_zero = torch.zeros(network.info.shape, dtype=torch.float64, device=network.backbone.device)
+
+    def __enter__(self) -> Self:
+        backbone = self.network.backbone
+        self._hook = self.network.register_forward_pre_hook(self._see_input)
+        self._owners: list[Backbone | Cell] = [
+            backbone,
+            *(backbone.cell(index) for index in range(len(backbone.cells))),
+        ]
+        for owner in self._owners:
+            owner.arithmetic = _Listening(owner.arithmetic, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hook.remove()
+        for owner in self._owners:
+            assert isinstance(owner.arithmetic, _Listening)
+            owner.arithmetic = owner.arithmetic.heard
+
+    def _see_input(self, _: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        (x,) = arguments
+        self.samples += len(x)
+        self.non_zero += (x != 0).sum(dim=0)
+
+
+class _Listening:
+    """An arithmetic that lets a :class:`Watch` see the currents of its neurons."""
+
+    def __init__(self, heard: Arithmetic, watch: Watch) -> None:
+        self.heard, self._watch = heard, watch
+
+    @property
+    def leak(self) -> float:
+        return self.heard.leak
+
+    @property
+    def fraction(self) -> int | None:
+        return self.heard.fraction
+
+    def fold(self, connections: Any, bias: Tensor) -> FoldedGroup:
+        return self.heard.fold(connections, bias)
+
+    def fold_readout(self, connection: Exact, bias: Tensor, timesteps: int) -> FoldedGroup:
+        return self.heard.fold_readout(connection, bias, timesteps)
+
+    def current(self, accumulators: Tensor, folded: Folded) -> Tensor:
+        return self.heard.current(accumulators, folded)
+
+    def fire(self, currents: Tensor) -> Tensor:
+        spikes = self.heard.fire(currents)
+        leak = None if self.heard.fraction is not None else self.heard.leak
+        self._watch.updates += membrane_updates(currents, spikes, leak)
+        return spikes
+
+    def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
+        return self.heard.logits(totals, folded)
+
+
+def membrane_updates(currents: Tensor, spikes: Tensor, leak: float | None) -> int:
+    """Membranes that changed, over all timesteps and neurons.
+
+    Args:
+        currents: input currents [T, …], as the deployed arithmetic has them.
+        spikes: what they made, of the same shape.
+        leak: what is left of a membrane after one step; ``None``: a quarter, in integers.
+    """
+    before = torch.zeros_like(currents[0])
+    updates = before.numel()
+    for t, (current, fired) in enumerate(zip(currents, spikes, strict=True)):
+        left = before >> LEAK_SHIFT if leak is None else before * leak
+        after = (left + current).masked_fill_(fired.bool(), 0)
+        if t:
+            updates += int((after != before).sum())
+        before = after
+    return updates
+
+
+def neurobench_metrics(
+    model: PackedModel,
+    watch: Watch,
+    *,
+    layers: Sequence[Mapping[str, Any]],
+    neurons: Sequence[Mapping[str, Any]],
+    packed_bytes: int,
+) -> dict[str, Any]:
+    """The section of ``metrics.json``; everything that is counted is per sample.
+
+    Args:
+        model: the packed form of the network that was watched.
+        watch: what it saw.
+        layers: the rows of the same name in the metrics, with weights, kept, bits, synops and bit_synops.
+        neurons: likewise, with channels, height, width and firing_rate.
+        packed_bytes: bytes of the packed file.
+    """
+    synaptic = [row for row in layers if row["weights"]]
+    weights, kept = (sum(row[key] for row in synaptic) for key in ("weights", "kept"))
+    sizes = [row["channels"] * row["height"] * row["width"] for row in neurons]
+    spikes = sum(size * row["firing_rate"] for size, row in zip(sizes, neurons, strict=True))
+    macs = _effective_macs(model, watch)
+    parameters = _parameters(model)
+    return {
+        "parameters": parameters,
+        "footprint": packed_bytes,
+        "footprint_float32": 4 * parameters,
+        "connection_sparsity": 1 - kept / weights,
+        "activation_sparsity": 1 - spikes / sum(sizes),
+        "effective_macs": macs,
+        "effective_acs": sum(row["synops"] or 0 for row in synaptic),
+        "effective_bit_macs": macs * model.populations[0].synapses[0].bits,
+        "effective_bit_acs": sum(row["bit_synops"] or 0 for row in synaptic),
+        "dense": _dense_operations(model),
+        "membrane_updates": watch.updates / watch.samples,
+    }
+
+
+def _parameters(model: PackedModel) -> int:
+    """Weights, biases and the scales of identities: what is left when the other scales are folded into the weights."""
+    count = model.readout.codes.size + model.readout.bias.size
+    for population in model.populations:
+        count += population.bias.size
+        for synapses in population.synapses:
+            count += synapses.codes.size if synapses.kernel else synapses.scale.size
+    return count
+
+
+def _effective_macs(model: PackedModel, watch: Watch) -> float:
+    """Non-zero inputs times the non-zero weights that each one reaches, once per sample."""
+    (stem,) = model.populations[0].synapses
+    mask = torch.from_numpy(stem.codes != 0).to(watch.non_zero)
+    return _operations(watch.non_zero, mask, stem.stride) / watch.samples
+
+
+def _dense_operations(model: PackedModel) -> int:
+    """What all inputs and all weights would take: the stem once, everything else at every timestep."""
+    shapes = population_shapes(model)
+    _, height, width = shapes[model.readout.sources[0]]
+    static, spiking = 0.0, float(model.readout.codes.size * height * width)
+    for population in model.populations:
+        for synapses in population.synapses:
+            if synapses.kernel == 0:
+                continue
+            image = synapses.sources == (IMAGE,)
+            _, height, width = model.input.shape if image else shapes[synapses.sources[0]]
+            weights = torch.ones(synapses.codes.shape, dtype=torch.float64)
+            inputs = torch.ones(weights.shape[1], height, width, dtype=torch.float64)
+            operations = _operations(inputs, weights, synapses.stride)
+            static, spiking = (static + operations, spiking) if image else (static, spiking + operations)
+    return round(static + model.timesteps * spiking)
+
+
+def _operations(inputs: Tensor, weights: Tensor, stride: int) -> float:
+    """Σ inputs·weights over all places of a convolution of [I, H, W] with [O, I, k, k]."""
+    summed = weights.sum(dim=0, keepdim=True)  # over the outputs first, which is less work
+    return float(F.conv2d(inputs[None], summed, stride=stride, padding=weights.shape[-1] // 2).sum())

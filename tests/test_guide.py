@@ -1,0 +1,104 @@
+"""The guide runs: every command and every piece of Python in it, in order, in one folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from litesnn.cli import app
+from whole_job import litesnn
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide.md"
+BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
+
+CHANGES = (
+    "model.width=4",
+    "model.levels=[0, 1]",
+    "model.stem_channels=4",
+    "search.epochs=2",
+    "search.warmup_epochs=1",
+    "search.architecture_warmup_epochs=1",
+    "search.timesteps=2",
+    "train.epochs=1",
+)
+SHORT = [word for change in CHANGES for word in ("--set", change)]
+
+
+class Block(NamedTuple):
+    """A fenced block, and what has to be there to run it: commands, or modules."""
+
+    language: str
+    text: str
+    needs: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in self.needs if not (shutil.which(name) or importlib.util.find_spec(name))]
+
+
+def blocks() -> list[Block]:
+    matches = BLOCK.finditer(GUIDE.read_text(encoding="utf-8"))
+    return [Block(match["language"], match["text"], tuple((match["needs"] or "").split())) for match in matches]
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    return map(shlex.split, block.text.replace("\\\n", " ").splitlines())
+
+
+def run_guide(*, short: bool) -> list[str]:
+    """Run it in this folder, with a small design if ``short``; what was missing for blocks that were left out."""
+    left_out = []
+    for block in blocks():
+        if block.missing:
+            left_out += block.missing
+        elif block.language == "python":
+            exec(compile(block.text, str(GUIDE), "exec"), {})
+        else:
+            for name, *arguments in commands(block):
+                if name == "litesnn":
+                    outcome = litesnn(*arguments, *(SHORT if short and arguments[0] == "design" else ()))
+                    assert outcome.code == 0, f"{shlex.join(arguments)}\n{outcome.out}\n{outcome.err}"
+    return left_out
+
+
+def test_the_guide_is_commands_and_python() -> None:
+    assert {block.language for block in blocks()} == {"sh", "python"}
+    assert GUIDE.read_text().count("```") == 2 * len(blocks())
+    said = [command for block in blocks() if block.language == "sh" for command in commands(block)]
+    assert {command[0] for command in said} == {"pip", "litesnn"}
+    names = {command.name for command in app.registered_commands} | {
+        command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    assert {command[1] for command in said if command[0] == "litesnn"} <= {*names, "export"}
+
+
+def test_it_installs_extras_that_exist() -> None:
+    (command,) = [row for block in blocks() if block.language == "sh" for row in commands(block) if row[0] == "pip"]
+    extras = re.fullmatch(r"\.\[(.*)\]", command[2])
+    assert command[1] == "install"
+    assert extras
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras[1].split(",")) <= set(known)
+
+
+def test_the_guide_with_a_short_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    left_out = run_guide(short=True)
+    assert set(left_out) <= {"arm-none-eabi-gcc", "qemu-system-arm", "spikingjelly"}
+    assert {"firmware", "digits.nir", "digits.onnx", "digit.npy"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("default")  # the packages of others have warnings of their own
+def test_the_guide_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "spikingjelly" not in run_guide(short=False)
