@@ -74,7 +74,10 @@ SourceArgument = Annotated[
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder (images, parquet files, Speech Commands), an .npz file, or a hub name")
+    str | None,
+    typer.Option(
+        "--data", help="digits, a folder (images, parquet files, Speech Commands), an .npz file, or a hub name"
+    ),
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a shipped recipe or a TOML file; see recipes")]
