@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
-from litesnn.snn.quantize import quantize, standard_deviation, step_size, weight_codes
+from litesnn.snn.quantize import quantized, standard_deviation, step_size, weight_codes
 
 __all__ = [
     "CompConv",
@@ -106,22 +108,44 @@ def mix_weights(weights: Tensor, compression: Compression, masks: Sequence[Tenso
         compression: the mixture, the same for all.
         masks: of every keep ratio [G, O, I, k, k].
     """
-    deviation = standard_deviation(weights, stacked=True)
-    if len(compression.bits) == len(masks) == 1:
-        return quantize(weights, compression.bits[0], deviation=deviation) * masks[0]
-    mixed = None
-    for row, bits in enumerate(compression.bits):
-        part = quantize(weights, bits, deviation=deviation) * _mix(compression.weights[row], masks)
-        mixed = part if mixed is None else mixed + part
-    assert mixed is not None
+    mixed: Tensor = _Mixture.apply(compression.bits, weights, compression.weights, *masks)  # type: ignore[no-untyped-call]
     return mixed
+
+
+class _Mixture(torch.autograd.Function):
+    """W_eff = Σ_b Q_b(W) ∘ Σ_κ share_bκ · M_κ, with straight-through gradients, in few passes over the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, bits: tuple[int, ...], weights: Tensor, shares: Tensor, *masks: Tensor) -> Tensor:
+        deviation = standard_deviation(weights, stacked=True)
+        levels = [quantized(weights, deviation, b) for b in bits]
+        mixed = torch.zeros_like(weights)
+        for level, row in zip(levels, shares, strict=True):
+            mixed.addcmul_(level, _mix(row, masks))
+        ctx.save_for_backward(shares, *masks, *levels)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (grad,), (shares, *saved) = grads, ctx.saved_tensors
+        _, needs_weights, needs_shares, *needs_masks = ctx.needs_input_grad
+        masks, levels = saved[: shares.shape[1]], saved[shares.shape[1] :]
+        grad_weights = grad * _mix(shares.sum(0), masks) if needs_weights else None
+        grad_shares, grad_masks = None, [None] * len(masks)
+        if needs_shares:
+            rows = [(grad * level).flatten() for level in levels]
+            grad_shares = torch.stack([torch.stack([row @ mask.flatten() for mask in masks]) for row in rows])
+        if any(needs_masks):
+            grad_masks = [grad * _mix(column, levels) for column in shares.T]
+        return None, grad_weights, grad_shares, *grad_masks
 
 
 def _mix(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Σ_i weights_i · tensors_i."""
-    total = weights[0] * tensors[0]
+    total = tensors[0] * weights[0]
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total = total + weight * tensor
+        total.addcmul_(tensor, weight)
     return total
 
 

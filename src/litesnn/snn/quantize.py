@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["GAUSSIAN_STEP", "quantize", "standard_deviation", "step_size", "weight_codes"]
+__all__ = ["GAUSSIAN_STEP", "quantize", "quantized", "standard_deviation", "step_size", "weight_codes"]
 
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.336}
 
@@ -37,25 +37,27 @@ def standard_deviation(weight: Tensor, *, stacked: bool = False) -> Tensor:
 
 def weight_codes(weight: Tensor, bits: int) -> Tensor:
     """The odd integers that stand for ``weight`` [any shape] at ``bits`` bits, as floats of the same shape."""
-    return _codes(weight, step_size(weight, bits), bits)
+    return _levels(weight, step_size(weight, bits), bits).mul_(2)
 
 
-def quantize(weight: Tensor, bits: int, *, deviation: Tensor | None = None) -> Tensor:
-    """Q_b(W), with the gradient of the identity.
+def quantized(weight: Tensor, deviation: Tensor, bits: int) -> Tensor:
+    """Q_b(W) without gradient, for the :func:`standard_deviation` of ``weight`` (possibly of stacked layers)."""
+    step = GAUSSIAN_STEP[bits] * deviation
+    return _levels(weight, step, bits).mul_(step)
 
-    Args:
-        deviation: :func:`standard_deviation` of ``weight`` if it is at hand, possibly of stacked layers.
-    """
-    step = GAUSSIAN_STEP[bits] * (standard_deviation(weight) if deviation is None else deviation)
-    quantized: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-        weight, _codes(weight, step, bits).mul_(step / 2)
+
+def quantize(weight: Tensor, bits: int) -> Tensor:
+    """Q_b(W), with the gradient of the identity."""
+    value: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+        weight, quantized(weight, standard_deviation(weight), bits)
     )
-    return quantized
+    return value
 
 
-def _codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+def _levels(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """Q_b(W) / Δ_b: halves of odd integers."""
     level = (weight.detach() / step).add_(0.5).round_()
-    return level.clamp_(1 - 2 ** (bits - 1), 2 ** (bits - 1)).mul_(2).sub_(1)
+    return level.clamp_(1 - 2 ** (bits - 1), 2 ** (bits - 1)).sub_(0.5)
 
 
 class _StraightThrough(torch.autograd.Function):
