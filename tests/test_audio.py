@@ -281,7 +281,7 @@ class TestCache:
 
 
 def commands_folder(folder: Path, words: dict[str, int], *, noise: bool = True) -> Path:
-    """A folder like that of Speech Commands: of each word so many clips; the first is in the test, the second validation."""
+    """A folder like that of Speech Commands: so many clips of each word; 0 is in the test, 1 in validation."""
     lists: dict[str, list[str]] = {"testing": [], "validation": []}
     for number, (word, count) in enumerate(words.items()):
         (folder / word).mkdir(parents=True)

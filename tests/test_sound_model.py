@@ -1,4 +1,4 @@
-"""Networks for sound: the front end in network.safetensors and in the packed file, prediction, the C export's README."""
+"""Networks for sound: the front end in both files, damage, prediction, the C export's README, a whole job."""
 
 from __future__ import annotations
 

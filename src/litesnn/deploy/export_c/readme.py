@@ -50,7 +50,8 @@ if (snn_run(input, logits)) {{ int class = snn_class(logits); }}
 {logits}
 {front_end}Compile `snn*.c` and `model.c` with `-std=c99 -ffp-contract=off`; never with `-ffast-math`. `make` builds
 and runs the self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under
-qemu. The self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference, bit for bit.
+qemu. The self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference,
+bit for bit.
 
 ## Measured
 
@@ -84,9 +85,9 @@ The input is not sound but its features, which the caller has to compute: {front
 samples in −1…1, of which those that are missing are 0, for each of the windows of {window} samples that begin at
 0, {hop}, {2 * hop}, …: multiply by a Hann window `0.5 − 0.5·cos(2πn/{window})`; fill up with zeros to
 {front_end.fft}, take the squared magnitude of the Fourier transform; weigh it by {front_end.mels} triangles with
-peak 1, evenly spaced from {front_end.low_hz:g} to {front_end.high_hz:g} Hz in `2595·log10(1 + f/700)`; take the natural logarithm of each sum,
-or of {front_end.floor:g} if that is more. Filter m of window w is x[0][m][w]. Mean and standard deviation of
-all of them in training, which the network's own normalisation uses: {spec.mean[0]:.9g} and {spec.std[0]:.9g}.
+peak 1, evenly spaced from {front_end.low_hz:g} to {front_end.high_hz:g} Hz in `2595·log10(1 + f/700)`; take the
+natural logarithm of each sum, or of {front_end.floor:g} if that is more. Filter m of window w is x[0][m][w]. Mean
+and standard deviation of all of them in training, which the network's own normalisation uses: {spec.mean[0]:.9g} and {spec.std[0]:.9g}.
 
 """
 
