@@ -87,7 +87,8 @@ samples in −1…1, of which those that are missing are 0, for each of the wind
 {front_end.fft}, take the squared magnitude of the Fourier transform; weigh it by {front_end.mels} triangles with
 peak 1, evenly spaced from {front_end.low_hz:g} to {front_end.high_hz:g} Hz in `2595·log10(1 + f/700)`; take the
 natural logarithm of each sum, or of {front_end.floor:g} if that is more. Filter m of window w is x[0][m][w]. Mean
-and standard deviation of all of them in training, which the network's own normalisation uses: {spec.mean[0]:.9g} and {spec.std[0]:.9g}.
+and standard deviation of all of them in training, which the network's own normalisation uses:
+{spec.mean[0]:.9g} and {spec.std[0]:.9g}.
 
 """
 
