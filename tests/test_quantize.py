@@ -4,12 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 import oracle
-from litesnn.snn.quantize import GAUSSIAN_STEP, quantize, step_size, weight_codes
+from litesnn.snn.compconv import Compression, mix_weights
+from litesnn.snn.quantize import GAUSSIAN_STEP, quantized, standard_deviation, step_size, weight_codes
 
 # Mean 0, standard deviation √(10.02/6) = 1.29228
 GOLDEN = torch.tensor([-2.0, -1.0, -0.1, 0.1, 1.0, 2.0])
+
+
+def quantize(weight: Tensor, bits: int) -> Tensor:
+    return quantized(weight, standard_deviation(weight), bits)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,10 @@ def test_every_weight_goes_to_the_nearest_code(bits: int, seed: int) -> None:
 def test_the_gradient_goes_straight_through(bits: int) -> None:
     weight = GOLDEN.clone().requires_grad_()
     factors = torch.arange(1.0, 7.0)
-    (gradient,) = torch.autograd.grad((quantize(weight, bits) * factors).sum(), weight)
+    finished = Compression.fixed(bits, 1.0, torch.device("cpu"))
+    effective = mix_weights(weight[None], finished, [torch.ones(1, 6)])[0]  # nothing pruned
+    assert torch.equal(effective, quantize(weight, bits))
+    (gradient,) = torch.autograd.grad((effective * factors).sum(), weight)
     assert torch.equal(gradient, factors)
 
 

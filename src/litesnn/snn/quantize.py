@@ -1,4 +1,4 @@
-"""The quantizer: one mid-rise uniform step per layer, straight-through gradient.
+"""The quantizer: one mid-rise uniform step per layer.
 
     Δ_b = g_b · std(W),    Q_b(W) = (clip(round(W/Δ_b + ½), −2^(b−1)+1, 2^(b−1)) − ½) · Δ_b
 
@@ -8,12 +8,10 @@ Q_b(W) / (Δ_b/2), in ±1, ±3, …, ±(2^b − 1): b bits, and no zero.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-__all__ = ["GAUSSIAN_STEP", "quantize", "quantized", "standard_deviation", "step_size", "weight_codes"]
+__all__ = ["GAUSSIAN_STEP", "quantized", "standard_deviation", "step_size", "weight_codes"]
 
 GAUSSIAN_STEP = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.336}
 
@@ -46,27 +44,7 @@ def quantized(weight: Tensor, deviation: Tensor, bits: int) -> Tensor:
     return _levels(weight, step, bits).mul_(step)
 
 
-def quantize(weight: Tensor, bits: int) -> Tensor:
-    """Q_b(W), with the gradient of the identity."""
-    value: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-        weight, quantized(weight, standard_deviation(weight), bits)
-    )
-    return value
-
-
 def _levels(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     """Q_b(W) / Δ_b: halves of odd integers."""
     level = (weight.detach() / step).add_(0.5).round_()
     return level.clamp_(1 - 2 ** (bits - 1), 2 ** (bits - 1)).sub_(0.5)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Exactly ``value`` forwards, which ``weight + (value − weight).detach()`` is not; the identity backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, value: Tensor) -> Tensor:
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        return grads[0], None
