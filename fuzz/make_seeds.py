@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from litesnn.deploy.image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, to_bytes
+from litesnn.front_end import LogMel
 from litesnn.genotype import ArithmeticName
 
 HERE = Path(__file__).parent
@@ -37,6 +38,7 @@ SEEDS = HERE / "seeds"
 Kind = Literal["image", "packed"]
 KINDS: tuple[Kind, ...] = ("image", "packed")
 RANDOM_SEEDS = 10  # of each arithmetic
+FRONT_END = LogMel(sample_rate=1000, clip_ms=88, window_ms=32, hop_ms=8, mels=8, low_hz=0, high_hz=500)
 MAX_RANDOM_BYTES = 3000  # of an engine image: small seeds are tried more often
 
 
@@ -102,7 +104,9 @@ def models() -> Iterator[tuple[str, PackedModel]]:
                 yield f"{arithmetic}-{seed}", model
                 made += 1
             seed += 1
-        yield f"{arithmetic}-cell", cell_model(np.random.default_rng(0), cells=1, width=4, arithmetic=arithmetic)
+        model = cell_model(np.random.default_rng(0), cells=1, width=4, arithmetic=arithmetic)
+        yield f"{arithmetic}-cell", model
+        yield f"{arithmetic}-sound", replace(model, input=replace(model.input, front_end=FRONT_END))
     for name, (shape, timesteps, layers) in EDGES.items():
         model = chain(np.random.default_rng(1), shape, timesteps, layers)
         yield name, model

@@ -8,6 +8,8 @@ import pytest
 
 from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes
 from litesnn.errors import InputError
+from litesnn.search.derive import require_possible
+from litesnn.snn.network import InputInfo
 
 
 def test_recipes_are_shipped() -> None:
@@ -20,6 +22,28 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str) -> None
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("task", ["speech-commands-12", "cifar10", "cifar100"])
+def test_tasks_have_three_sizes(task: str) -> None:
+    limits = [load_recipe(f"{task}-{size}").budget.packed_bytes or 0 for size in "sml"]
+    assert 0 < limits[0] < limits[1] < limits[2]
+    for size in "sml":
+        assert "arXiv" in load_recipe(f"{task}-{size}").description
+        assert "differs" in load_recipe(f"{task}-{size}").description
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name != "digits"])
+def test_no_shipped_recipe_has_an_impossible_budget(name: str) -> None:
+    recipe = load_recipe(name)
+    classes = tuple(map(str, range(recipe.data.commands or (100 if "100" in name else 10))))
+    info = InputInfo((3, 32, 32), "image", (0.0,) * 3, (1.0,) * 3, classes)
+    if name.startswith("speech"):
+        info = InputInfo(recipe.audio.shape, "array", (0.0,), (1.0,), classes, recipe.audio)
+    require_possible(recipe, info)
+    if recipe.budget.packed_bytes is not None:
+        with pytest.raises(InputError):
+            require_possible(load_recipe(name, {"budget.packed_bytes": 500}), info)
 
 
 def test_the_defaults_are_the_papers_and_survive_a_round_trip() -> None:

@@ -16,16 +16,19 @@ from PIL import Image
 from pydantic import ValidationError
 
 from litesnn.data import sources
+from litesnn.data.cache import CACHE_VARIABLE
 from litesnn.data.images import decode_images
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from sounds import commands_folder
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
 
 
 def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
@@ -81,6 +84,7 @@ def values(x: torch.Tensor) -> set[int]:
 SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
+    "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
     "hub": lambda folder: "someone/pets",
 }
@@ -290,6 +294,18 @@ class TestParquet:
         with pytest.raises(InputError, match=r"'yak' is not among|outside 0 to 2"):
             load(DataSettings(source=str(tmp_path / "a"))).test()
 
+    def test_the_finer_of_two_labels_is_taken(self, tmp_path: Path) -> None:
+        """CIFAR-100's layout: ``img``, ``fine_label`` and ``coarse_label``."""
+        images = [{"bytes": encoded(picture), "path": None} for picture in pictures(12)]
+        rows = {"img": images, "coarse_label": [0] * 12, "fine_label": [0, 1] * 6}
+        found = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+        found = found.cast_column("fine_label", datasets.ClassLabel(names=["bee", "ant"]))
+        (tmp_path / "a").mkdir()
+        found.cast_column("coarse_label", datasets.ClassLabel(names=["insect", "bird"])).to_parquet(
+            tmp_path / "a" / "train-00000-of-00001.parquet"
+        )
+        assert load(DataSettings(source=str(tmp_path / "a"))).classes == ("bee", "ant")
+
     def test_columns_can_be_named(self, tmp_path: Path) -> None:
         images = [encoded(picture) for picture in pictures(12)]
         write_parquet(tmp_path / "a", "train", images, [0] * 12, kind=[0, 1] * 6)
@@ -333,7 +349,7 @@ class TestParquet:
         )
         (tmp_path / "c").mkdir()
         sound.to_parquet(tmp_path / "c" / "a.parquet")
-        refused(tmp_path / "c", "audio, which is not supported yet")
+        refused(tmp_path / "c", "have 1 class; at least 2 are needed")
 
     def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
         images = [encoded(picture) for picture in pictures(12)]
@@ -362,7 +378,7 @@ class TestImages:
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files and no images"),
             ({"notes.txt": b"a"}, "no image column found among text"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
-            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "audio, which is not supported yet"),
+            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "holds sound; expected parquet files with a column 'audio'"),
             ({"cat/a.png": b"a"}, "no label column found"),
             ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
             ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"row \d \(\d.png\): cannot be"),

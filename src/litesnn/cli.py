@@ -74,7 +74,10 @@ SourceArgument = Annotated[
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder of images or parquet files, an .npz file, or a hub name")
+    str | None,
+    typer.Option(
+        "--data", help="digits, a folder (images, parquet files, Speech Commands), an .npz file, or a hub name"
+    ),
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a shipped recipe or a TOML file; see recipes")]
@@ -262,7 +265,7 @@ def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safe
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="a packed model, model.safetensors")],
-    inputs: Annotated[list[Path], typer.Argument(help="image files, or arrays as .npy or .npz")],
+    inputs: Annotated[list[Path], typer.Argument(help="image or sound files, or arrays as .npy or .npz")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per input")] = False,
     engine: Annotated[
         Interpreter, typer.Option("--engine", help="the native engine, or the NumPy reference that it equals")
@@ -278,7 +281,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
     """List the shipped recipes, or print every setting of one with its meaning."""
     if name is None:
         for shipped in shipped_recipes():
-            print(f"{shipped:20} {load_recipe(shipped).description}")
+            print(f"{shipped:20} {load_recipe(shipped).description.partition(chr(10))[0]}")
         return
     for key, value, meaning in describe_settings(load_recipe(name)):
         print(f"{key:34} = {json.dumps(value, default=str):24} # {meaning}")

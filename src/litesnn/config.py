@@ -19,6 +19,7 @@ from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
 from litesnn.data.sources import DataSettings
 from litesnn.errors import InputError
+from litesnn.front_end import LogMel
 from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
 
 __all__ = [
@@ -155,6 +156,7 @@ class Recipe(_Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and augmentation")
     budget: Budget = Field(Budget(), description="limits on the finished network")
     data: DataSettings = DataSettings()
+    audio: LogMel = LogMel()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     search: SearchSettings = SearchSettings()

@@ -17,10 +17,12 @@ from rich.console import Console
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe, load_recipe
+from litesnn.data.augment import require_meaningful
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
-from litesnn.errors import BudgetExceeded
+from litesnn.errors import BudgetExceeded, InputError
+from litesnn.front_end import LogMel
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
@@ -84,8 +86,10 @@ class Job:
     @cached_property
     def data(self) -> Data:
         """The data of the run's recipe."""
+        recipe = self.run.recipe()
         with processes.first_before_others():
-            data = load(self.run.recipe().data)
+            data = load(recipe.data, recipe.audio)
+        require_sensible(recipe, data)
         require_same_data(data)
         for note in data.notes:
             self.session.console.print(f"[dim]{data.name}: {note}[/]")
@@ -121,6 +125,19 @@ class Design:
     def load(self) -> Network:
         """The trained network as a torch module, in evaluation mode."""
         return load_network(RunFolder(self.path).need("train"))
+
+
+def require_sensible(recipe: Recipe, data: Data) -> None:
+    """Refuse settings of a recipe that mean nothing for its data.
+
+    Raises:
+        InputError: the recipe says how sound becomes features, or how inputs of another kind are augmented.
+    """
+    sound = data.train.sound
+    noise = sound is not None and sound.noise is not None
+    require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
+    if data.front_end is None and recipe.audio != LogMel():
+        raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
 
 
 def make_recipe(
@@ -168,7 +185,7 @@ def design(
     In a program that ``torchrun`` started, all its processes have to call it, and do the job together.
 
     Args:
-        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub.
+        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub; sound needs a recipe for sound.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file.
         run: the run folder.

@@ -6,8 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from litesnn.data.batches import generator_for
+from litesnn.errors import InputError
+from litesnn.front_end import LogMel
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
 from litesnn.runs import RunFolder
@@ -52,6 +55,7 @@ def load_network(path: Path) -> Network:
         mean=tuple(fields["mean"]),
         std=tuple(fields["std"]),
         classes=tuple(fields["classes"]),
+        front_end=_front_end(fields.get("front_end"), path),
     )
     network = Network(genotype, info)
     load_into(network, tensors, path)
@@ -60,5 +64,16 @@ def load_network(path: Path) -> Network:
 
 def save_network(path: Path, network: Network) -> None:
     """Write ``network.safetensors``. Raises ``InputError`` if that fails."""
-    info = {"genotype": network.genotype.model_dump_json(), "input": asdict(network.info)}
+    fields = asdict(network.info)
+    if network.info.front_end is not None:
+        fields["front_end"] = network.info.front_end.model_dump()
+    info = {"genotype": network.genotype.model_dump_json(), "input": fields}
     save_tensors(path, "network", network.state_dict(), info)
+
+
+def _front_end(value: object, path: Path) -> LogMel | None:
+    """What the file says of the front end; files from before there was one say nothing."""
+    try:
+        return None if value is None else LogMel.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{path}: front end: {error.errors()[0]['msg']}") from None

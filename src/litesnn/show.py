@@ -68,7 +68,8 @@ def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = F
     model = read(model_path)
     runner = Reference(model) if reference else Engine(model)
     for path in inputs:
-        rows = load_inputs(path, model.input.shape, model.input.kind).numpy()
+        spec = model.input
+        rows = load_inputs(path, spec.shape, spec.kind, spec.front_end).numpy()
         logits = runner.run(rows).logits[-1]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = exponents / exponents.sum(axis=1, keepdims=True)
@@ -87,6 +88,7 @@ def _model_table(path: Path, model: PackedModel) -> Table:
     sizes = size_table(model)
     task = f"{_by(model.input.shape)} → {len(model.classes)} classes"
     kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
+    kind += "" if model.input.front_end is None else f"; input: {model.input.front_end}"
     table = Table(
         title=Text(f"{path}: {task}, {model.timesteps} timesteps{kind}"),
         caption="k/s: kernel/stride; a population's first row has its bias and rate",

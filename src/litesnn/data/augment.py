@@ -1,7 +1,10 @@
-"""Augmentation of a training batch on the device it lies on: shift, mirror, cutout.
+"""Augmentation of a training batch on the device it lies on: shift, mirror, cutout; of sound: shift, noise, masks.
 
 In: x [B, C, H, W], normalised, so that 0 is the mean of the training images. Out: the same shape, type and device.
 Every image draws its own shift, mirroring and square; there is no loop over images.
+
+Sound is shifted and mixed with noise before its features are computed, where both are exact: features of a shifted clip
+differ from shifted features in the windows at both ends, and powers do not add. Masks are on the features.
 """
 
 from __future__ import annotations
@@ -11,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["AugmentSettings", "augment"]
+from litesnn.errors import InputError
+
+__all__ = ["AugmentSettings", "augment", "augment_sound", "require_meaningful"]
+
+_FULL_SCALE = 32768  # of int16
 
 
 class AugmentSettings(BaseModel):
-    """Which changes training images get; the defaults change nothing. The paper: crop 4, flip, cutout 16."""
+    """Which changes training inputs get; the defaults change nothing. The paper: crop 4, flip, cutout 16."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +31,41 @@ class AugmentSettings(BaseModel):
     )
     flip: bool = Field(default=False, description="mirror every second image, on average, left to right")
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")
+    shift_ms: float = Field(
+        default=0, ge=0, le=60000, description="sound: shift by up to this many ms each way, filling with silence"
+    )
+    noise: float = Field(default=0, ge=0, le=1, description="sound: largest volume of background noise that is added")
+    noise_share: float = Field(default=0.8, ge=0, le=1, description="sound: share of the clips that get noise")
+    time_mask: int = Field(default=0, ge=0, description="features: most frames that a mask sets to the mean")
+    frequency_mask: int = Field(default=0, ge=0, description="features: most mel bands that a mask sets to the mean")
+    masks: int = Field(default=1, ge=1, le=16, description="features: masks of each of these two kinds")
+
+    @property
+    def changes_sound(self) -> bool:
+        """Whether features have to be computed anew from changed sound."""
+        return self.shift_ms > 0 or self.noise > 0
+
+
+def require_meaningful(settings: AugmentSettings, kind: str, *, sound: bool, noise: bool, origin: str) -> None:
+    """Refuse changes that data of a kind ("image" or "array") cannot have.
+
+    Raises:
+        InputError: images are to be changed like sound, or sound like images; or there is no noise to add.
+    """
+
+    def refuse(keys: tuple[str, ...], why: str) -> None:
+        for key in keys:
+            if getattr(settings, key):
+                raise InputError(f"augment.{key} is {getattr(settings, key)}, but {origin} {why}")
+
+    if kind == "image":
+        refuse(("time_mask", "frequency_mask"), "holds images; expected 0")
+    if not sound:
+        refuse(("shift_ms", "noise"), "holds no sound; expected 0")
+        return
+    refuse(("crop", "flip"), "holds sound; expected augment.shift_ms, or nothing")
+    if not noise:
+        refuse(("noise",), "has no background noise and no class _silence_; expected 0")
 
 
 def augment(
@@ -56,7 +98,51 @@ def augment(
         left = torch.randint(0, width, (batch, 1), generator=generator)[part] - settings.cutout // 2
         rows, columns = _within(top, settings.cutout, height), _within(left, settings.cutout, width)  # [B, H], [B, W]
         x = x.masked_fill(_sent(rows[:, None, :, None] & columns[:, None, None, :], x), 0)
+    for size, extent, dim in ((settings.frequency_mask, height, 2), (settings.time_mask, width, 3)):
+        if size:
+            masked = _sent(_masks(min(size, extent), extent, settings.masks, batch, generator)[part], x)  # [B, extent]
+            x = x.masked_fill(masked[:, None, :, None] if dim == 2 else masked[:, None, None], 0)
     return x
+
+
+def augment_sound(
+    clips: Tensor,
+    settings: AugmentSettings,
+    generator: torch.Generator,
+    noise: Tensor | None,
+    sample_rate: int,
+    *,
+    place: tuple[slice, int] | None = None,
+) -> Tensor:
+    """Shift every clip of a batch int16 [B, S], and add noise to some; floats in −1…1 [B, S], clipped there.
+
+    As the authors of Speech Commands do (arXiv 1804.03209 and their training program): a shift in either direction that
+    brings in silence, and a random piece of ``noise`` int16 [any], at a random volume. ``place`` as in :func:`augment`.
+    """
+    part, batch = (slice(None), len(clips)) if place is None else place
+    samples = clips.shape[1]
+    x = clips.float() / _FULL_SCALE
+    if settings.shift_ms:
+        most = min(round(settings.shift_ms * sample_rate / 1000), samples)
+        start = _sent(torch.randint(0, 2 * most + 1, (batch,), generator=generator)[part], x)
+        x = F.pad(x, (most, most)).gather(1, start[:, None] + torch.arange(samples, device=x.device))
+    if settings.noise and noise is not None:
+        volume = settings.noise * torch.rand(batch, generator=generator)[part]
+        volume *= torch.rand(batch, generator=generator)[part] < settings.noise_share
+        if len(noise) < samples:
+            noise = noise.repeat(-(-samples // len(noise)))
+        start = _sent(torch.randint(0, len(noise) - samples + 1, (batch,), generator=generator)[part], x)
+        piece = noise[start[:, None] + torch.arange(samples, device=x.device)].float() / _FULL_SCALE  # [B, S]
+        x = (x + _sent(volume, x)[:, None] * piece).clamp(-1, 1)
+    return x
+
+
+def _masks(size: int, extent: int, count: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Masked places [B, extent]: ``count`` stretches of 0 to ``size`` places (SpecAugment, arXiv 1904.08779)."""
+    length = torch.randint(0, size + 1, (batch, count), generator=generator)
+    start = (torch.rand(batch, count, generator=generator) * (extent - length + 1)).long()
+    place = torch.arange(extent)
+    return ((place >= start[:, :, None]) & (place < (start + length)[:, :, None])).any(1)
 
 
 def _sent(drawn: Tensor, x: Tensor) -> Tensor:

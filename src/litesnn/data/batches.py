@@ -7,17 +7,31 @@ batches, and each takes its part of them. Shapes: B batch, C channels, H × W pi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from litesnn import processes
-from litesnn.data.augment import AugmentSettings, augment
+from litesnn.data.augment import AugmentSettings, augment, augment_sound
 from litesnn.errors import InputError
 
-__all__ = ["Samples", "generator_for", "joined", "shuffled_batches"]
+__all__ = ["Clips", "Samples", "generator_for", "joined", "shuffled_batches"]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The sound from which inputs are computed, for changes that are exact in sound alone.
+
+    ``x`` int16 [N, S] and ``noise`` int16 [any] are on the device; ``to_input`` computes inputs [B, C, H, W] from clips
+    [B, S] of floats in −1…1.
+    """
+
+    x: Tensor
+    noise: Tensor | None
+    to_input: Callable[[Tensor], Tensor]
+    sample_rate: int
 
 
 @dataclass(frozen=True)
@@ -25,11 +39,13 @@ class Samples:
     """``x`` int8 [N, C, H, W] as the network takes it, and labels ``y`` int64 [N], both on the device.
 
     ``black`` int8 [C] is what a black pixel becomes, and what shifted images are filled with; ``None`` stands for 0.
+    ``clips`` is there if augmented batches are to be computed from them.
     """
 
     x: Tensor
     y: Tensor
     black: Tensor | None = None
+    clips: Clips | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -53,7 +69,10 @@ class Samples:
 
 def joined(first: Samples, second: Samples) -> Samples:
     """The rows of both, one after the other."""
-    return Samples(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.black)
+    clips = first.clips
+    if clips is not None and second.clips is not None:
+        clips = replace(clips, x=torch.cat([clips.x, second.clips.x]))
+    return Samples(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.black, clips)
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
@@ -75,7 +94,13 @@ def shuffled_batches(
     part = processes.part(size)
     for start in range(0, len(rows) - size + 1, size):
         chosen = order[start : start + size][part]
-        x = rows.x[chosen].float()
+        place = (part, size)
+        if settings is not None and rows.clips is not None:
+            clips = rows.clips
+            sound = augment_sound(clips.x[chosen], settings, generator, clips.noise, clips.sample_rate, place=place)
+            x = clips.to_input(sound).float()
+        else:
+            x = rows.x[chosen].float()
         if settings is not None:
-            x = augment(x, settings, generator, black=rows.black, place=(part, size))
+            x = augment(x, settings, generator, black=rows.black, place=place)
         yield x, rows.y[chosen]

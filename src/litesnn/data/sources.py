@@ -1,7 +1,8 @@
 """Where data comes from: one name in, training, validation and test tensors out.
 
 In: :class:`DataSettings`. Out: :class:`Data`, with inputs [N, C, H, W] (uint8 images, or float32 arrays) and labels
-int64 [N] counted from 0. The table :data:`SOURCES` says which reader takes which name.
+int64 [N] counted from 0. Sound becomes arrays: its log-mel features. The table :data:`SOURCES` says which reader takes
+which name.
 
 The rows of the three splits are fixed by the data alone, not by a training seed, and never overlap.
 """
@@ -23,10 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from litesnn.data.arrays import as_inputs, as_labels, read_npz, resize_arrays
+from litesnn.data.audio import AUDIO_SUFFIXES, Clip, Recordings, Sound, decode
 from litesnn.data.images import Encoded, decode_images
+from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
 from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
 from litesnn.errors import InputError
 from litesnn.extras import need
+from litesnn.front_end import LogMel
 
 __all__ = ["SOURCES", "Data", "DataSettings", "Source", "Split", "load"]
 
@@ -34,13 +38,16 @@ Kind = Literal["image", "array"]
 Shape = tuple[int, int, int]
 
 _IMAGE_NAMES = ("image", "img", "x")
+_AUDIO_NAMES = ("audio",)
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_AUDIO_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
 _EXPECTED = (
-    "expected 'digits', an .npz file, a folder of parquet files or images, or the name of a data set on the "
-    "Hugging Face hub"
+    "expected 'digits', an .npz file, a folder of parquet files or images, the folder of Speech Commands, or the name "
+    "of a data set on the Hugging Face hub"
 )
+
+
+_DEFAULT_AUDIO = LogMel()
 
 
 class DataSettings(BaseModel):
@@ -69,16 +76,26 @@ class DataSettings(BaseModel):
         default=0.2, gt=0, lt=1, description="share of all rows set aside for the test, where the data has no test rows"
     )
     image_column: str | None = Field(default=None, description="column with the images; found by itself if left out")
+    audio_column: str | None = Field(default=None, description="column with the sound; found by itself if left out")
     label_column: str | None = Field(default=None, description="column with the labels; found by itself if left out")
     size: int | None = Field(default=None, ge=1, description="rescale images to this many pixels in height and width")
+    commands: Literal[12, 35] | None = Field(
+        default=None,
+        description="classes of Speech Commands: 12 (ten words, silence, unknown) or 35 (all words); "
+        "its folder is read so, other data must have so many",
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows: inputs x [N, C, H, W], uint8 for images and float32 for arrays, and labels y int64 [N]."""
+    """Rows: inputs x [N, C, H, W], uint8 for images and float32 for arrays, and labels y int64 [N].
+
+    ``sound`` is what x was computed from, if that was sound.
+    """
 
     x: Tensor
     y: Tensor
+    sound: Sound | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +103,7 @@ class Data:
     """A data set, split. ``mean`` and ``std`` are those of each channel over the training rows, in raw units.
 
     A channel that is constant has a std of 1, so that normalising is defined. ``notes`` says in one line each
-    what a reader of results should know about the splits.
+    what a reader of results should know about the splits. ``front_end`` says what features of sound are.
     """
 
     name: str
@@ -99,6 +116,7 @@ class Data:
     validation: Split
     read_test: Callable[[], Split] = field(repr=False)
     notes: tuple[str, ...] = ()
+    front_end: LogMel | None = None
 
     def test(self) -> Split:
         """The test rows. They are read and decoded now, not before, so that nothing earlier can depend on them.
@@ -113,22 +131,34 @@ class Data:
 class _Rows:
     """Rows not decoded yet. ``read(rows, shape)`` gives the inputs [len(rows), C, H, W] of some of them.
 
-    ``shape`` is the shape of the training inputs, or None while those are read themselves.
+    ``shape`` is the shape of the training inputs, or None while those are read themselves. ``recordings`` gives some of
+    the rows as sound, if they are.
     """
 
     labels: IntArray
     read: Callable[[IntArray, Shape | None], Tensor]
+    recordings: Callable[[IntArray], Recordings] | None = None
 
     def take(self, rows: IntArray) -> _Rows:
-        return _Rows(self.labels[rows], lambda wanted, shape: self.read(rows[wanted], shape))
+        recordings = self.recordings
+        return _Rows(
+            self.labels[rows],
+            lambda wanted, shape: self.read(rows[wanted], shape),
+            recordings and (lambda wanted: recordings(rows[wanted])),
+        )
 
-    def split(self, shape: Shape | None) -> Split:
-        return Split(self.read(np.arange(len(self.labels)), shape), torch.from_numpy(self.labels))
+    def split(self, shape: Shape | None, noise: Callable[[], Tensor] | None = None) -> Split:
+        rows = np.arange(len(self.labels))
+        sound = self.recordings and Sound(self.recordings(rows), noise)
+        return Split(self.read(rows, shape), torch.from_numpy(self.labels), sound)
 
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """What a reader finds. A ``validation`` or ``test`` of None is to be cut from the training rows."""
+    """What a reader finds. A ``validation`` or ``test`` of None is to be cut from the training rows.
+
+    ``noise`` gives background noise int16 [any]; without it the training rows of the class ``_silence_`` are.
+    """
 
     classes: tuple[str, ...]
     kind: Kind
@@ -136,6 +166,8 @@ class _Opened:
     validation: _Rows | None = None
     test: Callable[[], _Rows] | None = None
     notes: tuple[str, ...] = ()
+    front_end: LogMel | None = None
+    noise: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,15 +176,15 @@ class Source:
 
     name: str
     takes: Callable[[str], bool]
-    read: Callable[[DataSettings], _Opened]
+    read: Callable[[DataSettings, LogMel], _Opened]
 
 
-def load(settings: DataSettings) -> Data:
+def load(settings: DataSettings, audio: LogMel = _DEFAULT_AUDIO) -> Data:
     """Read the training and validation rows of a data set; the test rows wait for :meth:`Data.test`.
 
     Where the data set has no test rows, they are cut from all rows, stratified. Then ``train_limit`` applies, and
     what rests is cut into training and validation rows, unless the data set has a test and a validation split of
-    its own.
+    its own. ``audio`` says which features sound becomes.
 
     Raises:
         InputError: the data set is missing, damaged or not understood, or a class has too few rows.
@@ -160,7 +192,12 @@ def load(settings: DataSettings) -> Data:
     source = next((source for source in SOURCES if source.takes(settings.source)), None)
     if source is None:
         raise InputError(f"{settings.source!r} is not a data set; {_EXPECTED}")
-    opened = source.read(settings)
+    opened = source.read(settings, audio)
+    if settings.commands not in (None, len(opened.classes)):
+        raise InputError(
+            f"{settings.source}: has {len(opened.classes)} classes, but data.commands is {settings.commands}; only the "
+            "folder of Speech Commands can be read either way"
+        )
     _check_labels(opened.train.labels, opened.classes, f"{settings.source}: training rows")
 
     train, read_test_rows = opened.train, opened.test
@@ -179,7 +216,8 @@ def load(settings: DataSettings) -> Data:
         _check_labels(validation.labels, opened.classes, f"{settings.source}: validation rows")
         _check_classes(validation.labels, opened, settings, least=1, what="validation")
 
-    train_split = train.split(None)
+    noise = _noise(opened, train)
+    train_split = train.split(None, noise)
     shape = _shape(train_split.x)
     mean, std = _channel_stats(train_split.x)
 
@@ -198,10 +236,19 @@ def load(settings: DataSettings) -> Data:
         mean=mean,
         std=std,
         train=train_split,
-        validation=_fitting(validation.split(shape), train_split, f"{settings.source}: validation rows"),
+        validation=_fitting(validation.split(shape, noise), train_split, f"{settings.source}: validation rows"),
         read_test=read_test,
         notes=opened.notes,
+        front_end=opened.front_end,
     )
+
+
+def _noise(opened: _Opened, train: _Rows) -> Callable[[], Tensor] | None:
+    """Background noise for training: the data set's own, else what its class of silence holds."""
+    if opened.noise is not None or train.recordings is None or SILENCE not in opened.classes:
+        return opened.noise
+    recordings = train.recordings(np.flatnonzero(train.labels == opened.classes.index(SILENCE)))
+    return lambda: recordings.clips().flatten()
 
 
 def _check_labels(labels: IntArray, classes: tuple[str, ...], origin: str) -> None:
@@ -256,7 +303,7 @@ def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 # --- readers: one function per kind of source ---
 
 
-def _read_digits(settings: DataSettings) -> _Opened:
+def _read_digits(settings: DataSettings, audio: LogMel) -> _Opened:
     """The 1797 digits of 8 × 8 pixels that come with scikit-learn; their grey levels 0 to 16 become 0 to 255."""
     bunch = need("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # [N, 1, 8, 8]
@@ -264,7 +311,7 @@ def _read_digits(settings: DataSettings) -> _Opened:
     return _Opened(classes, "image", _array_rows(x, bunch.target.astype(np.int64), settings))
 
 
-def _read_npz(settings: DataSettings) -> _Opened:
+def _read_npz(settings: DataSettings, audio: LogMel) -> _Opened:
     """A file with x [N, C, H, W] or [N, H, W] and labels y [N]; if it has x_test and y_test, those are the test.
 
     ``classes`` may name the classes; without it they are called 0, 1, … up to the largest label of y.
@@ -297,11 +344,35 @@ def _read_npz(settings: DataSettings) -> _Opened:
     return _Opened(classes, kind, _array_rows(x, y, settings), test=test if has_test else None)
 
 
-def _read_folder(settings: DataSettings) -> _Opened:
+def _read_commands(settings: DataSettings, audio: LogMel) -> _Opened:
+    """The folder of Google Speech Commands as its authors publish it; see :mod:`litesnn.data.speech_commands`."""
+    found = read_commands(Path(settings.source).expanduser(), settings.commands)
+
+    def rows(split: str) -> _Rows:
+        clips, labels = found.splits[split]
+        return _sound_rows(lambda wanted: [clips[row] for row in wanted], labels, audio)
+
+    def noise() -> Tensor:
+        return torch.from_numpy(np.concatenate([decode(clip.encoded, audio.sample_rate) for clip in found.noise]))
+
+    validation = rows("validation")
+    return _Opened(
+        found.classes,
+        "array",
+        rows("train"),
+        validation,
+        test=lambda: rows("test"),
+        notes=(f"validation and test are those of the lists in {settings.source}; none is cut from training",),
+        front_end=audio,
+        noise=noise if found.noise else None,
+    )
+
+
+def _read_folder(settings: DataSettings, audio: LogMel) -> _Opened:
     """A folder of parquet files, or of images in one folder per class; split folders or file names are understood.
 
-    Reads no network: a folder that exists goes before a data set of the hub with the same name. Audio and event
-    recordings in folders are refused with a message that says so.
+    Reads no network: a folder that exists goes before a data set of the hub with the same name. Event recordings, and
+    sound in folders that are not those of Speech Commands, are refused with a message that says so.
     """
     folder = Path(settings.source).expanduser()
     if not folder.exists():
@@ -315,16 +386,19 @@ def _read_folder(settings: DataSettings) -> _Opened:
     except FileNotFoundError:
         raise InputError(
             f"{settings.source}: this folder holds no parquet files and no images "
-            "(audio and event recordings are not supported yet)"
+            "(event recordings are not supported yet)"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        if any(file.suffix.lower() in _AUDIO_SUFFIXES for file in folder.rglob("*")):
-            raise _no_audio(settings) from None
+        if any(file.suffix.lower() in AUDIO_SUFFIXES for file in folder.rglob("*")):
+            raise InputError(
+                f"{settings.source}: holds sound; expected parquet files with a column 'audio', or the folder of "
+                "Speech Commands with its validation_list.txt and testing_list.txt"
+            ) from None
         raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
-    return _open_tables(found, settings, datasets)
+    return _open_tables(found, settings, audio, datasets)
 
 
-def _read_hub(settings: DataSettings) -> _Opened:
+def _read_hub(settings: DataSettings, audio: LogMel) -> _Opened:
     """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``."""
     datasets = need("datasets", package="datasets", extra="data")
     name = settings.source
@@ -341,11 +415,15 @@ def _read_hub(settings: DataSettings) -> _Opened:
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{name!r} of the Hugging Face hub cannot be read: {_one_line(error)}") from None
-    return _open_tables(found, settings, datasets)
+    return _open_tables(found, settings, audio, datasets)
 
 
 def _is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or "\\" in source or _is_npz(source) or os.path.exists(source)
+
+
+def _is_commands(source: str) -> bool:
+    return _is_path(source) and is_speech_commands(Path(source).expanduser())
 
 
 def _is_npz(source: str) -> bool:
@@ -366,13 +444,14 @@ def _is_hub_name(source: str) -> bool:
 SOURCES: tuple[Source, ...] = (
     Source("digits", lambda source: source == "digits", _read_digits),
     Source("npz", _is_npz, _read_npz),
+    Source("speech commands", _is_commands, _read_commands),
     Source("folder", _is_path, _read_folder),
     Source("hub", _is_hub_name, _read_hub),
 )
 """Every kind of source; the first row that takes a name reads it.
 
-A new source is one more row and its function. Event recordings belong here, before "folder". Audio is not a source
-but another kind of column: it belongs beside :func:`_encoded_rows`.
+A new source is one more row and its function. Event recordings belong here, before "folder". Sound in tables is not a
+source but another kind of column, beside images.
 """
 
 
@@ -387,7 +466,7 @@ def _array_rows(x: Tensor, labels: IntArray, settings: DataSettings) -> _Rows:
     return _Rows(labels, read)
 
 
-def _open_tables(found: Any, settings: DataSettings, datasets: ModuleType) -> _Opened:
+def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: ModuleType) -> _Opened:
     """The splits of a ``DatasetDict``, by their names."""
     splits = list(found)
     train_name = splits[0] if len(splits) == 1 else "train"
@@ -404,6 +483,13 @@ def _open_tables(found: Any, settings: DataSettings, datasets: ModuleType) -> _O
 
     features = found[train_name].features
     image_column = _image_column(features, settings, datasets)
+    audio_column = _audio_column(features, settings, datasets) if image_column is None else None
+    column = image_column or audio_column
+    if column is None:
+        raise InputError(
+            f"{settings.source}: no image column found among {', '.join(features)}; set data.image_column, or "
+            "data.audio_column for sound (event recordings are not supported yet)"
+        )
     label_column = _label_column(features, settings, datasets)
     label_feature = features[label_column]
     classes = (
@@ -414,42 +500,47 @@ def _open_tables(found: Any, settings: DataSettings, datasets: ModuleType) -> _O
 
     def rows(split: str) -> _Rows:
         table = found[split]
-        missing = {image_column, label_column} - set(table.column_names)
+        missing = {column, label_column} - set(table.column_names)
         if missing:
             raise InputError(f"{settings.source}: split {split!r} has no column {', '.join(sorted(missing))}")
         origin = f"{settings.source}: split {split!r}"
         labels = _labels_of(table, label_column, classes, origin)
-        return _encoded_rows(table, image_column, labels, settings, datasets, origin)
+        if audio_column is not None:
+            fetch = _encoded_files(table, audio_column, datasets.Audio, origin, "sound")
+            return _sound_rows(lambda wanted: [Clip(file) for file in fetch(wanted)], labels, audio)
+        return _image_rows(_encoded_files(table, column, datasets.Image, origin, "image"), labels, settings)
 
     return _Opened(
         classes,
-        "image",
+        "image" if audio_column is None else "array",
         train=rows(train_name),
         validation=rows(validation_name) if validation_name else None,
         test=(lambda: rows(test_name)) if test_name else None,
         notes=tuple(notes),
+        front_end=None if audio_column is None else audio,
     )
 
 
-def _image_column(features: Any, settings: DataSettings, datasets: ModuleType) -> str:
+def _image_column(features: Any, settings: DataSettings, datasets: ModuleType) -> str | None:
     if settings.image_column is not None:
         return _named_column(features, settings.image_column, "image_column", settings)
+    if settings.audio_column is not None:
+        return None
     images: list[str] = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if len(images) > 1:
         raise InputError(f"{settings.source}: has several image columns ({', '.join(images)}); set data.image_column")
     named = [name for name in _IMAGE_NAMES if name in features]
-    if images or named:
-        return (images or named)[0]
-    if any(isinstance(feature, datasets.Audio) for feature in features.values()):
-        raise _no_audio(settings)
-    raise InputError(
-        f"{settings.source}: no image column found among {', '.join(features)}; set data.image_column "
-        "(event recordings are not supported yet)"
-    )
+    return next(iter(images or named), None)
 
 
-def _no_audio(settings: DataSettings) -> InputError:
-    return InputError(f"{settings.source}: holds audio, which is not supported yet; expected images")
+def _audio_column(features: Any, settings: DataSettings, datasets: ModuleType) -> str | None:
+    if settings.audio_column is not None:
+        return _named_column(features, settings.audio_column, "audio_column", settings)
+    sounds: list[str] = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    if len(sounds) > 1:
+        raise InputError(f"{settings.source}: has several audio columns ({', '.join(sounds)}); set data.audio_column")
+    named = [name for name in _AUDIO_NAMES if name in features]
+    return next(iter(sounds or named), None)
 
 
 def _label_column(features: Any, settings: DataSettings, datasets: ModuleType) -> str:
@@ -501,18 +592,22 @@ def _labels_of(table: Any, column: str, classes: tuple[str, ...], origin: str) -
     return np.array([index[value] if isinstance(value, str) else value for value in values], np.int64)
 
 
-def _encoded_rows(
-    table: Any, column: str, labels: IntArray, settings: DataSettings, datasets: ModuleType, origin: str
-) -> _Rows:
-    """Rows whose column holds image files: their bytes, or records of bytes and path."""
-    images = table.select_columns([column])
-    if isinstance(images.features[column], datasets.Image):
-        images = images.cast_column(column, datasets.Image(decode=False))
+def _encoded_files(
+    table: Any, column: str, feature: type, origin: str, what: str
+) -> Callable[[IntArray], Sequence[Encoded]]:
+    """What fetches the files in rows of a column: their bytes, or records of bytes and path."""
+    files = table.select_columns([column])
+    if isinstance(files.features[column], feature):
+        files = files.cast_column(column, feature(decode=False))
 
     def fetch(rows: IntArray) -> Sequence[Encoded]:
-        values = images[rows.tolist()][column]
-        return [_encoded(value, f"{origin}, row {row}", column) for value, row in zip(values, rows, strict=True)]
+        values = files[rows.tolist()][column]
+        return [_encoded(value, f"{origin}, row {row}", column, what) for value, row in zip(values, rows, strict=True)]
 
+    return fetch
+
+
+def _image_rows(fetch: Callable[[IntArray], Sequence[Encoded]], labels: IntArray, settings: DataSettings) -> _Rows:
     def read(rows: IntArray, shape: Shape | None) -> Tensor:
         size = None if settings.size is None else (settings.size, settings.size)
         return decode_images(fetch, rows, size=size, shape=shape)
@@ -520,14 +615,21 @@ def _encoded_rows(
     return _Rows(labels, read)
 
 
-def _encoded(value: Any, name: str, column: str) -> Encoded:
+def _sound_rows(fetch: Callable[[IntArray], Sequence[Clip]], labels: IntArray, audio: LogMel) -> _Rows:
+    def recordings(rows: IntArray) -> Recordings:
+        return Recordings(fetch, rows, audio)
+
+    return _Rows(labels, lambda rows, shape: recordings(rows).features(), recordings)
+
+
+def _encoded(value: Any, name: str, column: str, what: str) -> Encoded:
     if isinstance(value, bytes):
         return Encoded(value, None, name)
     if value is None or (isinstance(value, dict) and value.keys() == {"bytes", "path"}):
         content, path = (value["bytes"], value["path"]) if value else (None, None)
         # Files inside an archive keep only a name, which is no path: their bytes count.
         return Encoded(content, path, f"{name} ({os.path.basename(path)})" if path else name)
-    raise InputError(f"{name}: column {column!r} holds {type(value).__name__} values; expected image files as bytes")
+    raise InputError(f"{name}: column {column!r} holds {type(value).__name__} values; expected {what} files as bytes")
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     )
     info, arithmetic = network.info, backbone.arithmetic
     return PackedModel(
-        input=InputSpec(info.shape, info.kind, info.mean, info.std),
+        input=InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end),
         timesteps=network.genotype.timesteps,
         leak=arithmetic.leak,
         threshold=THRESHOLD,

@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import ValidationError
 
 from litesnn.deploy.json_checks import (
     checked_integer,
@@ -26,6 +27,8 @@ from litesnn.deploy.json_checks import (
 )
 from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
+from litesnn.errors import InputError
+from litesnn.front_end import LogMel
 from litesnn.size import MAX_RICE
 
 __all__ = [
@@ -48,6 +51,8 @@ NO_CRC = "00000000"
 """What stands in the place of the checksum until it is known."""
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
+_SOUND = 2  # added to the version of a model with a front end, which readers from before front ends refuse by it
+_FRONT_END = "log-mel"
 
 # Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
 # allocate gigabytes.
@@ -129,9 +134,11 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
     head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
     if fixed:
         head += [readout.shift, readout.bias_shift, readout.fraction]
+    front_end = spec.front_end
     record = {
-        "version": _FIXED_VERSION if fixed else _FLOAT_VERSION,
+        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _SOUND),
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
+        **({} if front_end is None else {"front_end": [_FRONT_END, *front_end.model_dump().values()]}),
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
@@ -163,18 +170,23 @@ class _HeaderReader:
     def header(self, metadata: str) -> Header:
         record = load_object(metadata, self.origin)
         version = record.get("version")
-        if type(version) is not int or version not in (_FLOAT_VERSION, _FIXED_VERSION):
-            known = f"{_FLOAT_VERSION} or {_FIXED_VERSION}, those that this litesnn reads"
-            refuse(f"{self.origin}: version", known, version)
-        self.fixed = version == _FIXED_VERSION
+        latest = _FIXED_VERSION + _SOUND
+        if type(version) is not int or not 1 <= version <= latest:
+            refuse(f"{self.origin}: version", f"1 to {latest}, those that this litesnn reads", version)
+        sound = version > _SOUND
+        self.fixed = version - (_SOUND if sound else 0) == _FIXED_VERSION
         keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
         if self.fixed:
             keys.insert(5, "fraction")
+        if sound:
+            keys.insert(2, "front_end")
         if set(record) != set(keys):
             refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
         if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
             refuse(f"{self.origin}: crc", "eight hexadecimal digits", crc)
         spec = self.input(record["input"])
+        if sound:
+            spec = replace(spec, front_end=self.front_end(record["front_end"], spec))
         timesteps = checked_integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
         leak = checked_number(record["leak"], f"{self.origin}: leak")
         if not 0 <= leak <= 1:
@@ -213,6 +225,26 @@ class _HeaderReader:
         mean = tuple(checked_number(item, f"{where}: mean") for item in means)
         std = tuple(checked_positive(item, f"{where}: std") for item in stds)
         return InputSpec(self.image, "image" if row[0] == "image" else "array", mean, std)
+
+    def front_end(self, value: object, spec: InputSpec) -> LogMel:
+        """The front end, whose features have to be what the input is."""
+        where = f"{self.origin}: front end"
+        names = list(LogMel.model_fields)
+        row = checked_list(value, where, length=1 + len(names))
+        if row[0] != _FRONT_END:
+            refuse(where, repr(_FRONT_END), row[0])
+        for name, item in zip(names, row[1:], strict=True):
+            number = checked_number(item, f"{where}: {name}")
+            if LogMel.model_fields[name].annotation is int and type(item) is not int:
+                refuse(f"{where}: {name}", "an integer", number)
+        try:
+            front_end = LogMel.model_validate(dict(zip(names, row[1:], strict=True)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+        if spec.kind != "array" or spec.shape != front_end.shape:
+            refuse(f"{self.origin}: input", f"array {_by(front_end.shape)}", f"{spec.kind} {_by(spec.shape)}")
+        return front_end
 
     def population(self, value: object, index: int) -> PopulationRow:
         name = f"population {index}"

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.front_end import LogMel
+
 __all__ = ["IMAGE", "Affine", "InputSpec", "PackedModel", "Population", "Readout", "Synapses", "population_shapes"]
 
 IMAGE = -1
@@ -92,13 +94,15 @@ class InputSpec(_Record):
     """What the network is given: uint8 pixels 0 to 255 (``"image"``) or real numbers (``"array"``), [C, H, W].
 
     ``mean`` and ``std`` are per channel, in the units of the raw data. They mean float32 numbers, and are kept as the
-    shortest decimals that say which.
+    shortest decimals that say which. ``front_end`` says of which sound arrays are the features, if they are; who runs
+    the network computes them (:func:`litesnn.data.audio.log_mel`).
     """
 
     shape: tuple[int, int, int]
     kind: Literal["image", "array"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    front_end: LogMel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))

@@ -46,7 +46,7 @@ def require_same_data(data: Data) -> None:
     """
     if processes.count() == 1:
         return
-    digest = hashlib.sha256(repr((data.shape, data.kind, data.mean, data.std, data.classes)).encode())
+    digest = hashlib.sha256(repr((data.shape, data.kind, data.mean, data.std, data.classes, data.front_end)).encode())
     for split in (data.train, data.validation):
         digest.update(split.x.contiguous().numpy().data)
         digest.update(split.y.contiguous().numpy().data)

@@ -12,7 +12,9 @@ from torch import nn
 
 from litesnn import processes
 from litesnn.budget import parse_bytes
-from litesnn.data.batches import Samples
+from litesnn.data.audio import log_mel
+from litesnn.data.augment import AugmentSettings
+from litesnn.data.batches import Clips, Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
 from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
@@ -71,12 +73,27 @@ class Session:
             self.console.print(f"{stage}: cells are recomputed{parts} to stay within --memory")
         return plan
 
-    def samples(self, split: Split, info: InputInfo) -> Samples:
-        """A split encoded as the network takes it, on the device."""
+    def samples(self, split: Split, info: InputInfo, settings: AugmentSettings | None = None) -> Samples:
+        """A split encoded as the network takes it, on the device, with all that ``settings`` of augmentation need."""
         black = None
         if info.kind == "image":
             black = encode(torch.zeros(1, info.shape[0], 1, 1), info.mean, info.std).flatten().to(self.device)
-        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black)
+        clips = None
+        if settings is not None and settings.changes_sound:
+            clips = self._clips(split, info, with_noise=settings.noise > 0)
+        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black, clips)
+
+    def _clips(self, split: Split, info: InputInfo, *, with_noise: bool) -> Clips:
+        """The sound of a split, and how it becomes inputs. That it has some was checked with its recipe."""
+        sound, front_end = split.sound, info.front_end
+        assert sound is not None
+        assert front_end is not None
+
+        def to_input(clips: torch.Tensor) -> torch.Tensor:
+            return encode(log_mel(clips, front_end), info.mean, info.std)
+
+        noise = sound.noise().to(self.device) if with_noise and sound.noise is not None else None
+        return Clips(sound.recordings.clips().to(self.device), noise, to_input, front_end.sample_rate)
 
 
 def begin_session(
@@ -146,7 +163,7 @@ def find_device(name: str) -> torch.device:
 
 def input_info(data: Data) -> InputInfo:
     """What a network has to know of its data."""
-    return InputInfo(data.shape, data.kind, data.mean, data.std, data.classes)
+    return InputInfo(data.shape, data.kind, data.mean, data.std, data.classes, data.front_end)
 
 
 def cosine_lr(first: float, last: float, progress: float) -> float:

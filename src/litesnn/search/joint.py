@@ -243,8 +243,9 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     """
     recipe, info = run.recipe(), input_info(data)
     run.start("search")
-    train, validation = session.samples(data.train, info), session.samples(data.validation, info)
     together = recipe.search.update == "joint"
+    train = session.samples(data.train, info, recipe.augment)
+    validation = session.samples(data.validation, info, recipe.augment if together else None)
     if together:
         train = joined(train, validation)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()

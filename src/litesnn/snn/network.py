@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from litesnn.front_end import LogMel
 from litesnn.genotype import Genotype
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
@@ -31,7 +32,8 @@ class InputInfo:
     """How raw data becomes what the network sees.
 
     ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255) or "array" (floats); ``mean`` and ``std`` are per
-    channel, in raw units; ``classes`` are the names of the labels.
+    channel, in raw units; ``classes`` are the names of the labels. ``front_end`` says what arrays are features of, if
+    they are features of sound.
     """
 
     shape: tuple[int, int, int]
@@ -39,6 +41,7 @@ class InputInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    front_end: LogMel | None = None
 
 
 @dataclass(frozen=True)

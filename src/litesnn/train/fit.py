@@ -161,7 +161,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     recipe, info = run.recipe(), input_info(data)
     genotype = Genotype.read(run.need("derive"))
     run.start("train")
-    train, validation = session.samples(data.train, info), session.samples(data.validation, info)
+    train, validation = session.samples(data.train, info, recipe.augment), session.samples(data.validation, info)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
     processes.equalize(trainee.state_dict().values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from litesnn.deploy.export_c.layout import Layout
+from litesnn.deploy.packed import InputSpec
 from litesnn.deploy.targets import Measurement
 
 __all__ = ["memory_lines", "readme", "target_lines"]
@@ -20,6 +21,7 @@ def readme(layout: Layout, measurements: Sequence[Measurement], *, name: str) ->
         given = "floats"
     else:
         given = "int8 steps `clip(round(32·(x − mean)/std), −127, 127)`"
+    front_end = "" if model.input.front_end is None else _front_end_text(model.input)
     if model.fraction is None:
         arithmetic = "float32, one rounding per operation"
         logits = "`logits[t * SNN_CLASSES + k]` is the float logit after timestep t + 1."
@@ -46,9 +48,10 @@ if (snn_run(input, logits)) {{ int class = snn_class(logits); }}
 ```
 
 {logits}
-Compile `snn*.c` and `model.c` with `-std=c99 -ffp-contract=off`; never with `-ffast-math`. `make` builds and runs the
-self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under qemu. The
-self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference, bit for bit.
+{front_end}Compile `snn*.c` and `model.c` with `-std=c99 -ffp-contract=off`; never with `-ffast-math`. `make` builds
+and runs the self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under
+qemu. The self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference,
+bit for bit.
 
 ## Measured
 
@@ -69,6 +72,24 @@ and one.
 | bundle | sources | kernel | estimated instructions |
 |---|---|---|---|
 {chr(10).join(_kernel_rows(layout))}
+"""
+
+
+def _front_end_text(spec: InputSpec) -> str:
+    """What the caller has to compute from sound; it is not exported, since no two Fourier transforms round alike."""
+    front_end = spec.front_end
+    assert front_end is not None
+    window, hop = front_end.window, front_end.hop
+    return f"""
+The input is not sound but its features, which the caller has to compute: {front_end}. From
+samples in −1…1, of which those that are missing are 0, for each of the windows of {window} samples that begin at
+0, {hop}, {2 * hop}, …: multiply by a Hann window `0.5 − 0.5·cos(2πn/{window})`; fill up with zeros to
+{front_end.fft}, take the squared magnitude of the Fourier transform; weigh it by {front_end.mels} triangles with
+peak 1, evenly spaced from {front_end.low_hz:g} to {front_end.high_hz:g} Hz in `2595·log10(1 + f/700)`; take the
+natural logarithm of each sum, or of {front_end.floor:g} if that is more. Filter m of window w is x[0][m][w]. Mean
+and standard deviation of all of them in training, which the network's own normalisation uses:
+{spec.mean[0]:.9g} and {spec.std[0]:.9g}.
+
 """
 
 
