@@ -47,7 +47,7 @@ def step_footprint(
     """
     height, width = backbone.map_size(0)
     stem = timesteps * backbone.stem.outputs * height * width
-    kept, moment, weights = 2 * stem, 0, 0  # spikes and membranes
+    kept, moment, weights = stem + stem // timesteps, 0, 0  # spikes, and currents, the same at every timestep
     read = [stem, stem]  # values of the two states that a cell reads
     for index in range(len(backbone.cells)):
         cell = backbone.cell(index)
@@ -55,10 +55,10 @@ def step_footprint(
         maps = timesteps * pixels[0] * pixels[1]
         spikes = maps * cell.nodes * cell.width
         convs = [cell.connection(edge) for edge in cell.edges if cell.connection(edge).conv is not None]
-        inside = spikes + maps * cell.width * len(convs)  # membranes, and outputs of convolutions
+        inside = maps * cell.width * len(convs)  # outputs of convolutions
         weights += sum(conv.weights for conv in convs)
         kept += spikes
-        # Gradients of both inputs, each with one more part that is about to be added, and of the spikes.
+        # Gradients of both inputs, each with one more part that is about to be added, of spikes, and of currents.
         passing = 2 * sum(read) + 2 * spikes
         if execution.recompute:
             passing += inside + spikes  # made once more
