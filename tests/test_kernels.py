@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,3 +190,19 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
     if child == 0:
         os._exit(0 if torch.equal(NATIVE.moments(z)[0], expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_threads_are_those_of_torch_whoever_else_has_loaded_openmp() -> None:
+    """scikit-learn brings an OpenMP library of its own; its threads and torch's would take each other's cores."""
+    script = (
+        "import sklearn.cluster, torch, pathlib\n"
+        "from litesnn.snn.native_kernels import _openmp_libraries\n"
+        "maps = pathlib.Path('/proc/self/maps').read_text()\n"
+        "print(maps.count('scikit_learn.libs/libgomp') > 0, _openmp_libraries(), torch.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded, libraries, torch_file = re.fullmatch(r"(\w+) (\[.*\]) (.*)\n", done.stdout).groups()  # type: ignore[union-attr]
+    if loaded != "True":
+        pytest.skip("this scikit-learn brings no OpenMP library")
+    assert libraries.startswith(f"['{Path(torch_file).parent}/")
+    assert "scikit_learn" not in libraries

@@ -87,18 +87,29 @@ def _openmp_fork() -> int | None:
 
     GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use.
     """
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    paths = dict.fromkeys(
-        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
-    )
-    for path in paths:
+    for path in _openmp_libraries():
         function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
         if function is not None:
             return ctypes.cast(function, ctypes.c_void_p).value
     return None
+
+
+def _openmp_libraries() -> list[str]:
+    """Paths of the OpenMP libraries that may be torch's, of those that are loaded.
+
+    Other packages (scikit-learn, say) bring and load libraries of their own; two sets of threads on the same cores take
+    each other's time.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    paths = dict.fromkeys(
+        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
+    )
+    home = Path(torch.__file__).parent
+    own = [path for path in paths if home in Path(path).parents]
+    return own or [path for path in paths if "site-packages" not in Path(path).parts]
 
 
 class _Workers:
