@@ -19,7 +19,7 @@ _FLOAT = 4  # bytes
 _TENSORS_PER_WEIGHT = 7
 
 _WASTE = 1.2
-"""What the allocator takes for a byte of a map, since freed buffers of other sizes lie between; measured: 1.0 to 1.4."""
+"""What the allocator takes for a byte of a map, as freed buffers of other sizes lie between; 1.0 to 1.4 measured."""
 
 _FIRST_STEP = 60_000_000
 """Bytes of code and buffers that torch takes at its first step, as measured on small networks."""
