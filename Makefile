@@ -53,9 +53,10 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The table of docs/results.md; most of an hour on two cores.
+# The digits table of docs/results.md; an hour on two cores.
 benchmark: .venv/installed
-	$(BIN)/python benchmarks/compare_digits.py --json benchmarks/results/compare_digits.json
+	$(BIN)/python benchmarks/compare.py --recipe digits --runs runs/compare_digits --workers 2 \
+		--json benchmarks/results/compare_digits.json --plots docs/images --diagnose
 
 # The engine against torch and ONNX Runtime, with the demo's network if there is one; a quarter of an hour on one core.
 benchmark-engine: .venv/installed

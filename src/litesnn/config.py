@@ -89,6 +89,7 @@ class SearchSettings(_Settings):
     )
     batch_size: int = Field(120, ge=2, description="images per step")
     timesteps: int = Field(6, ge=1, le=64, description="most timesteps considered; a budget may lower it")
+    fixed_timesteps: bool = Field(False, description="do not search T: always the most timesteps considered")
     bits: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="candidate weight bits of a cell")
     keeps: tuple[float, ...] = Field((0.2,), min_length=1, description="candidate keep ratios of a cell")
     widths: tuple[float, ...] = Field((1.0,), min_length=1, description="candidate widths of a cell, as fractions")

@@ -8,16 +8,17 @@ E edges, O ops, L cells, T timesteps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from litesnn.config import Recipe
 from litesnn.errors import InputError
-from litesnn.genotype import Edge, Genotype
-from litesnn.search.derive import Preferences, choose, strongest_edges
+from litesnn.genotype import Edge, Genotype, all_edges
+from litesnn.search.derive import Preferences, choose, largest_file, strongest_edges
 from litesnn.snn.network import InputInfo
 
-__all__ = ["compress_uniformly", "random_genotype", "uniform_genotype"]
+__all__ = ["compress_uniformly", "matched_random_genotype", "random_genotype", "uniform_genotype"]
 
 
 def random_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, seed: int) -> Genotype:
@@ -28,18 +29,53 @@ def random_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequenc
     Raises:
         InputError: nothing fits the packed-size budget.
     """
+    return choose(_noise(np.random.default_rng(seed), recipe, rates), recipe, info)[0]
+
+
+def matched_random_genotype(
+    recipe: Recipe,
+    info: InputInfo,
+    rates: Mapping[str, Sequence[float]],
+    *,
+    seed: int,
+    timesteps: int,
+    least_bytes: int,
+    draws: int = 200,
+) -> Genotype:
+    """A random genotype as large as a searched one: :func:`random_genotype` with T given and the packed size limited from
+    below too. Wirings that allow no such choice within the limit on expected Bit-SynOps are drawn anew.
+
+    ``rates``: as there. The packed size is the guaranteed upper bound that the derivation uses too; the file of the
+    trained network is a little smaller.
+
+    Raises:
+        InputError: nothing fits the packed-size budget, or no wiring among so many draws can be that large.
+    """
     random = np.random.default_rng(seed)
+    psi = np.full(len(next(iter(rates.values()))), -np.inf)
+    psi[timesteps - 1] = 0.0
+    for _ in range(draws):
+        noise = replace(_noise(random, recipe, rates), psi=psi)
+        genotype, warning = choose(noise, recipe, info, least_bytes=least_bytes)
+        if warning is None and largest_file(genotype, info) >= least_bytes:
+            return genotype
+    raise InputError(
+        f"none of {draws} random wirings with T = {timesteps} allows {least_bytes} B or more within "
+        f"{recipe.budget.describe()}"
+    )
+
+
+def _noise(random: np.random.Generator, recipe: Recipe, rates: Mapping[str, Sequence[float]]) -> Preferences:
+    """Preferences of which no choice is likelier than another."""
     model, search = recipe.model, recipe.search
-    edges = sum(node + 2 for node in range(model.nodes))
     cells, steps = len(model.levels), len(next(iter(rates.values())))
-    noise = Preferences(
-        alpha=random.gumbel(size=(edges, len(model.ops))),
+    return Preferences(
+        alpha=random.gumbel(size=(len(all_edges(model.nodes)), len(model.ops))),
         compression=random.gumbel(size=(cells, len(search.bits), len(search.keeps))),
         width=random.gumbel(size=(cells, len(search.widths))),
         psi=random.gumbel(size=steps),
         rates=rates,
     )
-    return choose(noise, recipe, info)[0]
 
 
 def uniform_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, bits: int) -> Genotype:

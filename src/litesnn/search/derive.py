@@ -40,7 +40,16 @@ from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
-__all__ = ["Preferences", "choose", "derive", "learned_preferences", "require_possible", "strongest_edges"]
+__all__ = [
+    "Preferences",
+    "choose",
+    "derive",
+    "largest_file",
+    "learned_preferences",
+    "preference",
+    "require_possible",
+    "strongest_edges",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,7 +58,8 @@ FloatArray = npt.NDArray[np.float64]
 class Preferences:
     """What a search prefers, as log-probabilities, and the firing rates that it saw.
 
-    ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T]; ``rates``: population → [T].
+    ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T], −∞ for a T that must not be
+    chosen; ``rates``: population → [T].
     """
 
     alpha: FloatArray
@@ -114,14 +124,43 @@ def strongest_edges(alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per
     return tuple(chosen)
 
 
+def preference(genotype: Genotype, preferences: Preferences, recipe: Recipe) -> float:
+    """What a search thinks of any genotype of its space: the summed log-probabilities of all its choices.
+
+    Raises:
+        InputError: the genotype is not of the recipe's space.
+    """
+    model, search, pairs = recipe.model, recipe.search, all_edges(recipe.model.nodes)
+    try:
+        score = preferences.psi[genotype.timesteps - 1]
+        for edge in genotype.edges:
+            score += preferences.alpha[pairs.index((edge.node, edge.source)), model.ops.index(edge.op)]
+        for index, (level, cell) in enumerate(zip(model.levels, genotype.cells, strict=True)):
+            widths = [cell_width(model.width * 2**level, fraction) for fraction in search.widths]
+            bits, keep = search.bits.index(cell.bits), search.keeps.index(cell.keep)
+            score += preferences.compression[index, bits, keep]
+            score += preferences.width[index, widths.index(cell.width)]
+    except (ValueError, IndexError):
+        raise InputError(f"the genotype is not one that recipe {recipe.name!r} could have found") from None
+    return float(score)
+
+
 def choose(
-    preferences: Preferences, recipe: Recipe, info: InputInfo, *, edges: tuple[Edge, ...] | None = None
+    preferences: Preferences,
+    recipe: Recipe,
+    info: InputInfo,
+    *,
+    edges: tuple[Edge, ...] | None = None,
+    least_bytes: int = 0,
 ) -> tuple[Genotype, str | None]:
     """The best genotype within the budget, and a warning if Bit-SynOps are expected to pass their limit.
 
-    ``edges`` fixes the wiring; left out, it is read off α. The packed size is certain before training. Bit-SynOps
-    depend on the firing rates that training will bring, so their limit guides the choice as long as it can be met;
-    otherwise the cheapest network is taken, and training and evaluation have the last word.
+    ``edges`` fixes the wiring; left out, it is read off α. ``least_bytes`` is for baselines that have to be as large as
+    another network: unless there is a warning, it is kept too, up to what the header's length varies.
+
+    The packed size is certain before training. Bit-SynOps depend on the firing rates that training will bring, so their
+    limit guides the choice as long as it can be met; otherwise the cheapest network is taken, and training and
+    evaluation have the last word.
 
     Raises:
         InputError: no choice fits the packed-size budget; the message says what the smallest one needs.
@@ -133,9 +172,9 @@ def choose(
     _require(need, recipe, "the smallest network of the chosen wiring")
     overhead = need - sum(option.size for option in smallest)
     while True:
-        chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
+        chosen, steps, warning = _choose_with(options, preferences, recipe, overhead, least_bytes)
         genotype, limit = _genotype(chosen, steps, edges, recipe), recipe.budget.packed_bytes
-        size = _largest_file(genotype, info)
+        size = largest_file(genotype, info)
         if limit is None or size <= limit:
             return genotype, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
@@ -179,7 +218,7 @@ def _smallest(
     """The smallest network of a wiring, and the bytes that it may need."""
     found = _solve(options, [-option.size for row in options for option in row], limits=[])
     assert found is not None
-    return found, _largest_file(_genotype(found, 1, edges, recipe), info)
+    return found, largest_file(_genotype(found, 1, edges, recipe), info)
 
 
 def _require(need: int, recipe: Recipe, smallest: str) -> None:
@@ -192,22 +231,24 @@ def _require(need: int, recipe: Recipe, smallest: str) -> None:
         )
 
 
-def _largest_file(genotype: Genotype, info: InputInfo) -> int:
+def largest_file(genotype: Genotype, info: InputInfo) -> int:
     """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
     return size_bound(integerize(build_network(genotype, info, seed=0)))
 
 
 def _choose_with(
-    options: list[list[_Option]], preferences: Preferences, recipe: Recipe, overhead: int
+    options: list[list[_Option]], preferences: Preferences, recipe: Recipe, overhead: int, least_bytes: int
 ) -> tuple[list[_Option], int, str | None]:
     budget = recipe.budget
     room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
-    timesteps = range(1, len(preferences.psi) + 1)
+    timesteps = [steps for steps, score in enumerate(preferences.psi, start=1) if score > -np.inf]
     best: tuple[float, int, list[_Option]] | None = None
     for steps in timesteps:
         limits: list[tuple[list[float], float]] = []
         if room is not None:
             limits.append(([option.size for row in options for option in row], room))
+        if least_bytes > overhead:
+            limits.append(([-option.size for row in options for option in row], overhead - least_bytes))
         if budget.bit_synops is not None:
             limits.append(([option.bit_synops[steps - 1] for row in options for option in row], budget.bit_synops))
         found = _solve(options, [option.score for row in options for option in row], limits)
@@ -219,15 +260,16 @@ def _choose_with(
     if best is not None:
         return best[2], best[1], None
     size_only = [] if room is None else [([float(option.size) for row in options for option in row], float(room))]
-    frugal = _solve(options, [-option.bit_synops[0] for row in options for option in row], size_only)
+    fewest = timesteps[0]
+    frugal = _solve(options, [-option.bit_synops[fewest - 1] for row in options for option in row], size_only)
     if frugal is None:  # the smallest network fits, but by less than what the header's length may vary
         raise InputError(f"the budget of {budget.packed_bytes} B packed cannot be kept: allow a few bytes more")
-    expected = sum(option.bit_synops[0] for option in frugal)
+    expected = sum(option.bit_synops[fewest - 1] for option in frugal)
     warning = (
         f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
         f"{budget.bit_synops:.3g}; training will push the firing rates down"
     )
-    return frugal, 1, warning
+    return frugal, fewest, warning
 
 
 def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
@@ -338,7 +380,10 @@ def _solve(
         bounds += [0.0] * len(links)
     equal = LinearConstraint(_matrix(rows, len(flat)), bounds, bounds)
     # Whole bytes are compared exactly below; the solver's tolerance is absolute, so rows are scaled to about one.
-    scaled = [LinearConstraint(np.asarray([costs]) / limit, -np.inf, 1.0) for costs, limit in limits]
+    scaled = [
+        LinearConstraint(np.asarray([costs]) / abs(limit), -np.inf, math.copysign(1.0, limit))
+        for costs, limit in limits
+    ]
     result = milp(
         -np.asarray(scores),
         constraints=[equal, *scaled],
@@ -353,7 +398,7 @@ def _solve(
     chosen = [column for column, value in enumerate(result.x) if value > 0.5]
     if any(sum(costs[column] for column in chosen) > limit for costs, limit in limits):
         # Within the solver's tolerance, but over the limit: ask for a hair less.
-        return _solve(options, scores, [(costs, limit * (1 - 2e-6)) for costs, limit in limits])
+        return _solve(options, scores, [(costs, limit - abs(limit) * 2e-6) for costs, limit in limits])
     return [flat[column][1] for column in chosen]
 
 

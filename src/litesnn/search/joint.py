@@ -80,7 +80,11 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(recipe.seed, "supernet").initial_seed())
-        return Supernet(full, nodes=model.nodes, choices=choices, shape=shape, classes=classes)
+        supernet = Supernet(full, nodes=model.nodes, choices=choices, shape=shape, classes=classes)
+    if settings.fixed_timesteps:
+        # Probability 0, and a gradient of 0: no step changes that, and the derivation skips what is impossible.
+        supernet.psi.data[:-1] = -torch.inf
+    return supernet
 
 
 class SearchLoop:
@@ -121,10 +125,11 @@ class SearchLoop:
         self._rates = {name: torch.tensor(rates) for name, rates in values.items()}
 
     def psi(self, epoch: int) -> Tensor:
-        """softmax(ψ) [T], held uniform during the warm-up."""
+        """softmax(ψ) [T], held uniform over the possible timesteps during the warm-up."""
         psi = self.supernet.psi
-        warmup = epoch < self.settings.warmup_epochs
-        return torch.full_like(psi, 1 / len(psi)) if warmup else psi.softmax(0)
+        if epoch >= self.settings.warmup_epochs:
+            return psi.softmax(0)
+        return torch.where(psi.detach() == -torch.inf, psi.detach(), 0.0).softmax(0)
 
     def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
         """One step of the weights on a training batch."""
