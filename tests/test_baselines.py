@@ -47,8 +47,8 @@ def test_the_uniform_network_is_uniform_and_fills_the_budget() -> None:
     assert {cell.keep for cell in found.cells} == {1.0}
     assert {edge.op for edge in found.edges} == {"conv3x3"}
     assert found.timesteps == 3
-    assert found.cells[1].width == 2 * found.cells[0].width
-    assert 3000 < packed_size(found) <= 4000
+    assert abs(found.cells[1].width - 2 * found.cells[0].width) <= 1
+    assert 3700 < packed_size(found) <= 4000
 
 
 def test_compression_after_a_search_keeps_its_wiring_and_timesteps() -> None:

@@ -42,8 +42,9 @@ def matched_random_genotype(
     least_bytes: int,
     draws: int = 200,
 ) -> Genotype:
-    """A random genotype as large as a searched one: :func:`random_genotype` with T given and the packed size limited from
-    below too. Wirings that allow no such choice within the limit on expected Bit-SynOps are drawn anew.
+    """A random genotype as large as a searched one: :func:`random_genotype` with T given and a least packed size.
+
+    Wirings that allow no such choice within the limit on expected Bit-SynOps are drawn anew.
 
     ``rates``: as there. The packed size is the guaranteed upper bound that the derivation uses too; the file of the
     trained network is a little smaller.
@@ -131,12 +132,10 @@ def _widest(
     low, high, best = 0.05, 4.0, None
     for _ in range(12):  # the size grows with the width: bisection
         middle = (low + high) / 2
-        width = max(1, round(recipe.model.width * middle))
-        model = recipe.model.model_copy(update={"width": width})
-        search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (keep,), "widths": (1.0,)})
+        search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (keep,), "widths": (middle,)})
         # Only the size decides here: the limit on Bit-SynOps is training's business, as for every network.
         budget = recipe.budget.model_copy(update={"bit_synops": None})
-        trial = recipe.model_copy(update={"model": model, "search": search, "budget": budget})
+        trial = recipe.model_copy(update={"search": search, "budget": budget})
         try:
             best = choose(indifferent, trial, info, edges=edges)[0]
             low = middle
