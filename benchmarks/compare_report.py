@@ -13,12 +13,25 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Genotype
 
-__all__ = ["COLOURS", "difference", "entropies", "read_result", "read_results", "report", "summary", "table"]
+__all__ = [
+    "COLOURS",
+    "diagnosis",
+    "difference",
+    "entropies",
+    "gains_by_seed",
+    "rank_correlation",
+    "read_result",
+    "read_results",
+    "report",
+    "summary",
+    "table",
+]
 
 COLOURS = {  # Okabe and Ito (2008): told apart by colour-blind readers as well
     "joint": "#d55e00",
@@ -117,25 +130,69 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2%}"
 
 
+def gains_by_seed(ours: Sequence[Result], others: Sequence[Result], key: str = "test_accuracy") -> dict[int, float]:
+    """Of each seed that both arms have: our mean minus theirs."""
+
+    def of(rows: Sequence[Result], seed: int) -> list[float]:
+        return [row[key] for row in rows if row["seed"] == seed]
+
+    seeds = sorted({row["seed"] for row in ours} & {row["seed"] for row in others})
+    return {seed: mean(of(ours, seed)) - mean(of(others, seed)) for seed in seeds}
+
+
 def difference(ours: Sequence[Result], others: Sequence[Result], key: str = "test_accuracy") -> dict[str, float]:
     """How much better one arm is than another.
 
     ``paired``: mean over seeds of our mean minus theirs of the same seed; its standard error is over seeds.
     ``pooled``: difference of the means of all; its standard error takes all networks as independent.
     """
-    seeds = sorted({row["seed"] for row in ours} & {row["seed"] for row in others})
-    per_seed = [
-        mean(row[key] for row in ours if row["seed"] == seed) - mean(row[key] for row in others if row["seed"] == seed)
-        for seed in seeds
-    ]
+    per_seed = list(gains_by_seed(ours, others, key).values())
     a, b = [row[key] for row in ours], [row[key] for row in others]
     return {
-        "seeds": len(seeds),
-        "paired": mean(per_seed) if seeds else math.nan,
+        "seeds": len(per_seed),
+        "paired": mean(per_seed) if per_seed else math.nan,
         "paired_se": standard_error(per_seed),
         "pooled": mean(a) - mean(b),
         "pooled_se": math.hypot(standard_error(a), standard_error(b)),
     }
+
+
+def rank_correlation(rows: Sequence[Result]) -> float:
+    """Spearman's, between what a search thinks of networks and their validation accuracy; NaN where it is undefined."""
+    scores, accuracies = [row["preference"] for row in rows], [row["validation_accuracy"] for row in rows]
+    if len(set(scores)) < 2 or len(set(accuracies)) < 2:
+        return math.nan
+    return float(spearmanr(scores, accuracies).statistic)
+
+
+def diagnosis(results: Mapping[str, Sequence[Result]]) -> tuple[list[str], dict[str, float]]:
+    """What the joint searches knew: lines of text, and figures by name."""
+    lines: list[str] = []
+    figures: dict[str, float] = {}
+    for row in results.get("joint", []):
+        lines += [
+            f"joint-{row['seed']}: {row['genotype_summary']}",
+            "  epoch  entropy of alpha, beta, width, psi (1: no idea)",
+        ]
+        for epoch, found in enumerate(row["entropy"], start=1):
+            lines.append(f"  {epoch:5}  " + "  ".join(f"{found[key]:.3f}" for key in ("alpha", "beta", "width", "psi")))
+    drawn = {arm: results[arm] for arm in ("random", "random-matched") if arm in results}
+    for arms in [[arm] for arm in drawn] + ([list(drawn)] if len(drawn) > 1 else []):
+        rows = [row for arm in arms for row in drawn[arm]]
+        by_seed = [rank_correlation([row for row in rows if row["seed"] == seed]) for seed in _seeds(rows)]
+        known = [value for value in by_seed if not math.isnan(value)]
+        name = "+".join(arms)
+        figures[f"spearman.{name}"] = mean(known) if known else math.nan
+        figures[f"spearman.{name}_se"] = standard_error(known)
+        lines.append(
+            f"Spearman, preference against validation accuracy, {name}: {figures[f'spearman.{name}']:+.2f} ± "
+            f"{figures[f'spearman.{name}_se']:.2f} (mean over seeds; {', '.join(f'{value:+.2f}' for value in by_seed)})"
+        )
+    return lines, figures
+
+
+def _seeds(rows: Sequence[Result]) -> list[int]:
+    return sorted({row["seed"] for row in rows})
 
 
 def describe_task(results: Mapping[str, Sequence[Result]]) -> str:
@@ -177,6 +234,15 @@ def report(
                 f"joint − {arm}: {found['paired']:+.2%} ± {percent(found['paired_se'])} (paired, {found['seeds']:.0f} "
                 f"seeds), {found['pooled']:+.2%} ± {percent(found['pooled_se'])} (pooled)"
             )
+    if diagnose:
+        lines, found = diagnosis(results)
+        figures |= found
+        print("\n" + "\n".join(lines))
+    if plots is not None:
+        from plot_compare import write_plots  # matplotlib is needed for nothing else
+
+        for path in write_plots(results, plots, next(iter(results.values()))[0]["recipe"]):
+            print(path)
     if json_path is not None:
         write_json(json_path, results, figures)
     return figures

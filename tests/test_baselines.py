@@ -12,8 +12,8 @@ from litesnn.deploy.packed import to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
 from litesnn.networks import build_network
-from litesnn.search.baselines import compress_uniformly, random_genotype, uniform_genotype
-from litesnn.search.derive import Preferences
+from litesnn.search.baselines import compress_uniformly, matched_random_genotype, random_genotype, uniform_genotype
+from litesnn.search.derive import Preferences, largest_file
 from litesnn.snn.network import InputInfo
 
 INFO = InputInfo((1, 8, 8), "image", (0.0,), (1.0,), ("a", "b", "c"))
@@ -39,6 +39,45 @@ def test_random_genotypes_keep_the_budget_and_differ(seed: int) -> None:
     assert packed_size(found) <= 4000
     assert found == random_genotype(recipe(4000), INFO, RATES, seed=seed)
     assert found != random_genotype(recipe(4000), INFO, RATES, seed=seed + 100)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("least", "timesteps"), [(3600, 1), (3600, 3), (1500, 2)])
+def test_matched_random_genotypes_have_the_size_and_timesteps(seed: int, least: int, timesteps: int) -> None:
+    def draw(seed: int) -> Genotype:
+        return matched_random_genotype(recipe(4000), INFO, RATES, seed=seed, timesteps=timesteps, least_bytes=least)
+
+    found = draw(seed)
+    assert least <= largest_file(found, INFO) <= 4000
+    assert packed_size(found) <= 4000
+    assert found.timesteps == timesteps
+    assert found == draw(seed)
+    assert found != draw(seed + 100)
+
+
+def test_matched_random_genotypes_keep_the_expected_bit_synops() -> None:
+    """The same draws with less work allowed are other networks, and those that cannot keep the limit are left out."""
+    limits = [None, 4_000.0]
+    free, tight = (
+        matched_random_genotype(
+            recipe(4000).model_copy(update={"budget": Budget(packed_bytes=4000, bit_synops=limit)}),
+            INFO,
+            RATES,
+            seed=3,
+            timesteps=3,
+            least_bytes=1000,
+        )
+        for limit in limits
+    )
+    assert free != tight
+    nothing = recipe(4000).model_copy(update={"budget": Budget(packed_bytes=4000, bit_synops=1.0)})
+    with pytest.raises(InputError, match="none of 5 random wirings with T = 3 allows 1000 B or more"):
+        matched_random_genotype(nothing, INFO, RATES, seed=0, timesteps=3, least_bytes=1000, draws=5)
+
+
+def test_a_size_that_no_wiring_has_is_refused() -> None:
+    with pytest.raises(InputError, match="allows 900000 B or more within 1000000 B packed"):
+        matched_random_genotype(recipe(1_000_000), INFO, RATES, seed=0, timesteps=1, least_bytes=900_000, draws=3)
 
 
 def test_the_uniform_network_is_uniform_and_fills_the_budget() -> None:

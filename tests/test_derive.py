@@ -21,7 +21,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound, to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
-from litesnn.search.derive import Preferences, choose, learned_preferences, strongest_edges
+from litesnn.search.derive import Preferences, choose, largest_file, learned_preferences, preference, strongest_edges
 from litesnn.search.joint import build_supernet
 from litesnn.snn.network import InputInfo, Network
 from tiny import input_info, lively_network, most_layer_bytes, recipe
@@ -285,3 +285,54 @@ def test_a_search_that_is_very_sure_can_still_be_derived() -> None:
     gene, _ = choose(preferences, recipe(), INFO)
     assert gene.timesteps == 1
     assert (gene.cells[0].bits, gene.cells[0].keep) == (1, 0.3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_least_size_gives_the_best_of_the_large_ones(seed: int) -> None:
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0))
+    preferences = random_preferences(plain, seed)
+    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    scores = all_genotypes(plain, edges, preferences)
+    sizes = {gene: largest_file(gene, INFO) for gene in scores}
+    least, slack = round(0.3 * min(sizes.values()) + 0.7 * max(sizes.values())), 30
+    gene, warning = choose(preferences, plain, INFO, least_bytes=least)
+    single = gene.model_copy(update={"timesteps": 1})
+    assert warning is None
+    assert sizes[single] >= least - slack
+    assert scores[single] >= max(scores[other] for other in scores if sizes[other] >= least + slack) - 1e-9
+    assert choose(preferences, plain, INFO, least_bytes=max(sizes.values()) + slack)[1] is not None
+
+
+def test_an_impossible_number_of_timesteps_is_never_chosen() -> None:
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 0)
+    preferences.psi[:2] = -np.inf
+    assert choose(preferences, plain, INFO)[0].timesteps == 3
+    frugal = plain.model_copy(update={"budget": Budget(bit_synops=1.0)})
+    gene, warning = choose(preferences, frugal, INFO)
+    assert warning is not None
+    assert gene.timesteps == 3
+
+
+def test_preference_is_what_the_choice_maximises() -> None:
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 2)
+    gene, _ = choose(preferences, plain, INFO)
+    logs = [preferences.alpha[[0, 1]].max(1).sum()]  # node 0 has as many sources as it keeps
+    logs.append(np.sort(preferences.alpha[2:].max(1))[-2:].sum())
+    logs += [preferences.compression[i].max() + preferences.width[i].max() for i in range(2)]
+    assert preference(gene, preferences, plain) == pytest.approx(sum(logs) + preferences.psi.max())
+    other = gene.model_copy(update={"timesteps": 1 + int(preferences.psi.argmin())})
+    lost = preferences.psi.max() - preferences.psi.min()
+    assert preference(other, preferences, plain) == pytest.approx(preference(gene, preferences, plain) - lost)
+
+
+@pytest.mark.parametrize("change", [{"timesteps": 4}, {"cells": ()}, {"cells": (0,)}])
+def test_a_foreign_genotype_has_no_preference(change: dict[str, Any]) -> None:
+    plain = recipe(levels=(0, 1))
+    preferences = random_preferences(plain, 2)
+    gene, _ = choose(preferences, plain, INFO)
+    if change == {"cells": (0,)}:
+        change = {"cells": (gene.cells[0].model_copy(update={"width": 17}), gene.cells[1])}
+    with pytest.raises(InputError, match="is not one that recipe"):
+        preference(gene.model_copy(update=change), preferences, plain)

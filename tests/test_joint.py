@@ -11,7 +11,9 @@ from device_reads import no_reads
 from litesnn.data.batches import generator_for
 from litesnn.data.sources import load
 from litesnn.loop.checkpoint import load_tensors, save_state
+from litesnn.loop.session import input_info
 from litesnn.search import joint as module
+from litesnn.search.derive import choose, learned_preferences
 from litesnn.search.joint import SearchLoop, build_supernet, read_search, search
 from litesnn.snn.cost import Meter
 from litesnn.snn.supernet import Supernet
@@ -70,6 +72,19 @@ def test_psi_is_uniform_in_its_warm_up_and_learns_after_it(problem: Problem, tmp
     assert log[2]["psi"] != [0.5, 0.5]
     assert after.psi.softmax(0).tolist() == log[2]["psi"]
     assert log[0]["alpha"] != log[1]["alpha"]  # the other architecture parameters don't wait for ψ
+
+
+@pytest.mark.parametrize("update", ["alternating", "joint"])
+def test_fixed_timesteps_are_never_searched(problem: Problem, tmp_path: Path, update: str) -> None:
+    changes = {"search.epochs": 3, "search.fixed_timesteps": True, "search.update": update, "budget.timesteps": 3}
+    log, before, after = searched(tmp_path / "run", problem, changes)
+    assert [row["psi"] for row in log] == [[0.0, 0.0, 1.0]] * 3
+    assert torch.equal(before.psi, after.psi)
+    for row in (after.alpha, after.beta, after.width):
+        assert row.isfinite().all()
+    run, data, _ = begin(tmp_path / "run", problem.data, changes)
+    _, rates = read_search(run, data.shape, len(data.classes))
+    assert choose(learned_preferences(after, rates), run.recipe(), input_info(data))[0].timesteps == 3
 
 
 def test_architecture_warm_up_leaves_the_choices_alone_while_weights_and_scores_learn(

@@ -264,6 +264,8 @@ def _choose_with(
     frugal = _solve(options, [-option.bit_synops[fewest - 1] for row in options for option in row], size_only)
     if frugal is None:  # the smallest network fits, but by less than what the header's length may vary
         raise InputError(f"the budget of {budget.packed_bytes} B packed cannot be kept: allow a few bytes more")
+    if least_bytes or budget.bit_synops is None:
+        return frugal, fewest, f"no choice of this wiring takes {least_bytes} B or more within {budget.describe()}"
     expected = sum(option.bit_synops[fewest - 1] for option in frugal)
     warning = (
         f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
