@@ -125,9 +125,9 @@ def table(results: Mapping[str, Sequence[Result]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def percent(value: float) -> str:
+def percent(value: float, sign: str = "") -> str:
     """A share in percent, or a dash if it is unknown."""
-    return "–" if math.isnan(value) else f"{value:.2%}"
+    return "–" if math.isnan(value) else f"{round(value, 4) + 0.0:{sign}.2%}"
 
 
 def gains_by_seed(ours: Sequence[Result], others: Sequence[Result], key: str = "test_accuracy") -> dict[int, float]:
@@ -184,9 +184,11 @@ def diagnosis(results: Mapping[str, Sequence[Result]]) -> tuple[list[str], dict[
         name = "+".join(arms)
         figures[f"spearman.{name}"] = mean(known) if known else math.nan
         figures[f"spearman.{name}_se"] = standard_error(known)
+        error = figures[f"spearman.{name}_se"]
         lines.append(
             f"Spearman, preference against validation accuracy, {name}: {figures[f'spearman.{name}']:+.2f} ± "
-            f"{figures[f'spearman.{name}_se']:.2f} (mean over seeds; {', '.join(f'{value:+.2f}' for value in by_seed)})"
+            f"{'–' if math.isnan(error) else f'{error:.2f}'} (mean over seeds; "
+            f"{', '.join(f'{value:+.2f}' for value in by_seed)})"
         )
     return lines, figures
 
@@ -231,8 +233,8 @@ def report(
             found = difference(results["joint"], group)
             figures |= {f"joint-{arm}.{key}": value for key, value in found.items()}
             print(
-                f"joint − {arm}: {found['paired']:+.2%} ± {percent(found['paired_se'])} (paired, {found['seeds']:.0f} "
-                f"seeds), {found['pooled']:+.2%} ± {percent(found['pooled_se'])} (pooled)"
+                f"joint − {arm}: {percent(found['paired'], '+')} ± {percent(found['paired_se'])} (paired, "
+                f"{found['seeds']:.0f} seeds), {percent(found['pooled'], '+')} ± {percent(found['pooled_se'])} (pooled)"
             )
     if diagnose:
         lines, found = diagnosis(results)
@@ -248,9 +250,30 @@ def report(
     return figures
 
 
+SHARED = (
+    "settings",
+    "genotype",
+    "data",
+    "budgets",
+    "budget",
+    "changes",
+    "recipe",
+    "match",
+    "epochs",
+    "n_test",
+    "version",
+)
+"""Keys of a result that say the same in each, or at length what others say in short."""
+
+
 def write_json(path: Path, results: Mapping[str, Sequence[Result]], figures: Mapping[str, float]) -> None:
-    """All results and figures in a file; what is not a number there is null."""
+    """All results in short and all figures in a file; what is not a number there is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = {key: None if math.isnan(value) else value for key, value in figures.items()}
-    content = {"task": describe_task(results), "figures": numbers, "results": results}
+    first = next(iter(results.values()))[0]
+    short = {
+        arm: [{key: value for key, value in row.items() if key not in SHARED} for row in group]
+        for arm, group in results.items()
+    }
+    content = {"task": describe_task(results), "settings": first["settings"], "figures": numbers, "results": short}
     write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -113,7 +113,10 @@ def test_all_arms_once(problem: Problem, tmp_path: Path, capsys: pytest.CaptureF
     assert "| random-matched | 1 |" in out
     assert "joint − random: " in out
     assert "Spearman" in out
-    assert set(json.loads(figures.read_text())["results"]) == set(ARMS)
+    written = json.loads(figures.read_text())
+    assert set(written["results"]) == set(ARMS)
+    assert written["figures"]["joint.test_accuracy"] == first["test_accuracy"]
+    assert written["figures"]["joint-random.paired_se"] is None
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["compare_tiny.svg", "compare_tiny_gain.svg"]
 
     before = [stamps(runs / name) for name in ("results", "joint-0", "random-0-0", "paper-0.search")]
@@ -215,6 +218,11 @@ def test_the_table_by_hand() -> None:
     joint, random = compare_report.table(RESULTS)
     assert joint == ("joint", "2", "80.00%", "10.00%", "80.00%", "100", "500,000", "2.0", "2 of 2")
     assert random == ("random", "4", "55.00%", "6.45%", "55.00%", "95", "2,625,000", "2.0", "3 of 4")
+
+
+def test_percentages_by_hand() -> None:
+    values = [compare_report.percent(value, "+") for value in (0.01234, -0.5, -1e-9, math.nan)]
+    assert values == ["+1.23%", "-50.00%", "+0.00%", "–"]
 
 
 def test_entropies_by_hand() -> None:
