@@ -16,7 +16,8 @@ import pytest
 import compare
 import compare_report
 import plot_compare
-from compare import ARMS, Plan, Progress, Task, TimeUp, time_limit
+from compare_arms import ARMS, PAPER, Plan, Task
+from compare_workers import GRACE, Progress, TimeUp, time_limit
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
 from litesnn.runs import RunFolder
@@ -76,7 +77,7 @@ def test_the_arms_change_nothing_but_the_search(tmp_path: Path) -> None:
     fixed = bench.recipe_of(Task("fixed-T", 1), ARMS["fixed-T"].changes)
     assert fixed.search.fixed_timesteps
     assert fixed.model_copy(update={"search": joint.search}) == joint
-    paper = bench.recipe_of(Task("paper", 1), compare.PAPER)
+    paper = bench.recipe_of(Task("paper", 1), PAPER)
     assert (paper.search.mode, paper.budget.packed_bytes, paper.budget.bit_synops) == ("paper", None, None)
     assert (paper.train, paper.model, paper.budget.timesteps) == (joint.train, joint.model, joint.budget.timesteps)
     with pytest.raises(InputError, match=r"needs search\.mode 'budget' and a limit on the packed size"):
@@ -155,7 +156,7 @@ def test_the_time_limit_ends_work_and_the_next_call_goes_on(
     assert compare.compare([*said[: said.index("--set")], "--time-limit", "5.01", *said[said.index("--set") :]]) == 3
     assert not (tmp_path / "results").exists()
     assert compare.compare(said) == 0
-    with pytest.raises(TimeUp), time_limit(time.time() + compare.GRACE + 0.02):
+    with pytest.raises(TimeUp), time_limit(time.time() + GRACE + 0.02):
         time.sleep(5)
     with time_limit(None):
         pass
