@@ -17,6 +17,7 @@ from litesnn.data.augment import AugmentSettings
 from litesnn.data.batches import Clips, Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
+from litesnn.front_end import LogMel
 from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
@@ -87,7 +88,7 @@ class Session:
         """The sound of a split, and how it becomes inputs. That it has some was checked with its recipe."""
         sound, front_end = split.sound, info.front_end
         assert sound is not None
-        assert front_end is not None
+        assert isinstance(front_end, LogMel)
 
         def to_input(clips: torch.Tensor) -> torch.Tensor:
             return encode(log_mel(clips, front_end), info.mean, info.std)

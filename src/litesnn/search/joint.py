@@ -67,7 +67,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
     """The supernet of a recipe, its weights drawn from the recipe's seed."""
     model, settings = recipe.model, recipe.search
     full = Genotype(
-        timesteps=min(settings.timesteps, recipe.budget.timesteps or settings.timesteps),
+        timesteps=recipe.timesteps,
         stem=StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits),
         edges=(Edge(node=0, source=0, op=model.ops[0]),),  # replaced by all candidates
         cells=tuple(
@@ -256,6 +256,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
             supernet.backbone,
             supernet.timesteps,
             execution,
+            frames=info.frames,
             bits=len(recipe.search.bits),
             keeps=len(recipe.search.keeps),
         ),

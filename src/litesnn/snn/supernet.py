@@ -47,7 +47,7 @@ class Supernet(nn.Module):
         genotype: macro path at full width; its edges, bits and keep ratios are replaced by the candidates.
         nodes: nodes per cell.
         choices: the candidates.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or of a frame.
         classes: number of classes.
     """
 
@@ -119,7 +119,7 @@ class Supernet(nn.Module):
         meter: Meter | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
+        """Quantized images [B, C, H, W], or frames [B, T_max, C, H, W] → logits y_t [T_max, B, K]."""
         mixes = self.mixes() if mixes is None else mixes
         return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, execution=execution)
 

@@ -167,7 +167,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     processes.equalize(trainee.state_dict().values())
     plan = session.plan(
         "train",
-        lambda execution: step_footprint(network.backbone, genotype.timesteps, execution),
+        lambda execution: step_footprint(network.backbone, genotype.timesteps, execution, frames=info.frames),
         min(recipe.train.batch_size, len(train)),
     )
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
