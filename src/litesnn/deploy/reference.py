@@ -114,22 +114,26 @@ class Reference:
 _EXPECTED: dict[InputKind, str] = {"image": "uint8 pixels", "array": "real numbers", "events": "uint8 counts of events"}
 
 
+def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
+    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than [B, C, H, W], or frames [B, T, C, H, W]."""
+    if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
+        raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
+    sizes = ["batch", *(["timesteps"] if spec.frames else []), *spec.shape]
+    if x.ndim != len(sizes) or x.shape[-3:] != spec.shape:
+        raise InputError(f"input: expected [{', '.join(map(str, sizes))}], found {list(x.shape)}")
+
+
 def take_input(model: PackedModel, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """What a model looks at of raw inputs ``x``: all of [B, C, H, W], or [B, T, C, H, W] of frames [B, T or more, …].
+    """What a model looks at of raw inputs ``x``: all of an image, or the first T of some frames.
 
     Raises:
         InputError: ``x`` has another shape or type, or too few frames.
     """
-    spec = model.input
-    if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
-        raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
-    shape = ", ".join(map(str, spec.shape))
-    if not spec.frames:
-        if x.ndim != 4 or x.shape[1:] != spec.shape:
-            raise InputError(f"input: expected [batch, {shape}], found {list(x.shape)}")
+    require_input(model.input, x)
+    if not model.input.frames:
         return x
-    if x.ndim != 5 or x.shape[2:] != spec.shape or x.shape[1] < model.timesteps:
-        raise InputError(f"input: expected [batch, {model.timesteps} or more, {shape}], found {list(x.shape)}")
+    if x.shape[1] < model.timesteps:
+        raise InputError(f"input: expected at least {model.timesteps} frames, found {x.shape[1]}")
     return x[:, : model.timesteps]
 
 
@@ -139,13 +143,15 @@ def not_finite() -> InputError:
 
 
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
-    """Raw inputs [..., C, H, W] as the integers that the network sees: ``clip(rint(32·(x − mean)/std), −127, 127)``.
+    """Raw inputs [B, C, H, W] as the integers that the network sees: ``clip(rint(32·(x − mean)/std), −127, 127)``.
 
-    In float32: subtract, divide, multiply, round half to even.
+    In float32: subtract, divide, multiply, round half to even. An ``"image"`` must be uint8, an ``"array"`` real,
+    ``"events"`` frames [B, T, C, H, W] of uint8.
 
     Raises:
-        InputError: ``x`` is not finite in float32.
+        InputError: ``x`` has another shape or type, or is not finite in float32.
     """
+    require_input(spec, x)
     mean = np.array(spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(spec.std, np.float32).reshape(-1, 1, 1)
     with np.errstate(over="ignore"):  # an overflow is clipped like every large number
