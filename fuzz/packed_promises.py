@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from litesnn.deploy.engine import Engine, Method, available_kernels
 from litesnn.deploy.packed import (
-    InputSpec,
     PackedModel,
     from_bytes,
     population_shapes,

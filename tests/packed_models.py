@@ -208,7 +208,8 @@ def random_frames(rng: np.random.Generator, model: PackedModel, batch: int, more
     front_end = model.input.front_end
     assert isinstance(front_end, EventFrames)
     shape = (batch, model.timesteps + more, *model.input.shape)
-    return np.minimum(rng.geometric(0.5, shape) - 1 + rng.integers(0, front_end.clip + 2, shape), 255).astype(np.uint8)
+    counts: NDArray[np.uint8] = rng.integers(0, min(front_end.clip + 2, 256), shape, dtype=np.uint8)
+    return counts * (rng.random(shape) < 0.5)
 
 
 def random_input(rng: np.random.Generator, spec: InputSpec, batch: int) -> NDArray[np.generic]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from fake_run import write_fake_run
-from firmware import STRICT, Firmware
+from firmware import SANITIZED, STRICT, Firmware
 from litesnn.cli import app
 from litesnn.deploy.export_c import folder as export_folder
 from litesnn.deploy.export_c.command import export, random_inputs
@@ -33,7 +33,6 @@ from litesnn.report.page import write_report
 from packed_models import cell_model, halves, random_codes, random_input, random_model
 
 KERNELS: tuple[Literal["events", "sliced"], ...] = ("events", "sliced")
-SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
 
 
 def assert_equal(model: PackedModel, firmware: Firmware, x: NDArray[np.generic]) -> None:

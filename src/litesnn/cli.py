@@ -76,7 +76,8 @@ RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if 
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="digits, a folder (images, parquet files, Speech Commands), an .npz file, or a hub name"
+        "--data",
+        help="digits, a folder (images, parquet files, Speech Commands, event recordings), an .npz file, or a hub name",
     ),
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
@@ -265,7 +266,7 @@ def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safe
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="a packed model, model.safetensors")],
-    inputs: Annotated[list[Path], typer.Argument(help="image or sound files, or arrays as .npy or .npz")],
+    inputs: Annotated[list[Path], typer.Argument(help="image, sound or event files, or arrays as .npy or .npz")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per input")] = False,
     engine: Annotated[
         Interpreter, typer.Option("--engine", help="the native engine, or the NumPy reference that it equals")

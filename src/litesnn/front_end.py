@@ -102,7 +102,9 @@ class EventFrames(BaseModel):
     frame_events: int = Field(500, ge=1, le=2**20, description="events of a frame, for by = 'count'")
     height: int = Field(34, ge=1, le=256, description="rows of the sensor")
     width: int = Field(34, ge=1, le=256, description="columns of the sensor")
-    clip: int = Field(3, ge=1, le=255, description="most events that a pixel counts in a frame; 1: whether there are any")
+    clip: int = Field(
+        3, ge=1, le=255, description="most events that a pixel counts in a frame; 1: whether there are any"
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -28,7 +28,9 @@ class AugmentSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop: int = Field(
-        default=0, ge=0, description="shift images or frames by up to this many pixels each way, filling with black or no events"
+        default=0,
+        ge=0,
+        description="shift images or frames by up to this many pixels each way, filling with black or no events",
     )
     flip: bool = Field(default=False, description="mirror every second image, on average, left to right")
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")

@@ -1,4 +1,4 @@
-"""Where event recordings lie: a folder of folders of ``.bin`` files, or the archives in which such a folder is handed out.
+"""Where event recordings lie: folders of ``.bin`` files, or the archives in which such folders are handed out.
 
 In: a folder, or a ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip`` file. Out: for each split its files and labels, and their
 bytes. A file's last two folders are its split, ``Train`` or ``Test``, and its class. Archives are read as they are:
@@ -142,7 +142,9 @@ def _members(place: Path) -> Iterator[tuple[str, EventFile]]:
             continue
         for name, _, _ in _each(archive):
             if name.lower().endswith(_SUFFIX):
-                inside = name if place == archive or f"/{name}".lower().count(f"/{split.lower()}/") else f"{split}/{name}"
+                inside = (
+                    name if place == archive or f"/{name}".lower().count(f"/{split.lower()}/") else f"{split}/{name}"
+                )
                 yield inside, EventFile(archive, name)
 
 

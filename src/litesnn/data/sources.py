@@ -52,8 +52,8 @@ _EXPECTED = (
 class FrontEnds:
     """What recordings become: sound its features, events so many frames (a frame for each of ``timesteps``)."""
 
-    audio: LogMel = LogMel()
-    events: EventFrames = EventFrames()
+    audio: LogMel = field(default_factory=LogMel)
+    events: EventFrames = field(default_factory=EventFrames)
     timesteps: int = 1
 
 
@@ -100,7 +100,8 @@ class DataSettings(BaseModel):
 class Split:
     """Rows: inputs x and labels y int64 [N].
 
-    x is [N, C, H, W], uint8 for images and float32 for arrays, or [N, T, C, H, W], uint8 for events. ``sound`` is what x was computed from, if that was sound.
+    x is [N, C, H, W], uint8 for images and float32 for arrays, or [N, T, C, H, W], uint8 for events. ``sound`` is what
+    x was computed from, if that was sound.
     """
 
     x: Tensor

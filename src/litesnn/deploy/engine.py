@@ -115,7 +115,8 @@ class Engine:
     def predict(self, x: Array, *, logits: bool = False) -> Array:
         """Classes int64 [B] of raw inputs ``x`` [B, C, H, W], or logits float32 [B, classes] after the last timestep.
 
-        Of events, ``x`` are frames [B, T or more, C, H, W], of which the first T are seen. A tensor gives a tensor on the CPU, an array an array. Of equal logits the first class wins.
+        Of events, ``x`` are frames [B, T or more, C, H, W], of which the first T are seen. A tensor gives a tensor on
+        the CPU, an array an array. Of equal logits the first class wins.
 
         Raises:
             InputError: ``x`` has another shape or type than the model's input, or is not finite.

@@ -197,7 +197,8 @@ class _HeaderReader:
             refuse(f"{self.origin}: input: kind", "a front end for events", None)
         timesteps = checked_integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
         if spec.frames:
-            self.count_neurons((timesteps - 1, *spec.shape), f"{self.origin}: input")  # one frame is counted already
+            channels, height, width = spec.shape
+            self.count_neurons(((timesteps - 1) * channels, height, width), f"{self.origin}: input")  # one is counted
         leak = checked_number(record["leak"], f"{self.origin}: leak")
         if not 0 <= leak <= 1:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)

@@ -93,9 +93,10 @@ class InputSpec(_Record):
     """What the network is given, [C, H, W].
 
     ``kind`` is ``"image"`` for uint8 pixels 0 to 255, ``"array"`` for real numbers, ``"events"`` for uint8 counts of
-    events, of which the network sees another frame at each timestep, [T, C, H, W] in all. ``mean`` and ``std`` are per channel, in the units of the raw data. They mean float32 numbers, and are kept as the
-    shortest decimals that say which. ``front_end`` says how recordings become this, if they do; who runs the network
-    computes it (:func:`litesnn.data.audio.log_mel`, :func:`litesnn.data.events.event_frames`).
+    events, of which the network sees another frame at each timestep, [T, C, H, W] in all. ``mean`` and ``std`` are per
+    channel, in the units of the raw data. They mean float32 numbers, and are kept as the shortest decimals that say
+    which. ``front_end`` says how recordings become this, if they do; who runs the network computes it
+    (:func:`litesnn.data.audio.log_mel`, :func:`litesnn.data.events.event_frames`).
     """
 
     shape: tuple[int, int, int]

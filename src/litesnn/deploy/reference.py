@@ -115,7 +115,7 @@ _EXPECTED: dict[InputKind, str] = {"image": "uint8 pixels", "array": "real numbe
 
 
 def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
-    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than [B, C, H, W], or frames [B, T, C, H, W]."""
+    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than an image's [B, C, H, W], or frames'."""
     if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
         raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
     sizes = ["batch", *(["timesteps"] if spec.frames else []), *spec.shape]

@@ -5,7 +5,8 @@ mean logits y_t of timesteps 1…t for every t.
 
 An image is static, so the stem's convolution runs once and its current is repeated; frames are one batch of T·B images
 to it. Of more than T frames the first T are seen: what comes later has not happened yet when the network decides.
-Global pooling sums spikes and the classifier is linear in them. Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
+Global pooling sums spikes and the classifier is linear in them. Shapes: T timesteps, B batch, C channels, H × W pixels,
+K classes.
 """
 
 from __future__ import annotations

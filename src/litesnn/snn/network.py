@@ -1,7 +1,8 @@
 """The derived network: one genotype, trained from scratch, saved as safetensors.
 
-In: images, or a frame for each timestep. Out: logits. In training mode it computes with real-valued effective weights and batch statistics; in
-evaluation mode with the deployed arithmetic (integer codes, folded scales), which the packed file repeats bit by bit.
+In: images, or a frame for each timestep. Out: logits. In training mode it computes with real-valued effective weights
+and batch statistics; in evaluation mode with the deployed arithmetic (integer codes, folded scales), which the packed
+file repeats bit by bit.
 
 Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
 """

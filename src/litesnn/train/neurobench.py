@@ -8,8 +8,9 @@ In: a network, watched while it runs over a split with the deployed arithmetic. 
 - connection sparsity: the share of weights that are zero.
 - activation sparsity: the share of neurons and timesteps without a spike.
 - effective MACs and ACs: non-zero inputs times non-zero weights, borders and strides respected; multiply-accumulates
-  for the image (the stem, once per sample; of frames, once per timestep), accumulates for spikes. ``effective_bit_macs`` and ``effective_bit_acs``
-  weigh them with the bits of the weights. Dense: all inputs with all weights.
+  for the input (the stem; once per sample, or of frames once per timestep), accumulates for spikes.
+  ``effective_bit_macs`` and ``effective_bit_acs`` weigh them with the bits of the weights. Dense: all inputs with all
+  weights.
 - membrane updates: every neuron at the first timestep, then those whose membrane, after its reset, is another than the
   step before: one that fires twice in a row was 0 and stays 0.
 

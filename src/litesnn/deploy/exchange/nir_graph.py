@@ -13,9 +13,9 @@ spikes of each source over its pixels, weighs them by a 1×1 convolution, and su
 t is ``scale·acc_t + bias``, and the mean of the outputs of the steps 1 … t is y_t.
 
 The input is what ``deploy.reference.quantize_input`` gives, int8 numbers as floats: of an image the same at every
-timestep, of events a frame at each. Rounding is no operation of NIR. Weights are ``code·scale`` in float32, exactly; codes and scales are in the nodes'
-metadata. Readers sum in an order of their own: currents may differ from ours in the last bit, where float32 has to
-round them.
+timestep, of events a frame at each. Rounding is no operation of NIR. Weights are ``code·scale`` in float32, exactly;
+codes and scales are in the nodes' metadata. Readers sum in an order of their own: currents may differ from ours in the
+last bit, where float32 has to round them.
 
 T timesteps, C channels, H×W pixels, O output and I input channels, k kernel size.
 """

@@ -96,7 +96,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Image:
-    """The bytes of the image, or of all frames, in the arena: laid out like a frame of a grid, channel after channel."""
+    """The bytes of an image, or of all frames, in the arena, laid out like a frame of a grid, channel after channel."""
 
     frames: int
     channels: int

@@ -86,12 +86,13 @@ and one.
 def _frames_text(front_end: EventFrames, frames: int) -> str:
     """How the caller counts events."""
     if front_end.by == "time":
-        length = f"Frame t has the events of the {front_end.frame_ms:g} ms that begin t·{front_end.frame_ms:g} ms after the start"
+        length, unit = front_end.frame_ms, "ms"
     else:
-        length = f"Frame t has {front_end.frame_events} events, those after the first t·{front_end.frame_events}"
+        length, unit = front_end.frame_events, "events"
     return f"""
-The input is {frames} frames, one for each timestep. {length}: x[t][p][y][x] is how many there were at pixel (y, x)
-with polarity p (0: it became darker, 1: brighter), and {front_end.clip} if there were more.
+The input is {frames} frames, one for each timestep. Frame t has the events of {length:g} {unit}, those that follow
+the first t·{length:g} {unit}: x[t][p][y][x] is how many there were at pixel (y, x) with polarity p (0: it became
+darker, 1: brighter), and {front_end.clip} if there were more.
 
 """
 
