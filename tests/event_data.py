@@ -53,12 +53,14 @@ def write_archive(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def dataset(train: int = 6, test: int = 2, *, size: tuple[int, int] = (6, 5)) -> dict[str, bytes]:
-    """Recordings of two classes: "low" has its events below the middle and "up" above it."""
+    """Recordings of two classes: in "dark" nine of ten pixels become darker, in "lit" brighter."""
     rng = np.random.default_rng(0)
     files = {}
     for split, count in (("Train", train), ("Test", test)):
-        for name, first in (("low", size[0] // 2), ("up", 0)):
+        for polarity, name in enumerate(("dark", "lit")):
             for number in range(count):
-                events = random_events(rng, 40, size=(size[0] // 2, size[1]), last=60_000)
-                files[f"{split}/{name}/{number:05}.bin"] = encoded((x, y + first, p, t) for x, y, p, t in events)
+                events = random_events(rng, 40, size=size, last=60_000)
+                turned = rng.random(len(events)) < 0.1
+                rows = [(x, y, polarity ^ int(other), t) for (x, y, _, t), other in zip(events, turned, strict=True)]
+                files[f"{split}/{name}/{number:05}.bin"] = encoded(rows)
     return files

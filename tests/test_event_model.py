@@ -63,7 +63,7 @@ FRONT_END = EventFrames(by="count", frame_ms=0.1, frame_events=77, height=7, wid
 
 def event_info(size: tuple[int, int] = (7, 6), clip: int = 5) -> InputInfo:
     front_end = FRONT_END.model_copy(update={"height": size[0], "width": size[1], "clip": clip})
-    names = ("low", "up", "none")
+    names = ("dark", "lit", "none")
     return InputInfo(front_end.shape, "events", front_end.mean, front_end.std, names, front_end)
 
 
@@ -92,7 +92,8 @@ class TestTorch:
         x = made.encode(counts(event_info(), 5)).double()
         mixtures = [oracle.Mixture({(cell.bits, cell.keep): 1.0}) for cell in gene.cells]
         backbone = made.backbone
-        parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        # the classifier keeps all of its weights, and no optimizer sees its scores
+        parameters = [parameter for name, parameter in backbone.named_parameters() if name != "classifier.scores"]
         weights = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         found = []
         for run in (
@@ -100,16 +101,12 @@ class TestTorch:
             lambda: oracle.backbone(backbone, x, 3, mixtures),
         ):
             logits = run()
-            found.append((logits, torch.autograd.grad((logits * weights).sum(), parameters, allow_unused=True)))
+            found.append((logits, torch.autograd.grad((logits * weights).sum(), parameters)))
         (ours, our_gradients), (theirs, their_gradients) = found
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-        compared = 0
         for mine, other in zip(our_gradients, their_gradients, strict=True):
-            assert (mine is None) == (other is None)
-            if mine is not None:
-                torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
-                compared += bool(mine.count_nonzero())
-        assert compared > 10
+            torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
+        assert sum(bool(gradient.count_nonzero()) for gradient in our_gradients) > len(parameters) / 2
 
     def test_frames_that_are_all_alike_are_an_image(self) -> None:
         for arithmetic in ARITHMETICS:
@@ -309,21 +306,22 @@ class TestFiles:
             to_bytes(replace(model, input=replace(model.input, front_end=None)))
 
     def test_frames_count_as_so_many_pixels(self) -> None:
-        model = one_neuron()
+        """Of the 1024 maps of 256 × 256 that a file may have, 64 frames are 128, and 32 frames 64."""
         side = EventFrames(height=256, width=256)
+        model = one_neuron()
         spec = replace(model.input, shape=side.shape, front_end=side)
-        whole = replace(model, input=spec, timesteps=64)
-        assert from_bytes(to_bytes(whole)).timesteps == 64  # 2^23 counts and 2^16 neurons
-        data = changed(to_bytes(whole), lambda record: record["input"].__setitem__(slice(1, 4), [2, 2**10, 2**10]))
-        with pytest.raises(InputError, match="at most 67108864 pixels and neurons"):
-            from_bytes(data)
+        for timesteps, message in ((64, "at most 67108864 pixels and neurons"), (32, "kept weights|coding")):
+            data = to_bytes(replace(model, input=spec, timesteps=timesteps))
+            assert from_bytes(data).timesteps == timesteps
+            with pytest.raises(InputError, match=message):
+                from_bytes(changed(data, put(900, "populations", 0, 1)))
 
 
 class TestExports:
     @pytest.mark.parametrize("arithmetic", ARITHMETICS)
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_firmware(self, tmp_path: Path, arithmetic: ArithmeticName, kernel: Literal["events", "sliced"]) -> None:
-        for seed in (0, 1):
+        for seed in (3, 7):
             model = event_model(seed, arithmetic)
             x = random_frames(np.random.default_rng(seed), model, 2)
             given = Firmware(model, tmp_path / str(seed), kernel=kernel, flags=SANITIZED).run(x)
@@ -340,7 +338,7 @@ class TestExports:
 
     @pytest.mark.parametrize("arithmetic", ARITHMETICS)
     def test_the_firmware_folder(self, tmp_path: Path, arithmetic: ArithmeticName) -> None:
-        model = event_model(0, arithmetic)
+        model = event_model(7, arithmetic)
         firmware = export_c(model, tmp_path / "out", random_inputs(model), targets=["host"])
         assert firmware.measurements[0].inputs == 4
         text = (tmp_path / "out/README.md").read_text()

@@ -60,14 +60,14 @@ class TestBytes:
     def test_damage_is_refused_in_one_line_that_names_the_file(
         self, tmp_path: Path, content: bytes, message: str
     ) -> None:
-        files = dataset() | {"Train/up/00003.bin": content}
+        files = dataset() | {"Train/lit/00003.bin": content}
         with pytest.raises(InputError, match=message) as caught:
             load(DataSettings(source=str(write_tree(tmp_path / "a", files))), ENDS)
-        assert str(caught.value).startswith(str(tmp_path / "a/Train/up/00003.bin"))
+        assert str(caught.value).startswith(str(tmp_path / "a/Train/lit/00003.bin"))
         archive = write_archive(tmp_path / "b/all.tar.gz", files)
         with pytest.raises(InputError, match=message) as caught:
             load(DataSettings(source=str(archive)), ENDS)
-        assert str(caught.value).startswith(f"{archive}: Train/up/00003.bin: ")
+        assert str(caught.value).startswith(f"{archive}: Train/lit/00003.bin: ")
         assert "\n" not in str(caught.value)
 
 
@@ -156,7 +156,7 @@ class TestPlaces:
             name: event_frames(decode_events(content, name), SMALL, 3, name) for name, content in sorted(files.items())
         }
         found = find_events(place)
-        assert found.classes == ("low", "up")
+        assert found.classes == ("dark", "lit")
         for split, count in (("train", 12), ("test", 4)):
             rows, labels = found.splits[split]
             wanted = [expected[name] for name in expected if name.lower().startswith(split)]
@@ -167,7 +167,7 @@ class TestPlaces:
     def test_validation_is_cut_from_train_and_test_is_test(self, tmp_path: Path) -> None:
         files = dataset(train=10)
         data = loaded(write_tree(tmp_path / "a", files), validation_fraction=0.3)
-        assert (data.kind, data.shape, data.classes) == ("events", (2, 6, 5), ("low", "up"))
+        assert (data.kind, data.shape, data.classes) == ("events", (2, 6, 5), ("dark", "lit"))
         assert (data.mean, data.std) == ((0, 0), (2 / 3, 2 / 3))
         assert data.front_end == SMALL
         assert data.train.x.shape == (14, 3, 2, 6, 5)
@@ -178,7 +178,7 @@ class TestPlaces:
         assert len(rows.unique(dim=0)) == 20
 
     def test_test_rows_are_not_read_before_they_are_asked_for(self, tmp_path: Path) -> None:
-        data = loaded(write_tree(tmp_path / "a", dataset() | {"Test/up/9.bin": b"damaged"}))
+        data = loaded(write_tree(tmp_path / "a", dataset() | {"Test/lit/9.bin": b"damaged"}))
         with pytest.raises(InputError, match=r"9\.bin: has 7 bytes"):
             data.test()
 
@@ -219,8 +219,8 @@ class TestPlaces:
                 loaded(tmp_path / name)
             assert "\n" not in str(caught.value)
         rows, _ = find_events(whole).splits["train"]
-        write_archive(whole, {"Train/low/00000.bin": b""})
-        with pytest.raises(InputError, match=r"a\.tar\.gz: has no Train/low/00001\.bin|holds no events"):
+        write_archive(whole, {"Train/dark/00000.bin": b""})
+        with pytest.raises(InputError, match=r"a\.tar\.gz: has no Train/dark/00001\.bin|holds no events"):
             read_frames(rows, SMALL, 3)
         whole.unlink()
         with pytest.raises(InputError, match=r"a\.tar\.gz: cannot be read: No such file"):
@@ -269,7 +269,7 @@ class TestCache:
         assert not torch.equal(read_frames(rows, SMALL.model_copy(update={"clip": 1}), 3), first)
         assert torch.equal(read_frames(rows, SMALL, 2), first[:, :2])
         assert len(read) == 36
-        changed = place / "Train/low/00000.bin"
+        changed = place / "Train/dark/00000.bin"
         changed.write_bytes(encoded([(0, 0, 1, 0)]))
         os.utime(changed, ns=(1, 1))
         assert not torch.equal(read_frames(rows, SMALL, 3)[0], first[0])
