@@ -1,4 +1,4 @@
-"""Networks that see another frame at each timestep: torch, reference, engine, exports, files, prediction, a whole job."""
+"""Networks that see another frame at each timestep: torch, engine, exports, files, prediction, a whole job."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ from litesnn.front_end import EventFrames
 from litesnn.genotype import ArithmeticName, Genotype
 from litesnn.networks import load_network, save_network
 from litesnn.report.examples import collect_examples
+from litesnn.runs import RunFolder
 from litesnn.show import info_table, predictions
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import InputInfo, Network
@@ -137,8 +138,7 @@ class TestTorch:
         meter = Meter()
         with torch.no_grad(), Watch(made) as watch:
             made(made.encode(frames), meter=meter)
-        layers = [{"weights": 0, "kept": 0, "synops": 0, "bit_synops": 0}, {"weights": 2, "kept": 1, "synops": 0.0}]
-        layers[1]["bit_synops"] = 0.0
+        layers = [{"weights": 2, "kept": 1, "synops": 0.0, "bit_synops": 0.0}]
         neurons = [{"channels": 1, "height": 1, "width": 1, "firing_rate": 0.5}]
         figures = neurobench_metrics(model, watch, layers=layers, neurons=neurons, packed_bytes=1)
         mask = torch.from_numpy(model.populations[0].synapses[0].codes != 0).double()
@@ -188,7 +188,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("arithmetic", ARITHMETICS)
     def test_random_wirings_with_threads(self, arithmetic: ArithmeticName) -> None:
-        """Also populations behind the first that read the input, and both polarities more often than they are counted."""
+        """Also a stem of two bundles, and more events than are counted."""
         lively = 0
         for seed in range(12):
             rng = np.random.default_rng(seed)
@@ -442,7 +442,7 @@ def test_the_whole_job_on_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_accuracy"] == 1.0
     assert metrics["stem_macs"] == metrics["timesteps"] * 4 * 2 * 9 * 30
-    for row in exactness.compare_run(whole_job.RunFolder(run)):
+    for row in exactness.compare_run(RunFolder(run)):
         assert row.exact, row
     assert (run / "report.html").read_text().count("data:image/png") > 4
     measured = whole_job.litesnn("evaluate", run, "--engine", "native")

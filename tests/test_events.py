@@ -1,4 +1,4 @@
-"""Recordings of event cameras: bytes, frames, folders and archives, splits, the cache, augmentation, what is refused."""
+"""Recordings of event cameras: bytes, frames, folders and archives, splits, cache, augmentation, refusals."""
 
 from __future__ import annotations
 
@@ -109,36 +109,43 @@ class TestFrames:
             assert settings.mean == (0, 0)
 
 
+def part(files: dict[str, bytes], split: str) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.startswith(split)}
+
+
+def two_archives(folder: Path, files: dict[str, bytes]) -> Path:
+    for split in ("Train", "Test"):
+        write_archive(folder / f"{split}.tar.gz", part(files, split))
+    return folder
+
+
+def two_archives_of_classes(folder: Path, files: dict[str, bytes]) -> Path:
+    for split in ("Train", "Test"):
+        inside = {name.partition("/")[2]: content for name, content in part(files, split).items()}
+        write_archive(folder / f"{split.lower()}.zip", inside)
+    return folder
+
+
+def folder_and_archive(folder: Path, files: dict[str, bytes]) -> Path:
+    write_archive(write_tree(folder, part(files, "Train")) / "Test.tgz", part(files, "Test"))
+    return folder
+
+
+def folder_before_archive(folder: Path, files: dict[str, bytes]) -> Path:
+    write_archive(write_tree(folder, files) / "Train.zip", {"Train/other/1.bin": b"no events"})
+    return folder
+
+
 LAYOUTS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
     "folder": write_tree,
-    "archive in a folder": lambda folder, files: write_archive(folder / "all.tar.gz", files),
+    "tar.gz": lambda folder, files: write_archive(folder / "all.tar.gz", files),
     "tar": lambda folder, files: write_archive(folder / "all.tar", files),
     "zip": lambda folder, files: write_archive(folder / "all.zip", files),
-    "archives": lambda folder, files: (
-        [
-            write_archive(folder / f"{split}.tar.gz", {name: files[name] for name in files if name.startswith(split)})
-            for split in ("Train", "Test")
-        ][0].parent
-    ),
-    "archives without a folder for the split": lambda folder, files: (
-        [
-            write_archive(
-                folder / f"{split.lower()}.zip",
-                {name.partition("/")[2]: files[name] for name in files if name.startswith(split)},
-            )
-            for split in ("Train", "Test")
-        ][0].parent
-    ),
-    "folder and archive": lambda folder, files: (
-        write_archive(
-            write_tree(folder, {name: files[name] for name in files if name.startswith("Train")}) / "Test.tgz",
-            {name: files[name] for name in files if name.startswith("Test")},
-        ).parent
-    ),
-    "both, of which the folder counts": lambda folder, files: (
-        write_archive(write_tree(folder, files) / "Train.zip", {"Train/other/1.bin": b"no events"}).parent
-    ),
     "further down": lambda folder, files: write_archive(folder / "a.zip", {f"N/{n}": files[n] for n in files}),
+    "two archives": two_archives,
+    "two archives of classes": two_archives_of_classes,
+    "folder and archive": folder_and_archive,
+    "folder before archive": folder_before_archive,
 }
 
 
@@ -317,7 +324,7 @@ class TestRecipes:
             require_sensible(Recipe.from_toml("[events]\nclip = 1"), load(DataSettings(train_limit=40)))
 
     def test_images_have_no_size_of_events(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="data.size rescales images, but these are recordings of events"):
+        with pytest.raises(InputError, match=r"data\.size rescales images, but these are recordings of events"):
             loaded(write_tree(tmp_path / "a", dataset()), size=8)
 
     @pytest.mark.parametrize(("budget", "expected"), [(4, 4), (64, 6), (None, 6)])
