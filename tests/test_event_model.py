@@ -97,11 +97,10 @@ class TestTorch:
         parameters = [parameter for name, parameter in backbone.named_parameters() if name != "classifier.scores"]
         weights = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         found = []
-        for run in (
-            lambda: backbone.run(x, 3, made.mixes(), integer=False).logits,
-            lambda: oracle.backbone(backbone, x, 3, mixtures),
+        for logits in (
+            backbone.run(x, 3, made.mixes(), integer=False).logits,
+            oracle.backbone(backbone, x, 3, mixtures),
         ):
-            logits = run()
             found.append((logits, torch.autograd.grad((logits * weights).sum(), parameters)))
         (ours, our_gradients), (theirs, their_gradients) = found
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
