@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import soundfile
 import torch
 from pydantic import ValidationError
 
@@ -28,6 +26,7 @@ from litesnn.design import require_sensible
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel, mel_filters
 from litesnn.loop.session import Session, input_info
+from sounds import commands_folder, ramp, sound
 
 SMALL = LogMel(sample_rate=1000, clip_ms=100, window_ms=16, hop_ms=8, mels=4, low_hz=0, high_hz=500)
 
@@ -37,17 +36,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "tables"))
     return tmp_path / "cache"
-
-
-def sound(samples: Any, rate: int = 1000, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, **{"format": "WAV", **options})
-    return buffer.getvalue()
-
-
-def ramp(start: int, count: int = 100) -> np.ndarray:
-    """int16 samples from which one can see where a clip begins."""
-    return np.arange(start, start + count).astype(np.int16)
 
 
 def tone(hertz: float, settings: LogMel) -> torch.Tensor:
@@ -278,24 +266,6 @@ class TestCache:
         path.write_bytes(sound(ramp(5, 120)))
         rows().features()
         assert len(decoded) == 5
-
-
-def commands_folder(folder: Path, words: dict[str, int], *, noise: bool = True) -> Path:
-    """A folder like that of Speech Commands: so many clips of each word; 0 is in the test, 1 in validation."""
-    lists: dict[str, list[str]] = {"testing": [], "validation": []}
-    for number, (word, count) in enumerate(words.items()):
-        (folder / word).mkdir(parents=True)
-        for clip in range(count):
-            (folder / word / f"{clip}.wav").write_bytes(sound(ramp(1000 * number + clip)))
-        lists["testing"].append(f"{word}/0.wav")
-        lists["validation"].append(f"{word}/1.wav")
-    for name, rows in lists.items():
-        (folder / f"{name}_list.txt").write_text("\n".join(rows) + "\n")
-    if noise:
-        (folder / "_background_noise_").mkdir()
-        (folder / "_background_noise_" / "hum.wav").write_bytes(sound(ramp(-5000, 400)))
-        (folder / "_background_noise_" / "README.md").write_text("not sound")
-    return folder
 
 
 TEN = dict.fromkeys(WORDS, 4)

@@ -72,7 +72,7 @@ def test_footprints_grow_with_everything_and_shrink_by_recomputing() -> None:
         return step_footprint(supernet.backbone, timesteps, execution, bits=3, keeps=2)
 
     one = of()
-    assert of(timesteps=6).per_image == 2 * one.per_image
+    assert 1.9 * one.per_image < of(timesteps=6).per_image < 2 * one.per_image  # the stem's currents are kept once
     assert of(timesteps=6).fixed == one.fixed
     assert of(width=8).per_image > one.per_image
     assert of(width=8).fixed > one.fixed

@@ -18,16 +18,19 @@ from pydantic import ValidationError
 import event_data
 from event_data import write_tree
 from litesnn.data import sources
+from litesnn.data.cache import CACHE_VARIABLE
 from litesnn.data.images import decode_images
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from sounds import commands_folder
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
 
 
 def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
@@ -84,6 +87,7 @@ SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
     "events": lambda folder: write_tree(folder / "recordings", event_data.dataset(train=20)),
+    "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
     "hub": lambda folder: "someone/pets",
 }

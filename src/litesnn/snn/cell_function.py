@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Kernels, kernels_for
+from litesnn.snn.kernels import Kernels, Node, kernels_for
 from litesnn.snn.membrane import Neuron
 
 __all__ = ["CellPlan", "Convolution", "Statistics", "Term", "from_rows", "run_cell", "to_rows"]
@@ -133,10 +133,12 @@ class _Settings:
 
 @dataclass
 class _Inside:
-    """What happens inside a cell between its inputs and its spikes: the outputs of convolutions, and membranes."""
+    """What happens inside a cell between its inputs and its spikes: the outputs of convolutions.
+
+    Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
+    """
 
     z: list[Tensor | None]  # of each convolution [P, O]
-    membranes: list[Tensor | None]  # of each node [P, C]
     size: tuple[int, int]
 
 
@@ -166,7 +168,9 @@ class _Cell(torch.autograd.Function):
         elif inside.size == (0, 0):
             raise RuntimeError("a cell's backward pass can run only once: it overwrites what it has kept")
         statistics = Statistics(mean, variance)
-        back = _Backward(settings, (older, newer), scales, spikes, statistics, weights, inside, ctx.needs_input_grad)
+        back = _Backward(
+            *(settings, (older, newer), scales, biases, spikes, statistics, weights, inside, ctx.needs_input_grad)
+        )
         result = back.run(grads[0])
         inside.size = (0, 0)
         return (None, *result)
@@ -192,7 +196,7 @@ def _forward(
     inputs, size = (older, newer), _output_size(plan, (older, newer))
     spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
     states = _states(inputs, spikes, plan)
-    inside = _Inside([None] * len(plan.convs), [None] * len(plan.terms), size)
+    inside = _Inside([None] * len(plan.convs), size)
     mean, variance = scales.new_empty(2, *scales.shape)
     moments: dict[int | None, tuple[Tensor, Tensor]] = {}
     for node, terms in enumerate(plan.terms):
@@ -204,7 +208,6 @@ def _forward(
                 if settings.given is None:
                     moments[index] = _global_moments(kernels, inside.z[index])
         maps = [_term_map(term, inside, states, plan) for term in terms]
-        edges = [term.edge for term in terms]
         for term, z in zip(terms, maps, strict=True):
             if settings.given is not None:
                 mean[term.edge], variance[term.edge] = (
@@ -216,12 +219,18 @@ def _forward(
             else:
                 columns = slice(term.column, term.column + plan.channels)
                 mean[term.edge], variance[term.edge] = (part[columns] for part in moments[term.conv])
-        scale = scales[edges] * (variance[edges] + EPSILON).rsqrt()  # [N_e, C]
-        bias = biases[node] - (scale * mean[edges]).sum(0)
-        inside.membranes[node] = kernels.fire(
-            maps, scale, bias, states[2 + node], steps=settings.steps, neuron=settings.neuron
-        )
+        kernels.fire(_node(settings, node, maps, scales, biases, Statistics(mean, variance)), states[2 + node])
     return from_rows(spikes, size), Statistics(mean, variance), inside
+
+
+def _node(
+    settings: _Settings, node: int, maps: Sequence[Tensor], scales: Tensor, biases: Tensor, statistics: Statistics
+) -> Node:
+    """What a node's neurons are given: its edges' z, normalised."""
+    edges = [term.edge for term in settings.plan.terms[node]]
+    scale = scales[edges] * (statistics.variance[edges] + EPSILON).rsqrt()  # [N_e, C]
+    bias = biases[node] - (scale * statistics.mean[edges]).sum(0)
+    return Node(maps, scale, bias, settings.steps, settings.neuron)
 
 
 def _convolve(settings: _Settings, conv: Convolution, x: Tensor, weight: Tensor) -> Tensor:
@@ -315,6 +324,7 @@ class _Backward:
         settings: _Settings,
         inputs: tuple[Tensor, Tensor],
         scales: Tensor,
+        biases: Tensor,
         spikes: Tensor,
         statistics: Statistics,
         weights: Sequence[Tensor],
@@ -322,7 +332,7 @@ class _Backward:
         needed: Sequence[bool],
     ) -> None:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
-        self.scales, self.statistics, self.inside = scales, statistics, inside
+        self.scales, self.biases, self.statistics, self.inside = scales, biases, statistics, inside
         self.kernels = settings.kernels(spikes)
         rows = to_rows(spikes)
         self.states = _states(inputs, rows, self.plan)
@@ -349,14 +359,10 @@ class _Backward:
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
-        membranes = self.inside.membranes[node]
-        assert membranes is not None
-        self.grad_biases[node] = self.kernels.fire_backward(
-            *(self.grads[2 + node], membranes, self._columns(self.g, node, 1)),
-            steps=self.settings.steps,
-            neuron=self.settings.neuron,
-        )
-        self.inside.membranes[node] = None
+        maps = [_term_map(term, self.inside, self.states, self.plan) for term in self.plan.terms[node]]
+        given = _node(self.settings, node, maps, self.scales, self.biases, self.statistics)
+        g = self._columns(self.g, node, 1)
+        self.grad_biases[node] = self.kernels.fire_backward(given, self.grads[2 + node], g)
         self.grads[2 + node] = []
 
     def _read(self, source: int) -> None:
@@ -395,7 +401,7 @@ class _Backward:
         out = torch.empty_like(g) if run.conv is None else z
         self.kernels.spread(g, z, a.flatten(), b.flatten(), c.flatten(), out)
         if run.conv is None:
-            self.grads[run.source].append(out)
+            self._add_grad(run.source, out)
 
     def _convolve(self, index: int, conv: Convolution) -> None:
         """Through a convolution, whose output has become its gradient."""
@@ -408,7 +414,14 @@ class _Backward:
         )
         self.inside.z[index] = None
         if grad_x is not None:
-            self.grads[conv.source].append(to_rows(grad_x))
+            self._add_grad(conv.source, to_rows(grad_x))
+
+    def _add_grad(self, source: int, part: Tensor) -> None:
+        """Add to the gradient of a state. Those of nodes are added up by the next kernel, which reads them anyway."""
+        if source < 2 and self.grads[source]:
+            self.grads[source][0].add_(part)
+        else:
+            self.grads[source].append(part)
 
     def _columns(self, rows: Tensor, node: int, count: int) -> Tensor:
         """The columns of some nodes."""
@@ -418,8 +431,6 @@ class _Backward:
         """The gradient of an input of the cell; ``None`` if nothing reads it."""
         if not self.needs_input[source] or not self.grads[source]:
             return None
-        first, *others = self.grads[source]
-        for more in others:
-            first.add_(more)
+        (grad,) = self.grads[source]
         height, width = self.inputs[source].shape[-2:]
-        return from_rows(first, (height, width))
+        return from_rows(grad, (height, width))
