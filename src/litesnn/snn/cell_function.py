@@ -133,12 +133,13 @@ class _Settings:
 
 @dataclass
 class _Inside:
-    """What happens inside a cell between its inputs and its spikes: the outputs of convolutions.
+    """What happens inside a cell between its inputs and its spikes.
 
     Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
     """
 
-    z: list[Tensor | None]  # of each convolution [P, O]
+    z: list[Tensor | None]  # the outputs of each convolution [P, O]
+    nodes: list[Node | None]  # what the neurons of each node are given: columns of those, normalised
     size: tuple[int, int]
 
 
@@ -168,9 +169,7 @@ class _Cell(torch.autograd.Function):
         elif inside.size == (0, 0):
             raise RuntimeError("a cell's backward pass can run only once: it overwrites what it has kept")
         statistics = Statistics(mean, variance)
-        back = _Backward(
-            *(settings, (older, newer), scales, biases, spikes, statistics, weights, inside, ctx.needs_input_grad)
-        )
+        back = _Backward(settings, (older, newer), scales, spikes, statistics, weights, inside, ctx.needs_input_grad)
         result = back.run(grads[0])
         inside.size = (0, 0)
         return (None, *result)
@@ -196,7 +195,7 @@ def _forward(
     inputs, size = (older, newer), _output_size(plan, (older, newer))
     spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
     states = _states(inputs, spikes, plan)
-    inside = _Inside([None] * len(plan.convs), size)
+    inside = _Inside([None] * len(plan.convs), [None] * len(plan.terms), size)
     mean, variance = scales.new_empty(2, *scales.shape)
     moments: dict[int | None, tuple[Tensor, Tensor]] = {}
     for node, terms in enumerate(plan.terms):
@@ -208,6 +207,7 @@ def _forward(
                 if settings.given is None:
                     moments[index] = _global_moments(kernels, inside.z[index])
         maps = [_term_map(term, inside, states, plan) for term in terms]
+        edges = [term.edge for term in terms]
         for term, z in zip(terms, maps, strict=True):
             if settings.given is not None:
                 mean[term.edge], variance[term.edge] = (
@@ -219,18 +219,11 @@ def _forward(
             else:
                 columns = slice(term.column, term.column + plan.channels)
                 mean[term.edge], variance[term.edge] = (part[columns] for part in moments[term.conv])
-        kernels.fire(_node(settings, node, maps, scales, biases, Statistics(mean, variance)), states[2 + node])
+        scale = scales[edges] * (variance[edges] + EPSILON).rsqrt()  # [N_e, C]
+        bias = biases[node] - (scale * mean[edges]).sum(0)
+        given = inside.nodes[node] = Node(maps, scale, bias, settings.steps, settings.neuron)
+        kernels.fire(given, states[2 + node])
     return from_rows(spikes, size), Statistics(mean, variance), inside
-
-
-def _node(
-    settings: _Settings, node: int, maps: Sequence[Tensor], scales: Tensor, biases: Tensor, statistics: Statistics
-) -> Node:
-    """What a node's neurons are given: its edges' z, normalised."""
-    edges = [term.edge for term in settings.plan.terms[node]]
-    scale = scales[edges] * (statistics.variance[edges] + EPSILON).rsqrt()  # [N_e, C]
-    bias = biases[node] - (scale * statistics.mean[edges]).sum(0)
-    return Node(maps, scale, bias, settings.steps, settings.neuron)
 
 
 def _convolve(settings: _Settings, conv: Convolution, x: Tensor, weight: Tensor) -> Tensor:
@@ -324,7 +317,6 @@ class _Backward:
         settings: _Settings,
         inputs: tuple[Tensor, Tensor],
         scales: Tensor,
-        biases: Tensor,
         spikes: Tensor,
         statistics: Statistics,
         weights: Sequence[Tensor],
@@ -332,7 +324,7 @@ class _Backward:
         needed: Sequence[bool],
     ) -> None:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
-        self.scales, self.biases, self.statistics, self.inside = scales, biases, statistics, inside
+        self.scales, self.statistics, self.inside = scales, statistics, inside
         self.kernels = settings.kernels(spikes)
         rows = to_rows(spikes)
         self.states = _states(inputs, rows, self.plan)
@@ -359,10 +351,11 @@ class _Backward:
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
-        maps = [_term_map(term, self.inside, self.states, self.plan) for term in self.plan.terms[node]]
-        given = _node(self.settings, node, maps, self.scales, self.biases, self.statistics)
+        given = self.inside.nodes[node]
+        assert given is not None
         g = self._columns(self.g, node, 1)
         self.grad_biases[node] = self.kernels.fire_backward(given, self.grads[2 + node], g)
+        self.inside.nodes[node] = None  # it holds the outputs of convolutions, which can go one by one from here
         self.grads[2 + node] = []
 
     def _read(self, source: int) -> None:

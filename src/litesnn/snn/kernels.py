@@ -119,7 +119,7 @@ class TorchKernels:
 
 
 def _currents(node: Node) -> Tensor:
-    """X [T, Q, C]."""
+    """The currents x [T, Q, C]."""
     current = node.bias
     for scale, term in zip(node.scales, node.terms, strict=True):
         current = current + scale * term
