@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import exactness
 import oracle
 import whole_job
-from event_data import dataset, encoded, random_events, write_archive
+from event_data import dataset, encoded, random_events, write_archive, write_tree
 from firmware import SANITIZED, Firmware
 from litesnn.data.sources import Split
 from litesnn.deploy.engine import Engine, available_kernels
@@ -454,6 +454,27 @@ def test_the_whole_job_on_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (run / "network.safetensors").unlink()
     assert whole_job.litesnn("design", "--run", run, "--quiet").code == 0
     assert (run / "network.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"Train/lit/00003.bin": b"1234"}, "Train/lit/00003.bin: has 4 bytes, which are no whole events of 5"),
+        ({"Train/lit/00003.bin": encoded([(5, 0, 0, 5)])}, "event 0 is at x = 5, y = 0, outside of events.width = 5"),
+        ({"Test/none/00000.bin": b""}, "Test/none/00000.bin: is of the class 'none', which Train has not"),
+    ],
+)
+def test_a_job_on_damaged_recordings_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: dict[str, bytes], message: str
+) -> None:
+    monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+    data, run = write_tree(tmp_path / "data", dataset() | damage), tmp_path / "run"
+    changes = ("--set", "events.height=6", "--set", "events.width=5")
+    failed = whole_job.litesnn("design", "--run", run, "--data", data, "--quiet", *changes)
+    assert failed.code == 2
+    assert message in failed.err
+    assert failed.err.count("\n") == 1
+    assert {path.name for path in run.iterdir()} == {".lock", "recipe.toml"}
 
 
 def test_examples_show_all_events_that_are_seen() -> None:

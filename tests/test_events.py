@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data import event_files
 from litesnn.data.augment import AugmentSettings, augment
 from litesnn.data.batches import generator_for
-from litesnn.data.event_files import EventFile, find_events, is_events
+from litesnn.data.event_files import EventFile, contents, find_events, is_events
 from litesnn.data.events import decode_events, event_frames, read_frames
 from litesnn.data.sources import Data, DataSettings, FrontEnds, load
 from litesnn.design import make_recipe, require_sensible
@@ -205,13 +208,34 @@ class TestPlaces:
         [
             ({"Train/1.bin": b""}, "Train/1.bin lies in no folder of a class; expected Train/CLASS/NAME.bin"),
             ({"1.bin": b""}, "1.bin lies in no folder of a class"),
-            ({"Train/a/1.bin": b"", "other/b/2.bin": b""}, "2.bin lies neither in Train nor in Test"),
-            ({"Train/a/1.bin": b"", "Test/b/2.bin": b""}, "2.bin is of the class 'b', which Train has not"),
+            ({"Train/a/1.bin": b"", "other/b/2.bin": b""}, "other/b/2.bin: lies neither in Train nor in Test"),
+            ({"Train/a/1.bin": b"", "Test/b/2.bin": b""}, "Test/b/2.bin: is of the class 'b', which Train has not"),
         ],
     )
     def test_files_in_other_places(self, tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            loaded(write_tree(tmp_path / "a", files))
+        for place in (write_tree(tmp_path / "a", files), write_archive(tmp_path / "a.tar", files)):
+            with pytest.raises(InputError, match=message) as caught:
+                loaded(place)
+            assert str(caught.value).startswith(str(place))
+
+    def test_a_file_that_is_in_an_archive_twice(self, tmp_path: Path) -> None:
+        """One of them would be read, and the other row would stay without events."""
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w") as stream:
+            for name, content in [*dataset().items(), ("Train/lit/00003.bin", encoded([(0, 0, 0, 0)]))]:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                stream.addfile(entry, io.BytesIO(content))
+        with pytest.raises(InputError, match=r"a\.tar: Train/lit/00003\.bin: is in the archive twice"):
+            loaded(path)
+
+    def test_what_systems_leave_beside_the_data_is_not_read(self, tmp_path: Path) -> None:
+        names = ("__MACOSX/Train/lit/._1.bin", "Train/lit/._1.bin", "Test/.trash/1.bin", ".old/lit/2.bin")
+        files = dataset() | dict.fromkeys(names, b"no events")
+        for place in (write_tree(tmp_path / "a", files), write_archive(tmp_path / "a.zip", files)):
+            found = find_events(place)
+            assert found.classes == ("dark", "lit")
+            assert (len(found.splits["train"][0]), len(found.splits["test"][0])) == (12, 4)
 
     def test_archives_that_are_damaged_empty_or_gone(self, tmp_path: Path) -> None:
         whole = write_archive(tmp_path / "a.tar.gz", dataset())
@@ -233,6 +257,45 @@ class TestPlaces:
         whole.unlink()
         with pytest.raises(InputError, match=r"a\.tar\.gz: cannot be read: No such file"):
             read_frames(rows, SMALL, 3)
+
+    @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+    def test_any_damage_of_an_archive_is_refused_or_does_no_harm(self, tmp_path: Path, name: str) -> None:
+        """Bytes are turned, and the end is cut off: nothing but ``InputError`` comes out, and no row is lost."""
+        place = write_archive(tmp_path / name, dataset(train=2, test=1))
+        content, rng, messages = place.read_bytes(), np.random.default_rng(0), []
+        for _ in range(150):
+            broken = bytearray(content)
+            for index in rng.integers(0, len(content), rng.integers(1, 6)):
+                broken[index] = rng.integers(0, 256)
+            place.write_bytes(broken[: rng.integers(len(content) // 2, 2 * len(content))])
+            try:
+                for rows, _ in find_events(place).splits.values():
+                    assert sorted(row for row, _, _ in contents(rows)) == list(range(len(rows)))
+            except InputError as error:
+                messages.append(str(error))
+        assert all(message.startswith(str(place)) and "\n" not in message for message in messages)
+        assert len(messages) > 20
+
+    @pytest.mark.parametrize(("flag", "message"), [(1, "encrypted"), (0x800, "decode byte")])
+    def test_archives_of_other_kinds(self, tmp_path: Path, flag: int, message: str) -> None:
+        """A password, or names that are not the UTF-8 that they are said to be: bits of the general purpose flag."""
+        place = write_archive(tmp_path / "a.zip", {"Train/dark/1.bin": b"12345"})
+        content = bytearray(place.read_bytes().replace(b"1.bin", b"\xff.bin"))
+        for start, offset in ((content.index(b"PK\3\4"), 6), (content.index(b"PK\1\2"), 8)):
+            content[start + offset : start + offset + 2] = flag.to_bytes(2, "little")
+        place.write_bytes(content)
+        with pytest.raises(InputError, match=rf"a\.zip: cannot be read as an archive: .*{message}"):
+            list(contents(find_events(place).splits["train"][0]))
+
+    def test_other_compressions_are_refused(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_BZIP2) as made:
+            made.writestr("Train/dark/1.bin", b"12345")
+        with pytest.raises(InputError, match=r"a\.zip: Train/dark/1\.bin: is compressed by method 12; expected 0"):
+            find_events(tmp_path / "a.zip")
+        with tarfile.open(tmp_path / "a.tar", "w:bz2"):
+            pass
+        with pytest.raises(InputError, match=r"a\.tar: cannot be read as an archive"):
+            find_events(tmp_path / "a.tar")
 
     def test_names_in_archives_are_never_paths(self, tmp_path: Path) -> None:
         escaping = {f"../../{name}": content for name, content in dataset().items()}

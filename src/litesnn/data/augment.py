@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litesnn.errors import InputError
+from litesnn.front_end import InputKind
 
 __all__ = ["AugmentSettings", "augment", "augment_sound", "require_meaningful"]
 
@@ -49,8 +50,8 @@ class AugmentSettings(BaseModel):
         return self.shift_ms > 0 or self.noise > 0
 
 
-def require_meaningful(settings: AugmentSettings, kind: str, *, sound: bool, noise: bool, origin: str) -> None:
-    """Refuse changes that data of a kind ("image", "array" or "events") cannot have.
+def require_meaningful(settings: AugmentSettings, kind: InputKind, *, sound: bool, noise: bool, origin: str) -> None:
+    """Refuse changes that data of a kind cannot have.
 
     Raises:
         InputError: images are to be changed like sound, or sound like images; or there is no noise to add.
@@ -62,7 +63,7 @@ def require_meaningful(settings: AugmentSettings, kind: str, *, sound: bool, noi
                 raise InputError(f"augment.{key} is {getattr(settings, key)}, but {origin} {why}")
 
     if kind != "array":
-        refuse(("time_mask", "frequency_mask"), f"holds {kind.removesuffix('s')}s; expected 0")
+        refuse(("time_mask", "frequency_mask"), f"holds {'events' if kind == 'events' else 'images'}; expected 0")
     if not sound:
         refuse(("shift_ms", "noise"), "holds no sound; expected 0")
         return

@@ -2,7 +2,8 @@
 
 In: a folder, or a ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip`` file. Out: for each split its files and labels, and their
 bytes. A file's last two folders are its split, ``Train`` or ``Test``, and its class. Archives are read as they are:
-nothing is unpacked, and no name in them is used as a path.
+nothing is unpacked, and no name in them is used as a path. Files and folders that begin with a dot or with ``__MACOSX``
+are what systems leave beside the data, and are not looked at.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _SUFFIX = ".bin"
 _SPLITS = ("train", "test")
 _MOST_BYTES = 5 * 2**22  # of a recording; one of N-MNIST has about 20,000
-_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, RuntimeError)  # RuntimeError: encrypted
+_HIDDEN = (".", "__MACOSX")
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (
+    *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # encrypted
+    *(ValueError, IndexError),  # names that are no text, or empty
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class EventFile:
 
     path: Path
     member: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}: {self.member}"
 
     def state(self) -> tuple[str, str | None, int, int]:
         """What changes if the recording does: names, size and time of the file. Raises ``InputError`` if it is gone."""
@@ -65,7 +75,7 @@ def find_events(place: Path) -> EventFolder:
     """Find the recordings of a folder or an archive. If only one split is there, it is called "train".
 
     Raises:
-        InputError: an archive is damaged, or the place of a file does not say of which class it is.
+        InputError: an archive is damaged or has a file twice, or the place of a file does not say of which class it is.
     """
     found: defaultdict[str, list[tuple[str, str, EventFile]]] = defaultdict(list)
     for name, file in _members(place):
@@ -77,7 +87,7 @@ def find_events(place: Path) -> EventFolder:
     if not found:
         raise InputError(f"{place}: holds no {_SUFFIX} recordings; expected Train/CLASS/NAME{_SUFFIX}")
     if len(found) > 1 and "" in found:
-        raise InputError(f"{place}: {found[''][0][2].path} lies neither in Train nor in Test")
+        raise InputError(f"{found[''][0][2]}: lies neither in Train nor in Test, and other recordings do")
     if len(found) == 1:
         found = defaultdict(list, train=next(iter(found.values())))
     classes = tuple(sorted({row[0] for row in found["train"]}))
@@ -86,7 +96,7 @@ def find_events(place: Path) -> EventFolder:
     for split, rows in found.items():
         rows.sort(key=lambda row: row[:2])
         if unknown := [row for row in rows if row[0] not in index]:
-            raise InputError(f"{place}: {unknown[0][2].path} is of the class {unknown[0][0]!r}, which Train has not")
+            raise InputError(f"{unknown[0][2]}: is of the class {unknown[0][0]!r}, which Train has not")
         splits[split] = ([row[2] for row in rows], np.array([index[row[0]] for row in rows], np.int64))
     return EventFolder(classes, splits)
 
@@ -104,13 +114,13 @@ def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
             continue
         try:
             size = file.path.stat().st_size
-            yield row, str(file.path), _limited(str(file.path), size, file.path.read_bytes)
+            yield row, str(file), _limited(str(file), size, file.path.read_bytes)
         except OSError as error:
             raise InputError(f"{file.path}: cannot be read: {error.strerror or error}") from None
     for archive, rows in archived.items():
         for member, size, read in _each(archive):
             if member in rows:
-                name = f"{archive}: {member}"
+                name = str(EventFile(archive, member))
                 try:
                     content = _limited(name, size, read)
                 except _DAMAGE as error:
@@ -140,19 +150,31 @@ def _members(place: Path) -> Iterator[tuple[str, EventFile]]:
         split = archive.name.partition(".")[0]
         if split.lower() in unpacked:
             continue
+        seen = set()
         for name, _, _ in _each(archive):
-            if name.lower().endswith(_SUFFIX):
-                inside = (
-                    name if place == archive or f"/{name}".lower().count(f"/{split.lower()}/") else f"{split}/{name}"
-                )
-                yield inside, EventFile(archive, name)
+            if not _is_recording(name):
+                continue
+            file = EventFile(archive, name)
+            if name in seen:
+                raise InputError(f"{file}: is in the archive twice")
+            seen.add(name)
+            named = place == archive or f"/{split}/".lower() in f"/{name}".lower()
+            yield name if named else f"{split}/{name}", file
 
 
 def _unpacked(place: Path) -> Iterator[str]:
     """Names of recordings below a folder, at most three levels down."""
     for pattern in (f"*{_SUFFIX}", f"*/*{_SUFFIX}", f"*/*/*{_SUFFIX}"):
         for path in place.glob(pattern):
-            yield path.relative_to(place).as_posix()
+            name = path.relative_to(place).as_posix()
+            if _is_recording(name):
+                yield name
+
+
+def _is_recording(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(_HIDDEN) for part in parts if part not in (".", ".."))
+    return name.endswith(_SUFFIX) and not hidden
 
 
 def _archives(place: Path) -> list[Path]:
@@ -174,14 +196,21 @@ def _each(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
             with zipfile.ZipFile(archive) as opened:
                 for entry in opened.infolist():
                     if not entry.is_dir():
+                        _require_method(archive, entry)
                         yield entry.filename, entry.file_size, partial(opened.read, entry)
         else:
-            with tarfile.open(archive) as stream:
+            with tarfile.open(archive, "r:" if archive.suffix.lower() == ".tar" else "r:gz") as stream:
                 for member in stream:
                     if member.isreg():
                         yield member.name, member.size, partial(_read_member, stream, member)
     except _DAMAGE as error:
         raise _damaged(archive, error) from None
+
+
+def _require_method(archive: Path, entry: zipfile.ZipInfo) -> None:
+    if entry.compress_type not in _ZIP_METHODS:
+        name = EventFile(archive, entry.filename)
+        raise InputError(f"{name}: is compressed by method {entry.compress_type}; expected 0 (stored) or 8 (deflated)")
 
 
 def _read_member(stream: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -425,7 +425,8 @@ def _read_folder(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
             found = datasets.load_dataset(str(folder.resolve()))
     except FileNotFoundError:
         raise InputError(
-            f"{settings.source}: this folder holds no parquet files, no images and no .bin recordings of events"
+            f"{settings.source}: this folder holds no parquet files, no images and no .bin recordings of events in "
+            "Train/CLASS or CLASS"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if any(file.suffix.lower() in AUDIO_SUFFIXES for file in folder.rglob("*")):

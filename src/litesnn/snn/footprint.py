@@ -54,9 +54,8 @@ def step_footprint(
     stem = timesteps * backbone.stem.outputs * height * width
     kept, moment, weights = stem + stem // timesteps, 0, 0  # spikes, and currents, the same at every timestep
     if frames:
-        kept = 3 * stem + 2 * timesteps * math.prod(
-            backbone.shape
-        )  # and outputs of the convolution; frames, also scaled
+        frame = math.prod(backbone.shape)
+        kept = 3 * stem + 2 * timesteps * frame  # spikes, currents, outputs of the convolution; frames, also scaled
     read = [stem, stem]  # values of the two states that a cell reads
     for index in range(len(backbone.cells)):
         cell = backbone.cell(index)

@@ -3,7 +3,8 @@
  * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
  *
  *   magic "LSNN", version 1, bytes of the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels,
- *   1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each timestep), classes K, populations P, fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
+ *   1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each timestep), classes K, populations P,
+ *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
  *   mean f32 [C], std f32 [C],
  *   P times: channels, bundles, rate f32 (negative: not measured), bias [channels],
  *     bundles times: kernel (0: identity), stride, bits, shift, sources, source i32 [sources] (-1: the input),

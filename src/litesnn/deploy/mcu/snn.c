@@ -133,8 +133,9 @@ static void image_currents(const snn_bundle *bundle, uint32_t count, const snn_g
     }
     for (y = 0; y < grid->height; y++) {
         for (x = 0; x < grid->width; x++, place++) {
-            const int8_t *pixel = start + bundle->stride * (y * image->pitch + x);
-            for (frame = 0; frame < SNN_FRAMES; frame++, pixel += image->channels * image->plane) {
+            const int8_t *corner = start + bundle->stride * (y * image->pitch + x);
+            for (frame = 0; frame < SNN_FRAMES; frame++) {
+                const int8_t *pixel = corner + frame * image->channels * image->plane;
                 uint32_t end = SNN_FRAMES == 1 ? frames : frame + 1;
                 int32_t sum = 0;
                 for (i = 0; i < count; i++) {

@@ -1,7 +1,8 @@
 /* Runs one packed spiking network on a small device, bit for bit as litesnn.deploy.reference says.
  *
- * In: a model, which is constant tables (model.c), and one input: an image, or a frame of events for each timestep. Out: the logits of every timestep. All memory is
- * static and was planned when the model was exported. One network per program, one caller at a time.
+ * In: a model, which is constant tables (model.c), and one input: an image, or a frame of events for each timestep.
+ * Out: the logits of every timestep. All memory is static and was planned when the model was exported. One network per
+ * program, one caller at a time.
  *
  * Layer by layer, all T timesteps at once. Spikes are bits. A channel's spikes are one plane, a row of lanes:
  *
@@ -128,8 +129,8 @@ typedef struct {
 
 extern const snn_model snn_network; /* model.c */
 
-/* Run the input [SNN_FRAMES, C, H, W]. logits: [T, classes]; with fixed point these are t times the logits, times 2^fraction.
- * Returns 1, or 0 if an input number is not finite. */
+/* Run the input [SNN_FRAMES, C, H, W]. logits: [T, classes]; with fixed point these are t times the logits, times
+ * 2^fraction. Returns 1, or 0 if an input number is not finite. */
 int snn_run(const snn_input *input, snn_logit *logits);
 
 /* The class with the largest logit after the last step; of equals, the first. */
