@@ -115,7 +115,12 @@ print((peak() - before) / estimate)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
-    ("batch", "how", "recipe"), [(64, "keep", "small"), (192, "recompute", "small"), (48, "keep", "nmnist-s")]
+    ("batch", "how", "recipe"),
+    [
+        (64, "keep", "small"),
+        (192, "recompute", "small"),
+        pytest.param(48, "keep", "nmnist-s", marks=pytest.mark.slow),
+    ],
 )
 def test_the_estimate_is_what_a_step_takes(batch: int, how: str, recipe: str) -> None:
     """In a process of its own: a peak cannot be taken back."""
