@@ -5,7 +5,8 @@ import torch
 
 from litesnn.data.sources import Split
 from litesnn.errors import InputError
-from litesnn.loop.session import Session, cosine_lr, find_device, set_lr
+from litesnn.loop.graphs import set_lr
+from litesnn.loop.session import Session, cosine_lr, find_device
 from tiny import input_info
 
 
