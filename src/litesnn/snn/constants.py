@@ -1,4 +1,4 @@
-"""Small tensors of constants, made once for each device: to send one again in every step makes the CPU wait for the GPU."""
+"""Small tensors of constants, made once for each device: one sent in every step makes the CPU wait for the GPU."""
 
 from __future__ import annotations
 
