@@ -113,7 +113,7 @@ def begin_session(
     """
     found = find_device(device)
     if found.type == "cuda":
-        torch.cuda.set_device(found)
+        torch.cuda.set_device(found.index or 0)
         torch.backends.cudnn.benchmark = True  # batches all have one shape
     first = processes.is_first()
     console = console if first else Console(quiet=True)
