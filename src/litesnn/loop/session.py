@@ -30,7 +30,6 @@ __all__ = [
     "find_device",
     "input_info",
     "parameters",
-    "set_lr",
     "why_not_compiled",
 ]
 
@@ -115,7 +114,8 @@ def begin_session(
     """
     found = find_device(device)
     if found.type == "cuda":
-        torch.cuda.set_device(found)
+        torch.cuda.set_device(found.index or 0)
+        torch.backends.cudnn.benchmark = True  # batches all have one shape
     first = processes.is_first()
     console = console if first else Console(quiet=True)
     if execution.compiled and (reason := why_not_compiled(found)):
@@ -175,9 +175,3 @@ def cosine_lr(first: float, last: float, progress: float) -> float:
 def parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
     """All parameters that some optimizers step."""
     return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
