@@ -145,7 +145,7 @@ class Bench:
     def data(self) -> Data:
         """The data of all tasks."""
         recipe = self.plan.recipe_of(Task("joint", 0))
-        return load(recipe.data, recipe.audio)
+        return load(recipe.data, recipe.front_ends)
 
     def stages(self, run: RunFolder, recipe: Recipe, *stages: str) -> None:
         """Begin or resume a run, and do those of the stages that are not done."""

@@ -18,11 +18,12 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
+from litesnn.data.event_files import is_events
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, LogMel
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
@@ -88,7 +89,7 @@ class Job:
         """The data of the run's recipe."""
         recipe = self.run.recipe()
         with processes.first_before_others():
-            data = load(recipe.data, recipe.audio)
+            data = load(recipe.data, recipe.front_ends)
         require_sensible(recipe, data)
         require_same_data(data)
         for note in data.notes:
@@ -131,13 +132,15 @@ def require_sensible(recipe: Recipe, data: Data) -> None:
     """Refuse settings of a recipe that mean nothing for its data.
 
     Raises:
-        InputError: the recipe says how sound becomes features, or how inputs of another kind are augmented.
+        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented.
     """
     sound = data.train.sound
     noise = sound is not None and sound.noise is not None
     require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
-    if data.front_end is None and recipe.audio != LogMel():
+    if not isinstance(data.front_end, LogMel) and recipe.audio != LogMel():
         raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
+    if not isinstance(data.front_end, EventFrames) and recipe.events != EventFrames():
+        raise InputError(f"{recipe.name}: [events] says how events become frames, but {data.name} holds no events")
 
 
 def make_recipe(
@@ -148,7 +151,9 @@ def make_recipe(
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A recipe from what a person names. Without a recipe, digits take "digits" and everything else "small".
+    """A recipe from what a person names.
+
+    Without a recipe, digits take "digits", recordings of events "nmnist-s" and everything else "small".
 
     Raises:
         InputError: a name, key or value is not understood.
@@ -161,8 +166,13 @@ def make_recipe(
         merged["budget"] = limits.model_dump(exclude_none=True)
     if seed is not None:
         merged["seed"] = seed
-    default = "digits" if data in (None, "digits") else "small"
-    return load_recipe(recipe or default, merged | dict(changes or {}))
+    return load_recipe(recipe or _default_recipe(data), merged | dict(changes or {}))
+
+
+def _default_recipe(data: str | None) -> str:
+    if data in (None, "digits"):
+        return "digits"
+    return "nmnist-s" if is_events(Path(data).expanduser()) else "small"
 
 
 def design(
@@ -185,7 +195,8 @@ def design(
     In a program that ``torchrun`` started, all its processes have to call it, and do the job together.
 
     Args:
-        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub; sound needs a recipe for sound.
+        data: "digits", a folder, an ``.npz`` file, an archive of event recordings or a name on the Hugging Face hub;
+            sound needs a recipe for sound.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file.
         run: the run folder.

@@ -15,7 +15,7 @@ N nodes, E edges, P = T·B·H·W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
+from litesnn.snn.constants import indices
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, Node, kernels_for
 from litesnn.snn.membrane import Neuron
@@ -197,7 +198,7 @@ def _forward(
     states = _states(inputs, spikes, plan)
     inside = _Inside([None] * len(plan.convs), [None] * len(plan.terms), size)
     mean, variance = scales.new_empty(2, *scales.shape)
-    moments: dict[int | None, tuple[Tensor, Tensor]] = {}
+    moments: dict[int, tuple[Tensor, Tensor]] = {}
     for node, terms in enumerate(plan.terms):
         for index, conv in enumerate(plan.convs):
             # A state's convolutions are computed for all of its readers when the first of them can be.
@@ -207,20 +208,15 @@ def _forward(
                 if settings.given is None:
                     moments[index] = _global_moments(kernels, inside.z[index])
         maps = [_term_map(term, inside, states, plan) for term in terms]
-        edges = [term.edge for term in terms]
-        for term, z in zip(terms, maps, strict=True):
-            if settings.given is not None:
-                mean[term.edge], variance[term.edge] = (
-                    settings.given.mean[term.edge],
-                    settings.given.variance[term.edge],
-                )
-            elif term.conv is None:
-                mean[term.edge], variance[term.edge] = _global_moments(kernels, z)
-            else:
-                columns = slice(term.column, term.column + plan.channels)
-                mean[term.edge], variance[term.edge] = (part[columns] for part in moments[term.conv])
-        scale = scales[edges] * (variance[edges] + EPSILON).rsqrt()  # [N_e, C]
-        bias = biases[node] - (scale * mean[edges]).sum(0)
+        edges = indices(tuple(term.edge for term in terms), scales.device)
+        if settings.given is None:
+            found = [_term_moments(term, z, moments, kernels) for term, z in zip(terms, maps, strict=True)]
+            node_mean, node_variance = (torch.stack(parts) for parts in zip(*found, strict=True))  # [N_e, C]
+        else:
+            node_mean, node_variance = settings.given.mean[edges], settings.given.variance[edges]
+        mean[edges], variance[edges] = node_mean, node_variance
+        scale = scales[edges] * (node_variance + EPSILON).rsqrt()
+        bias = biases[node] - (scale * node_mean).sum(0)
         given = inside.nodes[node] = Node(maps, scale, bias, settings.steps, settings.neuron)
         kernels.fire(given, states[2 + node])
     return from_rows(spikes, size), Statistics(mean, variance), inside
@@ -265,6 +261,17 @@ def _term_map(term: Term, inside: _Inside, states: Sequence[Tensor], plan: CellP
     z = inside.z[term.conv]
     assert z is not None
     return z[:, term.column : term.column + plan.channels]
+
+
+def _term_moments(
+    term: Term, z: Tensor, moments: Mapping[int, tuple[Tensor, Tensor]], kernels: Kernels
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z_e [C] each; of what a convolution gave they are in ``moments``."""
+    if term.conv is None:
+        return _global_moments(kernels, z)
+    mean, variance = moments[term.conv]
+    columns = slice(term.column, term.column + z.shape[1])
+    return mean[columns], variance[columns]
 
 
 def _global_moments(kernels: Kernels, z: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -369,7 +376,7 @@ class _Backward:
 
     def _normalise(self, run: _Run) -> None:
         """Through the batch normalisation of a run of edges: z becomes its own gradient."""
-        edges, width = list(run.edges), len(run.edges)
+        edges, width = indices(run.edges, self.scales.device), len(run.edges)
         g = self._columns(self.g, run.node, width)
         if run.conv is None:
             z = self.states[run.source]

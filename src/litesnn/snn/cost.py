@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -79,16 +80,18 @@ def tap_spikes(mean_spikes: Tensor, kernel: int, stride: int) -> Tensor:
     Returns:
         [T, C, k, k]: the spikes of input channel C that a weight at this position of the kernel is added for.
     """
-    rows, columns = (_taken(size, kernel, stride, mean_spikes) for size in mean_spikes.shape[-2:])
+    kind = (mean_spikes.dtype, mean_spikes.device)
+    rows, columns = (_taken(size, kernel, stride, *kind) for size in mean_spikes.shape[-2:])
     return torch.einsum("kh,tchw,lw->tckl", rows, mean_spikes, columns)
 
 
-def _taken(size: int, kernel: int, stride: int, like: Tensor) -> Tensor:
+@cache
+def _taken(size: int, kernel: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Which of ``size`` places each of a kernel's rows (or columns) reads, over all outputs [k, size] of 0. and 1."""
     read = torch.arange(conv_output(size, stride))[:, None] * stride + torch.arange(kernel) - kernel // 2  # [out, k]
     table = torch.zeros(kernel, size + 2 * kernel + stride)
     table[torch.arange(kernel).expand_as(read), read + kernel] = 1  # no place is read twice
-    return table[:, kernel : kernel + size].to(like)
+    return table[:, kernel : kernel + size].to(device, dtype)
 
 
 def synops(taps: Tensor, reached: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ each weight. Activations are float32. Shapes: T timesteps, B batch, N nodes, C c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from litesnn.snn.backbone import Backbone
@@ -38,7 +39,7 @@ class Footprint:
 
 
 def step_footprint(
-    backbone: Backbone, timesteps: int, execution: Execution, *, bits: int = 1, keeps: int = 1
+    backbone: Backbone, timesteps: int, execution: Execution, *, frames: bool = False, bits: int = 1, keeps: int = 1
 ) -> Footprint:
     """Bytes that one training step needs at its peak, besides the data and the program.
 
@@ -46,11 +47,15 @@ def step_footprint(
         backbone: the network.
         timesteps: T.
         execution: how it is trained.
+        frames: whether the input is another one at each timestep.
         bits, keeps: how many bit-widths and keep ratios a weight is mixed of.
     """
     height, width = backbone.map_size(0)
     stem = timesteps * backbone.stem.outputs * height * width
     kept, moment, weights = stem + stem // timesteps, 0, 0  # spikes, and currents, the same at every timestep
+    if frames:
+        frame = math.prod(backbone.shape)
+        kept = 3 * stem + 2 * timesteps * frame  # spikes, currents, outputs of the convolution; frames, also scaled
     read = [stem, stem]  # values of the two states that a cell reads
     for index in range(len(backbone.cells)):
         cell = backbone.cell(index)

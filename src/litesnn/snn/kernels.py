@@ -1,7 +1,8 @@
 """What a training step does besides convolutions: batch statistics, sums of currents, neurons, and their gradients.
 
-Two implementations have the same functions: :class:`TorchKernels` below is the written meaning and runs on any device;
-:mod:`litesnn.snn.native_kernels` does the same on the CPU in C, in as few passes over memory as it takes.
+Three implementations have the same functions: :class:`TorchKernels` below is the written meaning and runs on any
+device; :mod:`litesnn.snn.native_kernels` does the same on the CPU in C, and :mod:`litesnn.snn.triton_kernels` on a GPU,
+in as few passes over memory as it takes.
 
 A map is a matrix [P, C] of one row per pixel and one column per channel; the P = T·Q rows are the Q = B·H·W pixels of
 the first timestep, then those of the second, and so on: torch's channels_last. A map may be some columns of a wider
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -160,4 +162,14 @@ def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 
         return NativeKernels()
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton():
+        from litesnn.snn.triton_kernels import TritonKernels
+
+        return TritonKernels()
     return TorchKernels()
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether Triton is there. CUDA builds of torch bring it on Linux."""
+    return find_spec("triton") is not None
