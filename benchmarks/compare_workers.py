@@ -1,8 +1,8 @@
 """How compare.py gets through its tasks: in this process or in several, until all are done or the time is up.
 
-A worker process makes one network after the other, so that it loads libraries and data once. It is told the names of tasks
-line by line, and answers each with a line of JSON. A task that fails is reported; the others go on. A task that is cut
-off has left its checkpoints.
+A worker process makes one network after the other, so that it loads libraries and data once. It is told the names of
+tasks line by line, and answers each with a line of JSON. A task that fails is reported; the others go on. A task that
+is cut off has left its checkpoints.
 """
 
 from __future__ import annotations
