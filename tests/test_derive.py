@@ -21,7 +21,15 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound, to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
-from litesnn.search.derive import Preferences, choose, largest_file, learned_preferences, preference, strongest_edges
+from litesnn.search.derive import (
+    Preferences,
+    choose,
+    choose_full,
+    largest_file,
+    learned_preferences,
+    preference,
+    strongest_edges,
+)
 from litesnn.search.joint import build_supernet
 from litesnn.snn.network import InputInfo, Network
 from tiny import input_info, lively_network, most_layer_bytes, recipe
@@ -301,6 +309,55 @@ def test_a_least_size_gives_the_best_of_the_large_ones(seed: int) -> None:
     assert sizes[single] >= least - slack
     assert scores[single] >= max(scores[other] for other in scores if sizes[other] >= least + slack) - 1e-9
     assert choose(preferences, plain, INFO, least_bytes=max(sizes.values()) + slack)[1] is not None
+
+
+def modest(seed: int) -> tuple[Recipe, Preferences, int]:
+    """A search that likes narrow cells of few bits, and the size of the largest network of its wiring."""
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0))
+    preferences = random_preferences(plain, seed)
+    preferences.width[:, 0] += 20
+    preferences.compression[:, 0, 0] += 20
+    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    return plain, preferences, max(largest_file(gene, INFO) for gene in all_genotypes(plain, edges, preferences))
+
+
+def filled(plain: Recipe, fill: float, limit: int, mode: str = "budget", bit_synops: float | None = None) -> Recipe:
+    search = plain.search.model_copy(update={"fill": fill, "mode": mode})
+    budget = Budget(packed_bytes=limit, bit_synops=bit_synops)
+    return plain.model_copy(update={"budget": budget, "search": search})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_of_the_budget_is_filled_where_the_search_would_take_less(seed: int) -> None:
+    plain, preferences, largest = modest(seed)
+    free, _ = choose_full(preferences, filled(plain, 0, largest), INFO)
+    full, warning = choose_full(preferences, filled(plain, 0.9, largest), INFO)
+    assert free == choose(preferences, filled(plain, 0, largest), INFO)[0]
+    assert largest_file(free, INFO) < 0.8 * largest
+    assert 0.9 * largest - 30 <= largest_file(full, INFO) <= largest
+    assert warning is None
+
+
+def test_a_share_that_nothing_fills_is_lowered_by_tenths() -> None:
+    plain, preferences, largest = modest(0)
+    limit = round(largest / 0.65)
+    full, warning = choose_full(preferences, filled(plain, 0.9, limit), INFO)
+    assert 0.6 * limit - 30 <= largest_file(full, INFO) <= largest
+    assert warning is None
+
+
+def test_the_limit_on_bit_synops_goes_before_the_share() -> None:
+    plain, preferences, largest = modest(0)
+    tight = filled(plain, 0.9, largest, bit_synops=1.0)
+    assert choose_full(preferences, tight, INFO) == choose(preferences, tight, INFO)
+    assert "training will push the firing rates down" in str(choose_full(preferences, tight, INFO)[1])
+
+
+def test_nothing_is_filled_in_paper_mode_or_without_a_limit() -> None:
+    plain, preferences, largest = modest(0)
+    assert choose_full(preferences, plain, INFO) == choose(preferences, plain, INFO)
+    paper = filled(plain, 0.9, largest, mode="paper")
+    assert choose_full(preferences, paper, INFO) == choose(preferences, paper, INFO)
 
 
 def test_an_impossible_number_of_timesteps_is_never_chosen() -> None:

@@ -110,6 +110,13 @@ class SearchSettings(_Settings):
     synops_weight: float = Field(5e-14, ge=0, description="paper mode: cost weight per Bit-SynOp")
     penalty: float = Field(1.0, gt=0, description="budget mode: weight of the squared violation (log-ratio)")
     dual_lr: float = Field(0.05, gt=0, description="budget mode: step of the multipliers")
+    fill: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="budget mode: least share of the packed-size limit that the derived network may need, if the "
+        "candidates and the limit on Bit-SynOps allow; 0: as small as the search likes it",
+    )
 
     @field_validator("bits")
     @classmethod

@@ -6,7 +6,8 @@ In: ``search.safetensors``. Out: ``genotype.json``.
    of its strongest op (Liu et al., DARTS, 2019, section 2.4).
 2. Bits, keep ratio and width of every cell and the number of timesteps: the exact maximum of the summed
    log-probabilities subject to the packed size and the estimated Bit-SynOps, as one mixed-integer program per T
-   (solved by HiGHS).
+   (solved by HiGHS). The packed size has a lower limit too, a share of the upper one: a supernet trains its narrow
+   candidates most, as they are part of the wide ones, and would leave room that a network trained alone can use.
 
 Sizes are the packer's guaranteed upper bounds in whole bytes, header included, so that the file of the trained network
 cannot be larger. Shapes: E edges, O ops, L cells, T timesteps.
@@ -43,6 +44,7 @@ from litesnn.snn.supernet import Supernet, cell_width
 __all__ = [
     "Preferences",
     "choose",
+    "choose_full",
     "derive",
     "largest_file",
     "learned_preferences",
@@ -92,7 +94,7 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
     run.start("derive")
     recipe, info = run.recipe(), input_info(data)
     supernet, rates = read_search(run, info.shape, len(info.classes))
-    genotype, warning = choose(learned_preferences(supernet, rates), recipe, info)
+    genotype, warning = choose_full(learned_preferences(supernet, rates), recipe, info)
     if warning:
         session.console.print(f"[yellow]{warning}[/]")
     write_atomically(run.output("derive"), genotype.to_json())
@@ -155,8 +157,8 @@ def choose(
 ) -> tuple[Genotype, str | None]:
     """The best genotype within the budget, and a warning if Bit-SynOps are expected to pass their limit.
 
-    ``edges`` fixes the wiring; left out, it is read off α. ``least_bytes`` is for baselines that have to be as large as
-    another network: unless there is a warning, it is kept too, up to what the header's length varies.
+    ``edges`` fixes the wiring; left out, it is read off α. ``least_bytes`` is a lower limit of the packed size: unless
+    there is a warning, it is kept too, up to what the header's length varies.
 
     The packed size is certain before training. Bit-SynOps depend on the firing rates that training will bring, so their
     limit guides the choice as long as it can be met; otherwise the cheapest network is taken, and training and
@@ -179,6 +181,23 @@ def choose(
             return genotype, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
         overhead = max(overhead + 1, size - sum(option.size for option in chosen))
+
+
+def choose_full(preferences: Preferences, recipe: Recipe, info: InputInfo) -> tuple[Genotype, str | None]:
+    """:func:`choose` among the networks that need ``search.fill`` of the packed-size budget or more.
+
+    If there are none, the share is lowered by a tenth of the budget until there are.
+
+    Raises:
+        InputError: as :func:`choose`.
+    """
+    limit = recipe.budget.packed_bytes
+    if limit is not None and recipe.search.mode == "budget":
+        for share in np.arange(recipe.search.fill, 0, -0.1):
+            genotype, warning = choose(preferences, recipe, info, least_bytes=int(share * limit))
+            if warning is None:
+                return genotype, None
+    return choose(preferences, recipe, info)
 
 
 def require_possible(recipe: Recipe, info: InputInfo) -> None:
