@@ -139,7 +139,7 @@ def derived_genotype(case: Case) -> Genotype:
     )
 
 
-def search_loop(case: Case, contender: str) -> SearchLoop:
+def search_loop(case: Case, contender: str) -> SearchLoop[Supernet]:
     """A search at its first step."""
     supernet: Supernet = build_supernet(case.recipe, case.shape, CLASSES)
     if contender.startswith("plain"):

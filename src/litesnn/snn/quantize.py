@@ -8,7 +8,6 @@ Q_b(W) / (Δ_b/2), in ±1, ±3, …, ±(2^b − 1): b bits, and no zero.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["GAUSSIAN_STEP", "quantized", "standard_deviation", "step_size", "weight_codes"]
