@@ -147,7 +147,7 @@ def search_loop(case: Case, contender: str) -> SearchLoop[Supernet]:
     return SearchLoop(case.recipe, supernet.train())
 
 
-def train_loop(case: Case, contender: str) -> TrainLoop:
+def train_loop(case: Case, contender: str) -> TrainLoop[Trainee]:
     """A training at its first step."""
     channels = case.shape[0]
     names = tuple(str(number) for number in range(CLASSES))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
@@ -40,7 +41,18 @@ from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
-__all__ = ["Preferences", "choose", "derive", "learned_preferences", "require_possible", "strongest_edges"]
+__all__ = [
+    "Option",
+    "Preferences",
+    "choose",
+    "choose_within",
+    "derive",
+    "learned_preferences",
+    "require_fits",
+    "require_possible",
+    "smallest",
+    "strongest_edges",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,7 +72,7 @@ class Preferences:
 
 
 @dataclass(frozen=True)
-class _Option:
+class Option:
     """One way to make one cell, given the widths of the two cells before it (indices into the candidate widths)."""
 
     older: int
@@ -129,15 +141,39 @@ def choose(
     model = recipe.model
     edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
-    smallest, need = _smallest(options, edges, recipe, info)
-    _require(need, recipe, "the smallest network of the chosen wiring")
-    overhead = need - sum(option.size for option in smallest)
+
+    def largest_file(chosen: Sequence[Option], steps: int) -> int:
+        return _largest_file(_genotype(chosen, steps, edges, recipe), info)
+
+    _require(largest_file(smallest(options), 1), recipe, "the smallest network of the chosen wiring")
+    chosen, steps, warning = choose_within(options, preferences.psi, recipe.budget, largest_file)
+    return _genotype(chosen, steps, edges, recipe), warning
+
+
+def choose_within(
+    options: list[list[Option]],
+    psi: FloatArray,
+    budget: Budget,
+    largest_file: Callable[[Sequence[Option], int], int],
+) -> tuple[list[Option], int, str | None]:
+    """The exact choice of one option per cell and of T: options, T, and a warning as of :func:`choose`.
+
+    Args:
+        options: per cell; the smallest of each, at T = 1, have to fit the budget.
+        psi: log-probability of each T.
+        budget: the limits.
+        largest_file: most bytes of the file that a choice at some T can take, header included.
+
+    Raises:
+        InputError: as :func:`choose`.
+    """
+    least = smallest(options)
+    overhead = largest_file(least, 1) - sum(option.size for option in least)
     while True:
-        chosen, steps, warning = _choose_with(options, preferences, recipe, overhead)
-        genotype, limit = _genotype(chosen, steps, edges, recipe), recipe.budget.packed_bytes
-        size = _largest_file(genotype, info)
-        if limit is None or size <= limit:
-            return genotype, warning
+        chosen, steps, warning = _choose_with(options, psi, budget, overhead)
+        size = largest_file(chosen, steps)
+        if budget.packed_bytes is None or size <= budget.packed_bytes:
+            return chosen, steps, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
         overhead = max(overhead + 1, size - sum(option.size for option in chosen))
 
@@ -169,27 +205,32 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
             for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
         )
         options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
-        needs.append(_smallest(options, edges, recipe, info)[1])
+        needs.append(_largest_file(_genotype(smallest(options), 1, edges, recipe), info))
     _require(max(needs), recipe, "with the costliest wiring that the search may choose, the smallest network")
 
 
-def _smallest(
-    options: list[list[_Option]], edges: tuple[Edge, ...], recipe: Recipe, info: InputInfo
-) -> tuple[list[_Option], int]:
-    """The smallest network of a wiring, and the bytes that it may need."""
+def smallest(options: list[list[Option]]) -> list[Option]:
+    """The choice of the fewest bytes."""
     found = _solve(options, [-option.size for row in options for option in row], limits=[])
     assert found is not None
-    return found, _largest_file(_genotype(found, 1, edges, recipe), info)
+    return found
 
 
-def _require(need: int, recipe: Recipe, smallest: str) -> None:
-    """Refuse a budget below ``need`` bytes, the size of the network that ``smallest`` says."""
-    limit = recipe.budget.packed_bytes
+def require_fits(need: int, budget: Budget, which: str, remedy: str) -> None:
+    """Refuse a budget below ``need`` bytes, the size of the network that ``which`` says.
+
+    Raises:
+        InputError: it is below.
+    """
+    limit = budget.packed_bytes
     if limit is not None and need > limit:
         raise InputError(
-            f"the budget of {limit} B packed cannot be kept: {smallest} needs {need} B; "
-            f"allow more, or lower model.width, search.keeps or search.widths"
+            f"the budget of {limit} B packed cannot be kept: {which} needs {need} B; allow more, or lower {remedy}"
         )
+
+
+def _require(need: int, recipe: Recipe, which: str) -> None:
+    require_fits(need, recipe.budget, which, "model.width, search.keeps or search.widths")
 
 
 def _largest_file(genotype: Genotype, info: InputInfo) -> int:
@@ -198,12 +239,11 @@ def _largest_file(genotype: Genotype, info: InputInfo) -> int:
 
 
 def _choose_with(
-    options: list[list[_Option]], preferences: Preferences, recipe: Recipe, overhead: int
-) -> tuple[list[_Option], int, str | None]:
-    budget = recipe.budget
+    options: list[list[Option]], psi: FloatArray, budget: Budget, overhead: int
+) -> tuple[list[Option], int, str | None]:
     room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
-    timesteps = range(1, len(preferences.psi) + 1)
-    best: tuple[float, int, list[_Option]] | None = None
+    timesteps = range(1, len(psi) + 1)
+    best: tuple[float, int, list[Option]] | None = None
     for steps in timesteps:
         limits: list[tuple[list[float], float]] = []
         if room is not None:
@@ -213,7 +253,7 @@ def _choose_with(
         found = _solve(options, [option.score for row in options for option in row], limits)
         if found is None:
             continue
-        score = sum(option.score for option in found) + preferences.psi[steps - 1]
+        score = sum(option.score for option in found) + psi[steps - 1]
         if best is None or score > best[0]:
             best = score, steps, found
     if best is not None:
@@ -230,7 +270,7 @@ def _choose_with(
     return frugal, 1, warning
 
 
-def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
+def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
     model, search = recipe.model, recipe.search
     cells = tuple(
         CellGene(
@@ -254,7 +294,7 @@ def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...]
 
 def _cell_options(
     index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
-) -> list[_Option]:
+) -> list[Option]:
     """Every way to make cell ``index``, with its price."""
     search, model = recipe.search, recipe.model
     sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
@@ -291,7 +331,7 @@ def _cell_options(
                 size += math.ceil(model.nodes * outputs * classes * model.io_bits / 8)
                 cost += inner * model.nodes * outputs * pixels * classes * model.io_bits
             score = preferences.compression[index, b, k] + preferences.width[index, width]
-            options.append(_Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
+            options.append(Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
     return options
 
 
@@ -312,8 +352,8 @@ def _rate(rates: Mapping[str, Sequence[float]], index: int, nodes: int) -> Float
 
 
 def _solve(
-    options: list[list[_Option]], scores: Sequence[float], limits: Sequence[tuple[Sequence[float], float]]
-) -> list[_Option] | None:
+    options: list[list[Option]], scores: Sequence[float], limits: Sequence[tuple[Sequence[float], float]]
+) -> list[Option] | None:
     """One option per cell with the largest summed score, widths consistent, every limit kept; ``None`` if impossible.
 
     Args:
