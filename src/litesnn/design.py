@@ -16,6 +16,8 @@ from rich.console import Console
 
 from litesnn import processes
 from litesnn.budget import Budget
+from litesnn.compression import stages as given_module
+from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.sources import Data, load
@@ -47,6 +49,9 @@ def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
 
 def report(run: RunFolder, data: Data, session: Session) -> Path:
     """Write ``report.html``. Raises ``InputError`` if what it needs is missing, packages included."""
+    if "pack" not in run.needs():
+        run.start("report")
+        return write_report(run.path)
     model = read(run.need("pack"))
     run.start("report")
     return write_report(run.path, collect_examples(model, data.test()))
@@ -61,6 +66,17 @@ STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
     "report": report,
 }
 assert list(STAGE_FUNCTIONS) == list(STAGES)
+
+GIVEN_STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
+    "search": given_module.compress_search,
+    "derive": given_module.derive,
+    "train": given_module.fit,
+    "evaluate": given_module.evaluate,
+    "pack": given_module.pack,
+    "report": report,
+}
+"""The same of a run whose recipe has a module: ``litesnn compress``. One process does them."""
+assert list(GIVEN_STAGE_FUNCTIONS) == list(STAGES)
 
 
 SHARED_STAGES: dict[str, Callable[[RunFolder], tuple[Path, ...]]] = {
@@ -97,6 +113,10 @@ class Job:
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
+        if self.run.recipe().module is not None:
+            if processes.count() > 1:
+                raise InputError("a given module is compressed by one process; start litesnn without torchrun")
+            return GIVEN_STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
         work = STAGE_FUNCTIONS[stage]
         if stage not in SHARED_STAGES:
             data = self.data
@@ -110,9 +130,12 @@ class Job:
         """Run every stage that is not done."""
         require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
-            if not processes.first_does(partial(self.run.done, stage)):
+            if not processes.first_does(partial(self._is_done, stage)):
                 self.session.console.print(f"[bold]{stage}[/] → {self.run.output(stage)}")
                 self.do(stage)
+
+    def _is_done(self, stage: str) -> bool:
+        return self.run.done(stage) or stage not in self.run.needs()
 
 
 @dataclass(frozen=True)
@@ -147,8 +170,12 @@ def make_recipe(
     recipe: str | Path | None = None,
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
 ) -> Recipe:
     """A recipe from what a person names. Without a recipe, digits take "digits" and everything else "small".
+
+    With ``model``, a given module as ``FILE.py:Class`` that may start from ``weights``, the default is "compress".
 
     Raises:
         InputError: a name, key or value is not understood.
@@ -161,6 +188,9 @@ def make_recipe(
         merged["budget"] = limits.model_dump(exclude_none=True)
     if seed is not None:
         merged["seed"] = seed
+    if model is not None:
+        merged["module"] = describe_module(model, weights).model_dump(exclude_none=True)
+        return load_recipe(recipe or "compress", merged | dict(changes or {}))
     default = "digits" if data in (None, "digits") else "small"
     return load_recipe(recipe or default, merged | dict(changes or {}))
 
