@@ -17,6 +17,7 @@ from rich.console import Console
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
+from litesnn.compression.network import SteppedNetwork
 from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
@@ -38,7 +39,7 @@ from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate
 from litesnn.train.fit import fit
 
-__all__ = ["Design", "Job", "check_budgets", "design", "make_recipe", "renew_report"]
+__all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
 
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -138,16 +139,26 @@ class Job:
         return self.run.done(stage) or stage not in self.run.needs()
 
 
+def trained_network(run: RunFolder, data: Data) -> Network | SteppedNetwork:
+    """What a run has trained, in evaluation mode. Raises ``InputError`` if it is missing or damaged."""
+    if run.recipe().module is not None:
+        return given_module.load_compressed(run, input_info(data))
+    return load_network(run.need("train"))
+
+
 @dataclass(frozen=True)
 class Design:
-    """A finished design: where it is, and what was measured."""
+    """A finished design or compression: where it is, and what was measured."""
 
     path: Path
     metrics: Mapping[str, Any]
 
-    def load(self) -> Network:
+    def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
-        return load_network(RunFolder(self.path).need("train"))
+        run = RunFolder(self.path)
+        if run.recipe().module is None:
+            return load_network(run.need("train"))
+        return trained_network(run, Job(run, Session()).data)
 
 
 def require_sensible(recipe: Recipe, data: Data) -> None:
@@ -244,11 +255,49 @@ def design(
             memory=memory,
         )
         made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
-        processes.first_does(lambda: folder.begin(made))
-        with held(folder) as mine:
-            Job(mine, session).finish()
-        metrics = processes.first_does(folder.metrics)
-        check_budgets(metrics)
+        return _finished(folder, made, session)
+
+
+def compress(
+    model: str,
+    *,
+    weights: str | Path | None = None,
+    data: str | None = None,
+    budget: Budget | str | None = None,
+    recipe: str | Path | None = None,
+    run: str | Path = "runs/compress",
+    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    tensorboard: bool = False,
+) -> Design:
+    """Compress a spiking network that was given, or go on with a compression that was interrupted.
+
+    Args:
+        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run.
+        weights: a safetensors file of its weights to start from; left out, they are drawn from the seed.
+        data, budget, recipe, run, seed, changes, device, console, tensorboard: as in :func:`design`.
+
+    Raises:
+        InputError: bad input; the message says what was expected. A module that cannot be packed is no error: the
+            metrics say why under ``"packing"``, and there is no packed file.
+        BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
+    """
+    session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
+    made = make_recipe(
+        data=data, budget=budget, recipe=recipe, seed=seed, changes=changes, model=model, weights=weights
+    )
+    return _finished(RunFolder(run), made, session)
+
+
+def _finished(folder: RunFolder, recipe: Recipe, session: Session) -> Design:
+    """Do all that is not done of a recipe. Raises ``BudgetExceeded`` as :func:`design`."""
+    processes.first_does(lambda: folder.begin(recipe))
+    with held(folder) as mine:
+        Job(mine, session).finish()
+    metrics = processes.first_does(folder.metrics)
+    check_budgets(metrics)
     return Design(folder.path, metrics)
 
 

@@ -7,6 +7,7 @@ fixes the shape of every layer.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -36,6 +37,7 @@ __all__ = [
     "StemGene",
     "all_edges",
     "check_op",
+    "read_genotype",
 ]
 
 BIT_WIDTHS = (1, 2, 3, 4)
@@ -182,6 +184,18 @@ class Compressed(_Record):
     def read(cls, path: Path) -> Compressed:
         """Read a file of choices. Raises ``InputError`` if it is missing or damaged."""
         return _validated(cls, _text(path, "the choices of a compression"), str(path))
+
+
+def read_genotype(path: Path) -> Genotype | Compressed:
+    """Read a genotype file of either kind. Raises ``InputError`` if it is missing or damaged."""
+    text = _text(path, "a genotype")
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError):
+        kind = None  # the validation below says what is wrong
+    if kind == "compressed":
+        return _validated(Compressed, text, str(path))
+    return Genotype.from_json(text, origin=str(path))
 
 
 def check_op(name: str) -> str:

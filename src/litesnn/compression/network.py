@@ -15,14 +15,15 @@ Shapes: T timesteps, B batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn.compression.deploy import Folding, fold_graph
-from litesnn.compression.graph import Graph, Inexpressible, build_graph, read_kinds
+from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, read_kinds
 from litesnn.compression.layers import Deployed, swap_layers
 from litesnn.compression.neurons import reset_states
 from litesnn.compression.source import line_of
@@ -37,7 +38,7 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo, encode
 from litesnn.snn.prune import kept_count
 
-__all__ = ["HEADER_ESTIMATE", "Given", "SteppedNetwork", "fixed_choice", "run", "whole_cost"]
+__all__ = ["HEADER_ESTIMATE", "Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
 
 HEADER_ESTIMATE = 1000
 """Bytes of a packed file's header, for modules of which there can be none."""
@@ -138,6 +139,7 @@ class Given(nn.Module):
         unused = [name for name in self.layers if name not in self.calls]
         if unused:
             raise InputError(f"{self.origin}: its forward does not call the layers {', '.join(unused)}")
+        self.layers = {name: self.layers[name] for name in self.calls}  # in the order of their first calls
         try:
             if value is None:
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
@@ -335,9 +337,10 @@ def run(
         layer.listen(on=meter is not None)
     try:
         outputs = given.steps(x.float() * INPUT_SCALE, timesteps)
+        spikes = {name: torch.stack(rows[:timesteps]) for name, rows in (given.heard or {}).items()}
         if meter is not None:
             _count(given, meter, timesteps)
-        spikes = {name: torch.stack(rows[:timesteps]) for name, rows in (given.heard or {}).items()}
+            _count_extras(given, meter, spikes)
     finally:
         given.heard = None
         for layer in given.layers.values():
@@ -364,6 +367,38 @@ def _count(given: Given, meter: Meter, timesteps: int) -> None:
             used, bit_used, whole = layer.used(given.calls[name], timesteps)
             meter.add([name], used[None], bit_used[None])
             meter.rates[whole_cost(name)] = whole
+
+
+def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> None:
+    """Identities and max pooling, which have no layer: each spike is handed on once, as one bit."""
+    if given.graph is None:
+        return
+    populations = given.graph.populations
+
+    def fired(index: int) -> Tensor:
+        """[T, B, C, H, W] of a population."""
+        pools = populations[index].pools
+        if pools is None:
+            return spikes[populations[index].name]
+        before = fired(pools)
+        return F.max_pool2d(before.flatten(0, 1), 2).unflatten(0, before.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
+
+    for name, sources in extras(given.graph):
+        used = torch.stack([fired(source).flatten(2).sum(2).mean(1) for source in sources]).sum(0)[None]  # [1, T]
+        meter.add([name], used, used)
+        meter.rates[whole_cost(name)] = used[0]
+
+
+def extras(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What a packed file does besides the module's layers, by name, and the populations whose spikes it hands on."""
+    for population in graph.populations:
+        if population.pools is not None:
+            yield population.name, (population.pools,)
+        else:
+            assert population.current is not None
+            identities = [leaf for leaf in leaves_of(population.current) if leaf.layer is None]
+            for number, leaf in enumerate(identities, start=1):
+                yield f"identity {number} of {population.name}", leaf.sources
 
 
 def _output(output: Any) -> Tensor:

@@ -90,6 +90,8 @@ def identify(call: Call) -> Lif:
         raise NotLif("it fires without any current")
     threshold = _common(_bisect(lambda x: drive(call, x[None])[0], shape), "thresholds")
     held = torch.full(shape, threshold)
+    if drive(call, torch.stack([held, torch.zeros(shape)]))[1].any():
+        raise NotLif("its membrane grows without any current")
     second = _bisect(lambda x: drive(call, torch.stack([held, x]))[1], shape)
     leak = _shortest(1.0 - _common(second, "leaks", rounding=True) / threshold)
     _verify(call, Lif(leak, threshold), shape)
@@ -118,7 +120,7 @@ def _shortest(leak: float) -> float:
     """The number of fewest decimals that the measured leak may be."""
     for digits in range(8):
         if abs(round(leak, digits) - leak) <= _SAME_LEAK / 2:
-            return abs(round(leak, digits))
+            return round(leak, digits) + 0.0  # not -0.0
     return leak
 
 

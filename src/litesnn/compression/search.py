@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.network import Given, run, whole_cost
+from litesnn.compression.network import Given, extras, run, whole_cost
 from litesnn.config import Recipe
 from litesnn.genotype import Compressed
-from litesnn.search.derive import Option, choose_within, require_fits, smallest
+from litesnn.search.derive import FloatArray, Option, choose_within, require_fits, smallest
 from litesnn.snn.backbone import Output
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes, model_size_bits, packed_bits
@@ -167,7 +167,9 @@ def require_small_enough(
 ) -> None:
     """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
     silent = [0.0] * len(candidates.psi)
-    rates = {whole_cost(name): silent for name, layer in candidates.given.layers.items() if layer.reads == "spikes"}
+    given = candidates.given
+    names = list(given.layers) + ([] if given.graph is None else [name for name, _ in extras(given.graph)])
+    rates = {whole_cost(name): silent for name in names}
     free = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"bit_synops": None})})
     choose_layers(candidates, rates, free, finish)
 
@@ -182,6 +184,8 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
             strict=True,
         )
     )
+    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _ in extras(given.graph)]
+    fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
     for name, layer in given.layers.items():
         work = np.zeros(len(candidates.psi))
         if layer.reads == "spikes":
@@ -203,9 +207,10 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
                     keep=k,
                     score=0.0 if name == given.last else scores[name][b][k],
                     size=layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
-                    bit_synops=(work * keep * bits).cumsum(),
+                    bit_synops=(work * keep * bits + fixed).cumsum(),
                 )
                 for b, k, bits, keep in pairs
             ]
         )
+        fixed = np.zeros_like(fixed)  # it is counted with the first layer
     return options

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from litesnn.compression.deploy import packed_model, prove_equal
-from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
+from litesnn.compression.network import Given, SteppedNetwork, extras, fixed_choice
 from litesnn.compression.search import Candidates, choose_layers, require_small_enough
 from litesnn.compression.source import build_module
 from litesnn.config import Recipe
@@ -155,6 +155,12 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
             for layer in network.layers()
         ],
     }
+    if given.graph is not None:
+        metrics["layers"] += [
+            {"name": name, "kind": "edge", "bits": 0, "keep": 1.0, "weights": 0, "kept": 0}
+            | {"synops": measured.synops[name], "bit_synops": measured.bit_synops[name]}
+            for name, _ in extras(given.graph)
+        ]
     metrics["neurons"] = [
         {"name": name, "firing_rate": measured.rates[name]} for name in given.neurons if name in measured.rates
     ]
