@@ -1,4 +1,4 @@
-"""A spiking network in snnTorch for images of 8×8 pixels, in the style of its tutorials: forward makes all timesteps."""
+"""A spiking network in snnTorch for images of 8×8 pixels, as its tutorials write them: forward makes all timesteps."""
 
 import snntorch as snn
 import torch

@@ -84,8 +84,8 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "thresholds": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(threshold=0.25), *tail()),
     "max pooling": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail()),
     "hidden linear": lambda: Row(
-        *(conv(1, 4), Lif(), conv(4, 4, 3, 8), Lif(), nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6), Lif()),
-        nn.Linear(6, 3),
+        *(conv(1, 8), Lif(), conv(8, 24, 7, 8), Lif(), nn.Flatten(), nn.Linear(24, 32), nn.BatchNorm1d(32), Lif()),
+        nn.Linear(32, 3),
     ),
     "sums": Residual,
     "loop": Loop,
@@ -99,7 +99,7 @@ def lively(name: str) -> SteppedNetwork:
     torch.manual_seed(2)
     net = network(known(EXPRESSIBLE[name]()))
     for layer in net.given.layers.values():
-        layer.weight *= 3
+        layer.weight.mul_(3)
     return net
 
 
@@ -145,6 +145,7 @@ def test_deployed_is_the_module_itself_with_quantized_weights() -> None:
         compression = Compression.fixed(bits, keep, layer.weight.device)
         target.weight.copy_(layer.effective_weight(compression, layer.masks(compression)))
         assert layer.bias is not None
+        assert target.bias is not None
         target.bias.copy_(layer.bias)
     plain[1].load_state_dict(found.net.get_submodule("layers.1").state_dict())
     model = nn.Sequential(*plain).eval()
@@ -274,7 +275,8 @@ def test_synops_count_the_weights_that_each_spike_reaches(layer: nn.Conv2d) -> N
 def test_costs_are_those_of_the_spikes() -> None:
     torch.manual_seed(0)
     found = given(conv(1, 4), Lif(), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail())
-    net, meter, record = network(found, timesteps=2, bits=2, keep=1.0), Meter(), {}
+    net, meter = network(found, timesteps=2, bits=2, keep=1.0), Meter()
+    record: dict[str, Tensor] = {}
     net(net.encode(pixels()), meter=meter, record=record)
     layers = {name: float(layer.synops.sum()) for name, layer in meter.layers.items()}
     assert set(layers) == {"layers.3", "layers.7", "max pool of layers.1"}  # the first layer's input is analog

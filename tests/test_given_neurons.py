@@ -35,14 +35,17 @@ class Charging(Lif):
 class Tired(Lif):
     """Does not listen in the step after a spike."""
 
+    last: Tensor | None
+
     def forward(self, x: Tensor) -> Tensor:
-        rested = 1 - self.last if isinstance(self.last, Tensor) else 1.0
-        self.last = super().forward(x * rested)
-        return self.last
+        rested = 1.0 if self.last is None else 1 - self.last
+        spikes = super().forward(x * rested)
+        self.last = spikes
+        return spikes
 
     def reset(self) -> None:
         super().reset()
-        self.last: Tensor | float = 0.0
+        self.last = None
 
 
 class PerChannel(Lif):

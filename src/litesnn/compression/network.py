@@ -38,10 +38,10 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo, encode
 from litesnn.snn.prune import kept_count
 
-__all__ = ["HEADER_ESTIMATE", "Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
+__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
 
-HEADER_ESTIMATE = 1000
-"""Bytes of a packed file's header, for modules of which there can be none."""
+_HEADER, _HEADER_PER_LAYER = 350, 50
+"""Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 
 _TRACED_STEPS = 2
 _BATCH = 2  # of the tape: batch norm in training mode is not run on it, but shapes must show what is the batch
@@ -90,6 +90,11 @@ class Given(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(iter(self.layers.values())).weight.device
+
+    @property
+    def header_bytes(self) -> int:
+        """Of a packed file, near enough."""
+        return _HEADER + _HEADER_PER_LAYER * len(self.layers)
 
     @property
     def searched(self) -> list[str]:
@@ -289,7 +294,7 @@ class SteppedNetwork(nn.Module):
 
     def estimated_bytes(self) -> int:
         """Bytes that a packed file would take, by the formulas of the search, where there can be none."""
-        return HEADER_ESTIMATE + sum(
+        return self.given.header_bytes + sum(
             layer_bytes(layer.weight.numel(), layer.outputs, gene.keep, gene.bits) + layer.outputs * AFFINE_BITS // 8
             for gene in self.choice.layers
             for layer in [self.given.layers[gene.name]]

@@ -57,6 +57,11 @@ class Candidates(nn.Module):
         """Where the parameters are."""
         return self.beta.device
 
+    @property
+    def header_bytes(self) -> int:
+        """Of a packed file, near enough."""
+        return self.given.header_bytes
+
     def architecture(self) -> dict[str, list[nn.Parameter]]:
         """Architecture parameters besides ψ."""
         return {"beta": [self.beta]}

@@ -60,9 +60,6 @@ _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 _RATE = "rate of "
 """Before the name of a population, among those values."""
 
-_HEADER_ESTIMATE = 1000
-"""Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
-
 
 MixT = TypeVar("MixT")
 NetT = TypeVar("NetT", bound="Searchable[Any]")
@@ -76,6 +73,11 @@ class Searchable(Protocol[MixT]):
 
     psi: nn.Parameter
     """The logits of the numbers of timesteps [T]."""
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
+        ...
 
     @property
     def module(self) -> nn.Module:
@@ -236,7 +238,7 @@ class SearchLoop(Generic[NetT]):
             loss, accuracy = _weighted_loss(output.logits, y, psi)
             mixed = supernet.mixes()
             costs = {
-                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
+                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + supernet.header_bytes,
                 "bit_synops": supernet.expected_bit_synops(meter, psi),
             }
             total = loss

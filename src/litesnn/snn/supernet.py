@@ -70,6 +70,9 @@ class Supernet(nn.Module):
         """T_max of the search."""
         return len(self.psi)
 
+    header_bytes = 1000
+    """Of a packed file, near enough for a search; the derivation counts the real ones."""
+
     @property
     def module(self) -> nn.Module:
         """All parameters and buffers."""
