@@ -277,7 +277,15 @@ def compress(
     Args:
         model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run.
         weights: a safetensors file of its weights to start from; left out, they are drawn from the seed.
-        data, budget, recipe, run, seed, changes, device, console, tensorboard: as in :func:`design`.
+        data: as for :func:`design`, and so the others.
+        budget: limits; left out, those of the recipe.
+        recipe: name of a shipped recipe or path of a TOML file; left out, "compress".
+        run: the run folder.
+        seed: seed of weights, batches and augmentation.
+        changes: dotted recipe keys with other values.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        console: where progress is shown; left out, nowhere.
+        tensorboard: write TensorBoard logs as well.
 
     Raises:
         InputError: bad input; the message says what was expected. A module that cannot be packed is no error: the
