@@ -44,8 +44,8 @@ def evidence(case: Case, contender: str, batch: int = BATCH) -> Evidence:
     meter = Meter()
     if case.stage == "search":
         supernet = search_loop(case, contender).supernet
-        draws = generator_for(0, "draws") if case.recipe.search.sampling else None
-        logits = supernet(x, supernet.mixes(draws), meter=meter).logits
+        noise = supernet.noise(generator_for(0, "draws")) if case.recipe.search.sampling else None
+        logits = supernet(x, supernet.mixes(noise), meter=meter).logits
         named = dict(supernet.named_parameters())
     else:
         network = train_loop(case, contender).trainee.network

@@ -50,7 +50,9 @@ class Comparison:
 
 def compare_run(run: RunFolder) -> list[Comparison]:
     """As :func:`compare` for the packed file of a run and its trained network, on all test rows."""
-    return compare(load_network(run.need("train")), read(run.need("pack")), load(run.recipe().data).test().x)
+    recipe = run.recipe()
+    test = load(recipe.data, recipe.front_ends).test()
+    return compare(load_network(run.need("train")), read(run.need("pack")), test.x)
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ __all__ = ["draw_growth", "draw_steps", "to_svg"]
 
 NAMES = {
     "ours": "litesnn",
+    "recomputed": "litesnn, recomputed",
     "joint": "litesnn, joint",
     "plain": "plain",
     "plain_once": "plain, weights once",
@@ -38,6 +39,7 @@ NAMES = {
 }
 COLOURS = {  # Okabe and Ito (2008): told apart by colour-blind readers as well
     "ours": "#0072b2",
+    "recomputed": "#009e73",
     "joint": "#56b4e9",
     "plain": "#d55e00",
     "plain_once": "#e69f00",

@@ -1,6 +1,7 @@
 """The networks whose search and training steps are measured, and the ways to compute a step.
 
-``ours`` is litesnn's own step; ``plain`` and ``plain_once`` compute the same one timestep by timestep (plain.py), the
+``ours`` is litesnn's own step, and ``recomputed`` the same with cells run again on the way back, as ``--memory`` may
+choose; ``plain`` and ``plain_once`` compute the same one timestep by timestep (plain.py), the
 latter with effective weights made once per pass. A search step is one architecture pass and one weight pass on batches
 of their own; ``joint`` is litesnn's single pass instead. ``floor`` is the convolutions of those passes alone
 (conv_floor.py), ``floor_joint`` those of the single one.
@@ -26,6 +27,7 @@ from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.networks import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.backbone import Backbone
+from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, Network
 from litesnn.snn.supernet import Supernet
 from litesnn.train.fit import Trainee, TrainLoop
@@ -94,6 +96,7 @@ class Case:
         joint = self.stage == "search"
         return [
             "ours",
+            "recomputed",
             *(["joint"] if joint else []),
             "plain",
             "plain_once",
@@ -144,7 +147,7 @@ def search_loop(case: Case, contender: str) -> SearchLoop[Supernet]:
     supernet: Supernet = build_supernet(case.recipe, case.shape, CLASSES)
     if contender.startswith("plain"):
         supernet = PlainSupernet(supernet, once=contender == "plain_once")
-    return SearchLoop(case.recipe, supernet.train())
+    return SearchLoop(case.recipe, supernet.train(), execution=_execution(contender))
 
 
 def train_loop(case: Case, contender: str) -> TrainLoop[Trainee]:
@@ -155,7 +158,11 @@ def train_loop(case: Case, contender: str) -> TrainLoop[Trainee]:
     network: Network = build_network(derived_genotype(case), info, seed=0)
     if contender.startswith("plain"):
         network = PlainNetwork(network, once=contender == "plain_once")
-    return TrainLoop(Trainee(network, case.recipe).train(), case.recipe)
+    return TrainLoop(Trainee(network, case.recipe).train(), case.recipe, execution=_execution(contender))
+
+
+def _execution(contender: str) -> Execution:
+    return Execution(recompute=contender == "recomputed")
 
 
 def make_step(case: Case, contender: str, batch: int | None = None) -> Step:

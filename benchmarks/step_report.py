@@ -78,6 +78,11 @@ def figures_of(results: Mapping[str, Mapping[str, Any]], batch: int) -> dict[str
             figures[f"memory_vs_{rival}"] = ours["peak_bytes"] / results[rival]["peak_bytes"]
     figures["times_conv_floor"] = ratio(ours["rounds"], results["floor"]["rounds"])
     figures["convolution_share"] = ours["convolution_share"]
+    again = results["recomputed"]
+    figures["recomputed.speedup_vs_plain"] = ratio(results["plain"]["rounds"], again["rounds"])
+    if "peak_bytes" in again:
+        figures["recomputed.memory_vs_plain"] = again["peak_bytes"] / results["plain"]["peak_bytes"]
+    figures["recomputed.times_conv_floor"] = ratio(again["rounds"], results["floor"]["rounds"])
     if "joint" in results:
         joint = results["joint"]
         figures["joint.images_per_second"] = batch / joint["seconds"]

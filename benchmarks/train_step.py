@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import step_report
 
-BATCHES = {"paper": [8, 50], "digits": [64]}
+BATCHES = {"paper": [8], "digits": [64]}
 
 if __name__ == "__main__":
     step_report.main("train", __doc__, batches=BATCHES)

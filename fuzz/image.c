@@ -133,7 +133,7 @@ typedef struct {
 
 static size_t input_size(const lsnn_model *model)
 {
-    return (size_t)model->channels * (size_t)model->height * (size_t)model->width;
+    return (size_t)lsnn_frames(model) * (size_t)model->channels * (size_t)model->height * (size_t)model->width;
 }
 
 static float number(const lsnn_model *model, int32_t channel, uint32_t *state)
@@ -149,11 +149,11 @@ static float number(const lsnn_model *model, int32_t channel, uint32_t *state)
 static void *make_inputs(const lsnn_model *model, int32_t count, uint32_t state)
 {
     const size_t area = (size_t)model->height * (size_t)model->width, size = (size_t)count * input_size(model);
-    uint8_t *pixels = reserve(size * (model->kind ? sizeof(float) : 1));
+    uint8_t *pixels = reserve(size * (model->kind == LSNN_NUMBERS ? sizeof(float) : 1));
     float *numbers = (float *)(void *)pixels;
     size_t i;
     for (i = 0; i < size; i++)
-        if (model->kind)
+        if (model->kind == LSNN_NUMBERS)
             numbers[i] = number(model, (int32_t)(i / area % (size_t)model->channels), &state);
         else
             pixels[i] = (uint8_t)(next_random(&state) >> 8);
@@ -214,7 +214,7 @@ static void try_one(const uint8_t *data, size_t size, const trial *job, uint32_t
     DEMAND(status == LSNN_OK && engine, "kernel %s, method %d: status %d, %s", job->kernel, (int)job->method, status,
            message);
     run(engine, job, job->count);
-    if (job->model->kind)
+    if (job->model->kind == LSNN_NUMBERS)
         run_bad_input(engine, job->model, state);
     run(engine, job, 1); /* in memory that holds the run before */
     lsnn_free(engine);

@@ -30,6 +30,7 @@ from packed_models import (  # noqa: E402  (a folder of its own)
     random_codes,
     random_model,
     random_synapses,
+    with_events,
 )
 
 __all__ = ["KINDS", "SEEDS", "make_seeds"]
@@ -107,6 +108,8 @@ def models() -> Iterator[tuple[str, PackedModel]]:
         model = cell_model(np.random.default_rng(0), cells=1, width=4, arithmetic=arithmetic)
         yield f"{arithmetic}-cell", model
         yield f"{arithmetic}-sound", replace(model, input=replace(model.input, front_end=FRONT_END))
+        model = random_model(np.random.default_rng(7), shape=(2, 5, 6), populations=3, arithmetic=arithmetic)
+        yield f"{arithmetic}-events", with_events(replace(model, timesteps=3), clip=4)
     for name, (shape, timesteps, layers) in EDGES.items():
         model = chain(np.random.default_rng(1), shape, timesteps, layers)
         yield name, model

@@ -19,12 +19,13 @@ static size_t size_of(const lsnn_population *population)
 static int8_t *quantize(const lsnn_model *model, const void *inputs, int32_t count)
 {
     const size_t area = (size_t)model->height * (size_t)model->width;
-    const size_t size = (size_t)count * (size_t)model->channels * area;
+    const size_t size = (size_t)count * (size_t)lsnn_frames(model) * (size_t)model->channels * area;
     int8_t *made = reserve(size, 1);
     size_t i;
     for (i = 0; i < size; i++) {
         const size_t channel = i / area % (size_t)model->channels;
-        const float raw = model->kind ? ((const float *)inputs)[i] : (float)((const uint8_t *)inputs)[i];
+        const float raw =
+            model->kind == LSNN_NUMBERS ? ((const float *)inputs)[i] : (float)((const uint8_t *)inputs)[i];
         const float normal = (raw - model->mean[channel]) / model->std[channel];
         const float steps = rintf(32.0f * normal);
         made[i] = (int8_t)(steps < -127.0f ? -127.0f : steps > 127.0f ? 127.0f : steps);
@@ -39,12 +40,12 @@ typedef struct {
     int32_t channels, height, width;
 } map;
 
-static map map_of(const lsnn_model *model, const meaning *made, const int8_t *image, int32_t source, size_t sample,
+static map map_of(const lsnn_model *model, const meaning *made, const int8_t *image, int32_t source, size_t frame,
                   size_t step_sample)
 {
     map found = {NULL, NULL, model->channels, model->height, model->width};
     if (source == LSNN_IMAGE)
-        found.image = image + sample * (size_t)model->channels * (size_t)model->height * (size_t)model->width;
+        found.image = image + frame * (size_t)model->channels * (size_t)model->height * (size_t)model->width;
     else {
         const lsnn_population *population = &model->populations[source];
         found.spikes = made->spikes[source] + step_sample * size_of(population);
@@ -65,7 +66,7 @@ static int32_t value(const map *from, int32_t channel, int32_t y, int32_t x)
 
 /* The accumulator of one neuron for one bundle. */
 static int64_t accumulate(const lsnn_model *model, const meaning *made, const int8_t *image,
-                          const lsnn_synapses *synapses, int32_t channel, int32_t y, int32_t x, size_t sample,
+                          const lsnn_synapses *synapses, int32_t channel, int32_t y, int32_t x, size_t frame,
                           size_t step_sample)
 {
     const int32_t k = synapses->kernel;
@@ -73,7 +74,7 @@ static int64_t accumulate(const lsnn_model *model, const meaning *made, const in
     int64_t sum = 0;
     int32_t s, first = 0;
     for (s = 0; s < synapses->source_count; s++) {
-        const map from = map_of(model, made, image, synapses->sources[s], sample, step_sample);
+        const map from = map_of(model, made, image, synapses->sources[s], frame, step_sample);
         int32_t c, row, column;
         if (!k && channel >= first && channel < first + from.channels)
             sum = value(&from, channel - first, y, x);
@@ -100,13 +101,14 @@ static void fire(const lsnn_model *model, const meaning *made, const int8_t *ima
     int32_t t, b;
     for (t = 0; t < model->timesteps; t++) {
         const size_t step_sample = (size_t)t * (size_t)count + (size_t)sample;
+        const int32_t frames = lsnn_frames(model);
+        const size_t frame = (size_t)sample * (size_t)frames + (size_t)(frames > 1 ? t : 0);
         float current = 0;
         int64_t fixed = 0;
         for (b = 0; b < population->bundle_count; b++) {
             const lsnn_synapses *synapses = &population->bundles[b];
             const lsnn_number scale = synapses->scale[channel];
-            const int64_t sum =
-                accumulate(model, made, image, synapses, channel, y, x, (size_t)sample, step_sample);
+            const int64_t sum = accumulate(model, made, image, synapses, channel, y, x, frame, step_sample);
             if (model->fraction)
                 fixed += (sum * scale.fixed) >> synapses->shift;
             else {

@@ -10,7 +10,7 @@ typedef struct {
     uint8_t **spikes; /* [populations] of [T, count, C, H, W] */
 } meaning;
 
-/* `inputs` [count, C, H, W] as lsnn_run takes them, finite numbers. */
+/* `inputs` [count, C, H, W] or [count, T, C, H, W] as lsnn_run takes them, finite numbers. */
 meaning meaning_of(const lsnn_model *model, const void *inputs, int32_t count);
 void meaning_free(const lsnn_model *model, meaning *made);
 

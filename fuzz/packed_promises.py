@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from litesnn.deploy.engine import Engine, Method, available_kernels
 from litesnn.deploy.packed import (
-    InputSpec,
     PackedModel,
     from_bytes,
     population_shapes,
@@ -77,7 +76,7 @@ def _check_packing(model: PackedModel) -> None:
 
 def _check_engine(model: PackedModel, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    x = _inputs(rng, model.input, int(rng.choice([1, 3])))
+    x = _inputs(rng, model, int(rng.choice([1, 3])))
     kernels = available_kernels()
     engine = Engine(model, kernel=kernels[seed % len(kernels)], method=METHODS[seed // 8 % len(METHODS)])
     found, expected = engine.run(x, record=True), Reference(model).run(x, record=True)
@@ -91,7 +90,10 @@ def _check_engine(model: PackedModel, seed: int) -> None:
         assert np.array_equal(found.integers, expected.integers)
 
 
-def _inputs(rng: np.random.Generator, spec: InputSpec, batch: int) -> NDArray[np.generic]:
+def _inputs(rng: np.random.Generator, model: PackedModel, batch: int) -> NDArray[np.generic]:
+    spec = model.input
+    if spec.frames:
+        return rng.integers(0, 256, (batch, model.timesteps, *spec.shape), dtype=np.uint8)
     if spec.kind == "image":
         return rng.integers(0, 256, (batch, *spec.shape), dtype=np.uint8)
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (spec.mean, spec.std))

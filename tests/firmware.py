@@ -17,6 +17,7 @@ from litesnn.deploy.packed import PackedModel
 from litesnn.deploy.reference import Trace, quantize_input
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
+SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
 NETWORK = ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c")
 
 
@@ -46,7 +47,7 @@ class Firmware:
         """Run raw inputs [B, C, H, W]; fixed-point logits are in ``integers``."""
         model, shapes = self.model, self.layout.shapes
         fixed = model.fraction is not None
-        if model.input.kind != "image":
+        if model.input.kind == "array":
             x = quantize_input(model.input, x) if fixed else x.astype(np.float32)
         logits = np.zeros((len(x), model.timesteps, len(model.classes)), np.int32 if fixed else np.float32)
         spikes = [np.zeros((model.timesteps, len(x), *shape), np.uint8) for shape in shapes]
@@ -72,4 +73,5 @@ class Firmware:
 
 
 def _none(model: PackedModel) -> NDArray[np.generic]:
-    return np.zeros((1, *model.input.shape), np.uint8 if model.input.kind == "image" else np.float32)
+    frames = [model.timesteps] if model.input.frames else []
+    return np.zeros((1, *frames, *model.input.shape), np.float32 if model.input.kind == "array" else np.uint8)

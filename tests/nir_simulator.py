@@ -1,7 +1,7 @@
 """A NIR graph as NIR's equations say, by forward Euler, in NumPy: it knows nothing of litesnn.
 
-In: a graph read from a file, an input that is the same at every timestep. Out: the graph's output at every timestep,
-and the spikes of every LIF node.
+In: a graph read from a file, an input that is the same at every timestep, or one for each. Out: the graph's output at
+every timestep, and the spikes of every LIF node.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Float = NDArray[np.float32]
 
 
 def simulate(graph: Any, image: Float, *, dt: float, timesteps: int) -> tuple[Float, dict[str, Float]]:
-    """Outputs [T, B, …] for ``image`` [B, C, H, W], and spikes [T, B, C, H, W] by the name of their node."""
+    """Outputs [T, B, …] for ``image`` [B, C, H, W] or frames [T, B, C, H, W], and spikes [T, B, C, H, W] by node."""
     sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for before, after in graph.edges:
         sources[after].append(before)
     membranes: dict[str, Float] = {}
     outputs: list[Float] = []
     spikes: dict[str, list[Float]] = {}
-    for _ in range(timesteps):
+    for step in range(timesteps):
         values: dict[str, Float] = {}
         while len(values) < len(graph.nodes):
             ready = [
@@ -31,7 +31,7 @@ def simulate(graph: Any, image: Float, *, dt: float, timesteps: int) -> tuple[Fl
             for name in ready:
                 node = graph.nodes[name]
                 parts = [values[before] for before in sorted(sources[name])]
-                x = sum(parts[1:], start=parts[0]) if parts else image
+                x = sum(parts[1:], start=parts[0]) if parts else image if image.ndim == 4 else image[step]
                 if type(node).__name__ == "LIF":
                     values[name] = _lif(node, x, membranes, name, dt)
                     spikes.setdefault(name, []).append(values[name])

@@ -118,11 +118,15 @@ def cell(module: Cell, older: Sequence[Tensor], newer: Sequence[Tensor], mixture
 
 
 def backbone(module: Backbone, x: Tensor, timesteps: int, mixtures: Sequence[Mixture]) -> Tensor:
-    """Quantized images [B, C, H, W] → y_t for every t [T, B, K], as in training."""
+    """Quantized images [B, C, H, W], or frames [B, T, C, H, W] → y_t for every t [T, B, K], as in training."""
     genotype = module.genotype
     stem = Mixture({(genotype.stem.bits, 1.0): 1.0})
-    (current,) = connection(module.stem, [x / 32], stem)
-    older = newer = lif([current] * timesteps)
+    if x.dim() == 4:
+        (current,) = connection(module.stem, [x / 32], stem)
+        currents = [current] * timesteps
+    else:
+        currents = connection(module.stem, [x[:, t] / 32 for t in range(timesteps)], stem)
+    older = newer = lif(currents)
     for index, mixture in enumerate(mixtures):
         older, newer = newer, cell(module.cell(index), older, newer, mixture)
     weight = quantized(module.classifier.weight, genotype.classifier_bits).flatten(1)  # [K, C]

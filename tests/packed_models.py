@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from litesnn.deploy.packed import (
     Synapses,
     population_shapes,
 )
+from litesnn.front_end import EventFrames
 from litesnn.genotype import ArithmeticName
 
 MEANS = (0.4914, 127.5, -3.0)
@@ -120,6 +122,15 @@ def random_model(
     return model if arithmetic == "float" else in_fixed_point(rng, model)
 
 
+def with_events(model: PackedModel, *, clip: int = 3, by: Literal["time", "count"] = "time") -> PackedModel:
+    """A model of two input channels that sees frames of events instead of an image."""
+    _, height, width = model.input.shape
+    front_end = EventFrames(by=by, height=height, width=width, clip=clip)
+    spec = InputSpec(front_end.shape, "events", front_end.mean, front_end.std, front_end)
+    assert spec.shape == model.input.shape
+    return replace(model, input=spec)
+
+
 def cell_model(
     rng: np.random.Generator,
     *,
@@ -190,6 +201,15 @@ def _multipliers(rng: np.random.Generator, scale: Affine, fraction: int, largest
     fits = int(np.floor(np.log2(most / np.abs(exact).max())))
     shift = int(np.clip(fits - rng.integers(0, 3), 0, 31))
     return np.clip(np.round(exact * 2.0**shift), -most, most).astype(np.int16), shift
+
+
+def random_frames(rng: np.random.Generator, model: PackedModel, batch: int, more: int = 0) -> NDArray[np.generic]:
+    """Frames of events [batch, T + more, C, H, W], from few to more than are counted."""
+    front_end = model.input.front_end
+    assert isinstance(front_end, EventFrames)
+    shape = (batch, model.timesteps + more, *model.input.shape)
+    counts: NDArray[np.uint8] = rng.integers(0, min(front_end.clip + 2, 256), shape, dtype=np.uint8)
+    return counts * (rng.random(shape) < 0.5)
 
 
 def random_input(rng: np.random.Generator, spec: InputSpec, batch: int) -> NDArray[np.generic]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import soundfile
 import torch
 from pydantic import ValidationError
 
@@ -22,12 +20,13 @@ from litesnn.data.batches import generator_for, joined, shuffled_batches
 from litesnn.data.cache import cache_folder, cached
 from litesnn.data.images import Encoded
 from litesnn.data.single import load_inputs
-from litesnn.data.sources import DataSettings, load
+from litesnn.data.sources import DataSettings, FrontEnds, load
 from litesnn.data.speech_commands import SILENCE, UNKNOWN, WORDS, read_commands
 from litesnn.design import require_sensible
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel, mel_filters
 from litesnn.loop.session import Session, input_info
+from sounds import commands_folder, ramp, sound
 
 SMALL = LogMel(sample_rate=1000, clip_ms=100, window_ms=16, hop_ms=8, mels=4, low_hz=0, high_hz=500)
 
@@ -37,17 +36,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "tables"))
     return tmp_path / "cache"
-
-
-def sound(samples: Any, rate: int = 1000, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, **{"format": "WAV", **options})
-    return buffer.getvalue()
-
-
-def ramp(start: int, count: int = 100) -> np.ndarray:
-    """int16 samples from which one can see where a clip begins."""
-    return np.arange(start, start + count).astype(np.int16)
 
 
 def tone(hertz: float, settings: LogMel) -> torch.Tensor:
@@ -280,31 +268,13 @@ class TestCache:
         assert len(decoded) == 5
 
 
-def commands_folder(folder: Path, words: dict[str, int], *, noise: bool = True) -> Path:
-    """A folder like that of Speech Commands: so many clips of each word; 0 is in the test, 1 in validation."""
-    lists: dict[str, list[str]] = {"testing": [], "validation": []}
-    for number, (word, count) in enumerate(words.items()):
-        (folder / word).mkdir(parents=True)
-        for clip in range(count):
-            (folder / word / f"{clip}.wav").write_bytes(sound(ramp(1000 * number + clip)))
-        lists["testing"].append(f"{word}/0.wav")
-        lists["validation"].append(f"{word}/1.wav")
-    for name, rows in lists.items():
-        (folder / f"{name}_list.txt").write_text("\n".join(rows) + "\n")
-    if noise:
-        (folder / "_background_noise_").mkdir()
-        (folder / "_background_noise_" / "hum.wav").write_bytes(sound(ramp(-5000, 400)))
-        (folder / "_background_noise_" / "README.md").write_text("not sound")
-    return folder
-
-
 TEN = dict.fromkeys(WORDS, 4)
 
 
 class TestSpeechCommands:
     def test_all_words_by_their_lists(self, tmp_path: Path) -> None:
         folder = commands_folder(tmp_path / "speech", {"bed": 5, "cat": 4})
-        data = load(DataSettings(source=str(folder)), SMALL)
+        data = load(DataSettings(source=str(folder)), FrontEnds(SMALL))
         assert (data.name, data.classes, data.kind, data.shape) == ("speech", ("bed", "cat"), "array", (1, 4, 11))
         assert data.front_end == SMALL
         assert [split.y.tolist() for split in (data.train, data.validation, data.test())] == [
@@ -323,7 +293,7 @@ class TestSpeechCommands:
 
     def test_twelve_classes(self, tmp_path: Path) -> None:
         folder = commands_folder(tmp_path / "speech", {**TEN, "bed": 6, "cat": 6})
-        data = load(DataSettings(source=str(folder), commands=12), SMALL)
+        data = load(DataSettings(source=str(folder), commands=12), FrontEnds(SMALL))
         assert data.classes == (*WORDS, SILENCE, UNKNOWN)
         for split, known in ((data.train, 20), (data.validation, 10), (data.test(), 10)):
             counts = torch.bincount(split.y, minlength=12).tolist()
@@ -372,14 +342,14 @@ class TestSpeechCommands:
     def test_refuses_silence_without_noise(self, tmp_path: Path) -> None:
         folder = commands_folder(tmp_path / "speech", {**TEN, "bed": 4}, noise=False)
         refused(folder, "has no recordings in _background_noise_", commands=12)
-        data = load(DataSettings(source=str(folder)), SMALL)
+        data = load(DataSettings(source=str(folder)), FrontEnds(SMALL))
         assert data.train.sound is not None
         assert data.train.sound.noise is None
 
     def test_other_data_must_have_so_many_classes(self, tmp_path: Path) -> None:
         refused("digits", "has 10 classes, but data.commands is 12; only the folder", commands=12)
         folder = table(tmp_path / "a", (*WORDS, SILENCE, UNKNOWN), rows=36)
-        assert load(DataSettings(source=str(folder), commands=12), SMALL).classes[-2:] == (SILENCE, UNKNOWN)
+        assert load(DataSettings(source=str(folder), commands=12), FrontEnds(SMALL)).classes[-2:] == (SILENCE, UNKNOWN)
 
 
 def table(folder: Path, names: tuple[str, ...] = ("go", SILENCE), rows: int = 12, column: str = "audio") -> Path:
@@ -397,7 +367,7 @@ def table(folder: Path, names: tuple[str, ...] = ("go", SILENCE), rows: int = 12
 
 class TestTables:
     def test_reads_the_hub_layout(self, tmp_path: Path) -> None:
-        data = load(DataSettings(source=str(table(tmp_path / "a"))), SMALL)
+        data = load(DataSettings(source=str(table(tmp_path / "a"))), FrontEnds(SMALL))
         assert (data.classes, data.kind, data.shape, data.front_end) == (("go", SILENCE), "array", (1, 4, 11), SMALL)
         assert data.train.sound is not None
         clips = data.train.sound.recordings.clips()
@@ -410,7 +380,7 @@ class TestTables:
 
     def test_columns_can_be_named(self, tmp_path: Path) -> None:
         folder = table(tmp_path / "a", ("yes", "no"), column="clip")
-        data = load(DataSettings(source=str(folder), audio_column="clip"), SMALL)
+        data = load(DataSettings(source=str(folder), audio_column="clip"), FrontEnds(SMALL))
         assert data.shape == (1, 4, 11)
         assert data.train.sound is not None
         assert data.train.sound.noise is None
@@ -421,7 +391,7 @@ class TestTables:
         rows = {"audio": [sound(ramp(0))] * 11 + [b"x"], "label": [0, 1] * 6}
         datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a" / "train.parquet")
         with pytest.raises(InputError, match="row 11: cannot be decoded as sound"):
-            load(DataSettings(source=str(tmp_path / "a")), SMALL).test()
+            load(DataSettings(source=str(tmp_path / "a")), FrontEnds(SMALL)).test()
 
 
 class TestAugmentation:
@@ -490,7 +460,7 @@ class TestAugmentation:
 
     def test_batches_of_changed_sound(self, tmp_path: Path) -> None:
         """Without changes the features of changed sound are the inputs; with them they are others, by the seed."""
-        data = load(DataSettings(source=str(table(tmp_path / "a"))), SMALL)
+        data = load(DataSettings(source=str(table(tmp_path / "a"))), FrontEnds(SMALL))
         info, session = input_info(data), Session()
         settings = AugmentSettings(shift_ms=4, noise=0.3)
         rows = session.samples(data.train, info, settings)
@@ -524,12 +494,12 @@ class TestAugmentation:
     def test_what_means_nothing_is_refused(self, tmp_path: Path, source: str, text: str, message: str) -> None:
         where = source if source == "digits" else str(table(tmp_path / "a", ("yes", "no")))
         recipe = Recipe.from_toml(text, changes={"data.source": where})
-        data = load(recipe.data, SMALL if source == "a" else recipe.audio)
+        data = load(recipe.data, FrontEnds(SMALL if source == "a" else recipe.audio))
         with pytest.raises(InputError, match=message):
             require_sensible(recipe, data)
 
     def test_what_means_something_is_not(self, tmp_path: Path) -> None:
-        data = load(DataSettings(source=str(table(tmp_path / "a"))), SMALL)
+        data = load(DataSettings(source=str(table(tmp_path / "a"))), FrontEnds(SMALL))
         text = "[augment]\nshift_ms = 10\nnoise = 0.1\ntime_mask = 3\nfrequency_mask = 2\ncutout = 3"
         require_sensible(Recipe.from_toml(text), data)
         require_sensible(Recipe.from_toml("[augment]\ncrop = 1\nflip = true"), load(DataSettings(train_limit=40)))
@@ -557,5 +527,5 @@ class TestSingle:
 def refused(source: Path | str, message: str, **settings: Any) -> None:
     """Loading raises an error of one line that matches ``message``."""
     with pytest.raises(InputError, match=message) as caught:
-        load(DataSettings(source=str(source), **settings), SMALL)
+        load(DataSettings(source=str(source), **settings), FrontEnds(SMALL))
     assert "\n" not in str(caught.value)

@@ -203,7 +203,7 @@ def test_bad_data(problem: Problem, tmp_path: Path, make: Callable[[Path], str],
 
 
 BAD_OPTIONS = [
-    (["--recipe", "nonsense"], "no recipe 'nonsense': expected a TOML file or one of cifar10-l, "),
+    (["--recipe", "nonsense"], f"no recipe 'nonsense': expected a TOML file or one of {', '.join(shipped_recipes())}"),
     (["--recipe", "."], "no recipe '.'"),
     (["--set", "search.epoch=3"], "unknown key 'search.epoch'"),
     (["--set", "nonsense.lr=3"], "unknown key 'nonsense'"),

@@ -24,7 +24,7 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str) -> None
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
-@pytest.mark.parametrize("task", ["speech-commands-12", "cifar10", "cifar100"])
+@pytest.mark.parametrize("task", ["speech-commands-12", "speech-commands-35", "cifar10", "cifar100"])
 def test_tasks_have_three_sizes(task: str) -> None:
     limits = [load_recipe(f"{task}-{size}").budget.packed_bytes or 0 for size in "sml"]
     assert 0 < limits[0] < limits[1] < limits[2]

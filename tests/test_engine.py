@@ -451,7 +451,7 @@ def test_an_image_that_ends_too_early_is_refused() -> None:
         (3, 0, "timesteps: expected 1 to 64, found 0"),
         (4, 2**31 - 1, "channels: expected 1 to 67108864"),
         (5, 2**26, "expected at most 67108864 pixels and neurons"),
-        (7, 2, "kind: expected 0 to 1, found 2"),
+        (7, 3, "kind: expected 0 to 2, found 3"),
         (9, 5000, "populations: expected 1 to 4096, found 5000"),
         (11, 0x7FC00000, "leak: expected 0 to 1, found nan"),
         (12, 0, "threshold: expected a number above zero"),

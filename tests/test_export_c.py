@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from fake_run import write_fake_run
-from firmware import STRICT, Firmware
+from firmware import SANITIZED, STRICT, Firmware
 from litesnn.cli import app
 from litesnn.deploy.export_c import folder as export_folder
 from litesnn.deploy.export_c.command import export, random_inputs
@@ -33,7 +33,6 @@ from litesnn.report.page import write_report
 from packed_models import cell_model, halves, random_codes, random_input, random_model
 
 KERNELS: tuple[Literal["events", "sliced"], ...] = ("events", "sliced")
-SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
 
 
 def assert_equal(model: PackedModel, firmware: Firmware, x: NDArray[np.generic]) -> None:
@@ -170,7 +169,7 @@ def test_runtime_is_all_of_the_package_data() -> None:
 @pytest.mark.parametrize("table", ["golden_logits", "golden_spikes"])
 def test_self_test_finds_a_wrong_golden_value(tmp_path: Path, table: str) -> None:
     model = cell_model(np.random.default_rng(1), cells=1, width=3)
-    export_c(model, tmp_path / "firmware", random_inputs(model.input, 2))
+    export_c(model, tmp_path / "firmware", random_inputs(model, 2))
     golden = tmp_path / "firmware" / "golden.c"
     text = golden.read_text()
     start = text.index(table)
@@ -189,7 +188,7 @@ def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic
         pytest.skip(f"{compiler} is not installed")
     model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic=arithmetic)
     model = replace(model, classes=("*/ x", "/* ??/", "a\\", 'é"\n', *model.classes[4:]))
-    export_c(model, tmp_path / "firmware", random_inputs(model.input, 1))
+    export_c(model, tmp_path / "firmware", random_inputs(model, 1))
     sources = [
         "main.c",
         "golden.c",
@@ -205,7 +204,7 @@ def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic
 
 def test_fixed_point_has_no_float(tmp_path: Path) -> None:
     model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic="fixed")
-    export_c(model, tmp_path / "firmware", random_inputs(model.input, 1))
+    export_c(model, tmp_path / "firmware", random_inputs(model, 1))
     for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"):
         command = [shutil.which("cc") or "cc", "-E", "-P", "-DSNN_TRACE=0", name]
         text = subprocess.run(command, cwd=tmp_path / "firmware", capture_output=True, text=True, check=True).stdout
@@ -217,11 +216,11 @@ def test_networks_that_are_too_large_are_refused(tmp_path: Path) -> None:
     conv = Synapses((0,), 3, 1, 1, random_codes(rng, (1, 1, 3, 3), 1, 1.0), halves(rng, 1, 0.1))
     wide = layer_model(rng, (200, 200), 4, conv)
     with pytest.raises(InputError, match=r"4 timesteps of 200×200 neurons take .* lanes"):
-        export_c(wide, tmp_path / "firmware", random_inputs(wide.input, 1))
+        export_c(wide, tmp_path / "firmware", random_inputs(wide, 1))
     conv = Synapses((0,), 1, 1, 1, random_codes(rng, (1, 3000, 1, 1), 1, 1.0), halves(rng, 1, 0.1))
     deep = layer_model(rng, (80, 80), 6, conv)
     with pytest.raises(InputError, match="bytes of RAM"):
-        export_c(deep, tmp_path / "firmware", random_inputs(deep.input, 1))
+        export_c(deep, tmp_path / "firmware", random_inputs(deep, 1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,10 +230,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds thesis\.txt"):
-        export_c(model, out, random_inputs(model.input, 1))
+        export_c(model, out, random_inputs(model, 1))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="expected a folder, found a file"):
-        export_c(model, tmp_path / "file", random_inputs(model.input, 1))
+        export_c(model, tmp_path / "file", random_inputs(model, 1))
     assert [entry.name for entry in out.iterdir()] == ["thesis.txt"]
 
 
@@ -242,7 +241,7 @@ def test_nothing_is_written_if_the_self_test_fails(tmp_path: Path, monkeypatch: 
     model = cell_model(np.random.default_rng(1), cells=1, width=3)
     monkeypatch.setattr(export_folder, "golden_source", lambda *_: "this is no C\n")
     with pytest.raises(LitesnnError, match=r"host: .*error: "):
-        export_c(model, tmp_path / "firmware", random_inputs(model.input, 1), targets=["host"])
+        export_c(model, tmp_path / "firmware", random_inputs(model, 1), targets=["host"])
     assert list(tmp_path.iterdir()) == []
 
 

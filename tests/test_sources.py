@@ -15,17 +15,22 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+import event_data
+from event_data import write_tree
 from litesnn.data import sources
+from litesnn.data.cache import CACHE_VARIABLE
 from litesnn.data.images import decode_images
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from sounds import commands_folder
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
 
 
 def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
@@ -81,6 +86,8 @@ def values(x: torch.Tensor) -> set[int]:
 SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
+    "events": lambda folder: write_tree(folder / "recordings", event_data.dataset(train=20)),
+    "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
     "hub": lambda folder: "someone/pets",
 }
@@ -106,12 +113,14 @@ def test_every_source_gives_data(name: str, tmp_path: Path, request: pytest.Fixt
     assert next(source.name for source in SOURCES if source.takes(chosen)) == name
     data = load(DataSettings(source=chosen))
     for split in (data.train, data.validation, data.test()):
-        assert split.x.shape[1:] == data.shape
-        assert split.x.dtype == (torch.uint8 if data.kind == "image" else torch.float32)
+        assert split.x.shape[-3:] == data.shape
+        assert split.x.dtype == (torch.float32 if data.kind == "array" else torch.uint8)
         assert split.y.dtype == torch.int64
         assert len(split.x) == len(split.y) > 0
         assert set(split.y.tolist()) <= set(range(len(data.classes)))
     raw = data.train.x.double()
+    if data.kind == "events":  # normalised by their front end
+        raw = torch.tensor([-1.0, 1.0]).double().view(2, 1, 1, 1).expand(2, 2, 1, 1)
     assert data.mean == pytest.approx(raw.mean((0, 2, 3)).tolist())
     assert data.std == pytest.approx(raw.std((0, 2, 3), correction=0).tolist())
     again = load(DataSettings(source=chosen))
@@ -370,8 +379,8 @@ class TestImages:
     @pytest.mark.parametrize(
         ("files", "message"),
         [
-            ({}, "holds no parquet files and no images"),
-            ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files and no images"),
+            ({}, "holds no parquet files, no images and no .bin recordings"),
+            ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no images and no .bin recordings"),
             ({"notes.txt": b"a"}, "no image column found among text"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
             ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "holds sound; expected parquet files with a column 'audio'"),

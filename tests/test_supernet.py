@@ -296,7 +296,7 @@ def test_drawn_mixes_take_one_candidate_as_often_as_it_is_probable() -> None:
     rng, draws = torch.Generator().manual_seed(0), 400
     pairs, narrow = torch.zeros(3, 2), 0.0
     for _ in range(draws):
-        (mix,) = supernet.mixes(rng)
+        (mix,) = supernet.mixes(supernet.noise(rng))
         weights, channels = mix.compression.weights.detach(), mix.channel_weights
         assert channels is not None
         torch.testing.assert_close(weights.flatten().sort().values, torch.tensor([0.0] * 5 + [1.0]))
@@ -310,9 +310,9 @@ def test_drawn_mixes_take_one_candidate_as_often_as_it_is_probable() -> None:
 def test_draws_depend_on_their_generator_alone_and_pass_gradients_on() -> None:
     supernet = build_supernet(recipe(levels=(0, 0, 1)), (1, 8, 8), 3)
     torch.manual_seed(1)
-    first = supernet.mixes(torch.Generator().manual_seed(5))
+    first = supernet.mixes(supernet.noise(torch.Generator().manual_seed(5)))
     torch.manual_seed(2)
-    second = supernet.mixes(torch.Generator().manual_seed(5))
+    second = supernet.mixes(supernet.noise(torch.Generator().manual_seed(5)))
     for ours, theirs in zip(first, second, strict=True):
         assert torch.equal(ours.compression.weights, theirs.compression.weights)
     loss = sum((p * (bits + keep) for mix in first for bits, keep, p in mix.compression.pairs()), torch.zeros(()))

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
-from litesnn.data.sources import DataSettings
+from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
 
 __all__ = [
@@ -168,11 +168,22 @@ class Recipe(_Settings):
     budget: Budget = Field(Budget(), description="limits on the finished network")
     data: DataSettings = DataSettings()
     audio: LogMel = LogMel()
+    events: EventFrames = EventFrames()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
+
+    @property
+    def timesteps(self) -> int:
+        """Most timesteps that the search considers within the budget: so many frames of events are read."""
+        return min(self.search.timesteps, self.budget.timesteps or self.search.timesteps)
+
+    @property
+    def front_ends(self) -> FrontEnds:
+        """What recordings become."""
+        return FrontEnds(self.audio, self.events, self.timesteps)
 
     def to_toml(self) -> str:
         """The whole recipe as TOML text, defaults included; ``None`` is an absent key."""

@@ -21,11 +21,12 @@ from litesnn.compression.network import SteppedNetwork
 from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
+from litesnn.data.event_files import is_events
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, LogMel
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
@@ -105,7 +106,7 @@ class Job:
         """The data of the run's recipe."""
         recipe = self.run.recipe()
         with processes.first_before_others():
-            data = load(recipe.data, recipe.audio)
+            data = load(recipe.data, recipe.front_ends)
         require_sensible(recipe, data)
         require_same_data(data)
         for note in data.notes:
@@ -165,13 +166,15 @@ def require_sensible(recipe: Recipe, data: Data) -> None:
     """Refuse settings of a recipe that mean nothing for its data.
 
     Raises:
-        InputError: the recipe says how sound becomes features, or how inputs of another kind are augmented.
+        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented.
     """
     sound = data.train.sound
     noise = sound is not None and sound.noise is not None
     require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
-    if data.front_end is None and recipe.audio != LogMel():
+    if not isinstance(data.front_end, LogMel) and recipe.audio != LogMel():
         raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
+    if not isinstance(data.front_end, EventFrames) and recipe.events != EventFrames():
+        raise InputError(f"{recipe.name}: [events] says how events become frames, but {data.name} holds no events")
 
 
 def make_recipe(
@@ -184,7 +187,9 @@ def make_recipe(
     model: str | None = None,
     weights: str | Path | None = None,
 ) -> Recipe:
-    """A recipe from what a person names. Without a recipe, digits take "digits" and everything else "small".
+    """A recipe from what a person names.
+
+    Without a recipe, digits take "digits", recordings of events "nmnist-s" and everything else "small".
 
     With ``model``, a given module as ``FILE.py:Class`` that may start from ``weights``, the default is "compress".
 
@@ -201,9 +206,14 @@ def make_recipe(
         merged["seed"] = seed
     if model is not None:
         merged["module"] = describe_module(model, weights).model_dump(exclude_none=True)
-        return load_recipe(recipe or "compress", merged | dict(changes or {}))
-    default = "digits" if data in (None, "digits") else "small"
+    default = _default_recipe(data) if model is None else "compress"
     return load_recipe(recipe or default, merged | dict(changes or {}))
+
+
+def _default_recipe(data: str | None) -> str:
+    if data in (None, "digits"):
+        return "digits"
+    return "nmnist-s" if is_events(Path(data).expanduser()) else "small"
 
 
 def design(
@@ -226,7 +236,8 @@ def design(
     In a program that ``torchrun`` started, all its processes have to call it, and do the job together.
 
     Args:
-        data: "digits", a folder, an ``.npz`` file or a name on the Hugging Face hub; sound needs a recipe for sound.
+        data: "digits", a folder, an ``.npz`` file, an archive of event recordings or a name on the Hugging Face hub;
+            sound needs a recipe for sound.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file.
         run: the run folder.

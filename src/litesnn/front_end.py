@@ -1,18 +1,21 @@
-"""The front end of a network for sound: how a recording becomes the log-mel features that the network is given.
+"""Front ends: how a recording becomes what a network is given, log-mel features of sound or frames of events.
 
 In: the settings of a recipe, or of a packed file. Out: the same as whole samples and frames, and the mel filters.
-:func:`litesnn.data.audio.log_mel` computes with them.
+:func:`litesnn.data.audio.log_mel` and :func:`litesnn.data.events.event_frames` compute with them.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["LogMel", "mel_filters"]
+__all__ = ["FRONT_ENDS", "EventFrames", "FrontEnd", "InputKind", "LogMel", "mel_filters"]
+
+InputKind = Literal["image", "array", "events"]
+"""What a network is given: uint8 pixels, real numbers, or for each timestep a frame of uint8 counts of events."""
 
 _MAX_SAMPLES = 2**22  # of a clip: four minutes of 16 kHz; a few bytes of a packed file must not allocate gigabytes
 
@@ -72,11 +75,66 @@ class LogMel(BaseModel):
         """Shape [1, mels, frames] of the features; every window lies wholly in the clip."""
         return 1, self.mels, 1 + (self.samples - self.window) // self.hop
 
+    @property
+    def kind(self) -> InputKind:
+        """The kind of its results."""
+        return "array"
+
     def __str__(self) -> str:
         return (
             f"{self.shape[2]} frames of {self.mels} log-mel features from {self.samples} samples at "
             f"{self.sample_rate:,} Hz"
         )
+
+
+class EventFrames(BaseModel):
+    """Frames of an event camera: how often each pixel became darker (channel 0) and brighter (channel 1).
+
+    Frame t is what the network sees at timestep t. A frame is the same stretch of time, or the same number of events,
+    whatever the recording and however many timesteps there are: a network with fewer timesteps sees fewer frames, and
+    a frame is complete as soon as its last event is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["time", "count"] = Field("time", description="a frame is frame_ms of time, or frame_events events")
+    frame_ms: float = Field(50.0, ge=0.001, le=10000, description="length of a frame, for by = 'time'")
+    frame_events: int = Field(500, ge=1, le=2**20, description="events of a frame, for by = 'count'")
+    height: int = Field(34, ge=1, le=256, description="rows of the sensor")
+    width: int = Field(34, ge=1, le=256, description="columns of the sensor")
+    clip: int = Field(
+        3, ge=1, le=255, description="most events that a pixel counts in a frame; 1: whether there are any"
+    )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape [2, H, W] of a frame."""
+        return 2, self.height, self.width
+
+    @property
+    def kind(self) -> InputKind:
+        """The kind of its results."""
+        return "events"
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """What the input is normalised with, whatever the data: no event is 0, as the padding of convolutions is."""
+        return 0.0, 0.0
+
+    @property
+    def std(self) -> tuple[float, float]:
+        """The largest count is three standard deviations: 96 of the 127 steps of the quantized input."""
+        return self.clip / 3, self.clip / 3
+
+    def __str__(self) -> str:
+        length = f"{self.frame_ms:g} ms" if self.by == "time" else f"{self.frame_events} events"
+        return f"frames of {length}, {self.height}×{self.width} pixels of two polarities, counts up to {self.clip}"
+
+
+FrontEnd = LogMel | EventFrames
+
+FRONT_ENDS: dict[str, type[LogMel] | type[EventFrames]] = {"log-mel": LogMel, "event-frames": EventFrames}
+"""Every front end by the name that files have for it. A new one is one more row."""
 
 
 def mel_filters(settings: LogMel) -> NDArray[np.float64]:

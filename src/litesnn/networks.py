@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from litesnn.data.batches import generator_for
 from litesnn.errors import InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, FrontEnd, LogMel
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
 from litesnn.runs import RunFolder
@@ -22,8 +22,8 @@ __all__ = ["build_network", "load", "load_network", "save_network"]
 def load(path: str | Path) -> Network:
     """The trained network of a run folder or of a ``network.safetensors`` file, a torch module in evaluation mode.
 
-    ``network(network.encode(images)).logits[-1]`` are the logits [B, K] of raw images [B, C, H, W], computed with the
-    deployed arithmetic; ``network.predict(images)`` are the classes.
+    ``network(network.encode(images)).logits[-1]`` are the logits [B, K] of raw images [B, C, H, W] (of events, frames
+    [B, T, C, H, W]), computed with the deployed arithmetic; ``network.predict(images)`` are the classes.
 
     Raises:
         InputError: there is no such network, or it is damaged.
@@ -55,7 +55,7 @@ def load_network(path: Path) -> Network:
         mean=tuple(fields["mean"]),
         std=tuple(fields["std"]),
         classes=tuple(fields["classes"]),
-        front_end=_front_end(fields.get("front_end"), path),
+        front_end=_front_end(fields.get("front_end"), fields["kind"], path),
     )
     network = Network(genotype, info)
     load_into(network, tensors, path)
@@ -71,9 +71,9 @@ def save_network(path: Path, network: Network) -> None:
     save_tensors(path, "network", network.state_dict(), info)
 
 
-def _front_end(value: object, path: Path) -> LogMel | None:
+def _front_end(value: object, kind: str, path: Path) -> FrontEnd | None:
     """What the file says of the front end; files from before there was one say nothing."""
     try:
-        return None if value is None else LogMel.model_validate(value)
+        return None if value is None else (EventFrames if kind == "events" else LogMel).model_validate(value)
     except ValidationError as error:
         raise InputError(f"{path}: front end: {error.errors()[0]['msg']}") from None

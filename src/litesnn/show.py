@@ -71,7 +71,7 @@ def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = F
     runner = Reference(model) if reference else Engine(model)
     for path in inputs:
         spec = model.input
-        rows = load_inputs(path, spec.shape, spec.kind, spec.front_end).numpy()
+        rows = load_inputs(path, spec.shape, spec.kind, spec.front_end, timesteps=model.timesteps).numpy()
         logits = runner.run(rows).logits[-1]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = exponents / exponents.sum(axis=1, keepdims=True)

@@ -74,9 +74,13 @@ class Candidates(nn.Module):
         """Everything that the module learns."""
         return [p for name, p in self.given.named_parameters() if not name.endswith("scores")]
 
-    def mixes(self, generator: torch.Generator | None = None) -> list[Compression]:
-        """The mixture of every searched layer, or one draw from each."""
-        return [Compression(self.bits, self.keeps, pairs) for pairs in draw(self.beta, generator)]
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
+        return torch.rand(self.beta.numel(), generator=generator)
+
+    def mixes(self, noise: Tensor | None = None) -> list[Compression]:
+        """The mixture of every searched layer, or with :meth:`noise` one draw from each."""
+        return [Compression(self.bits, self.keeps, pairs) for pairs in draw(self.beta, noise)]
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -268,9 +269,9 @@ def _require_sensible(recipe: Recipe) -> None:
 
 
 def _plan(session: Session) -> Callable[[int], StepPlan]:
-    """Steps are not planned: what a given module needs is not known before it runs."""
+    """Steps are neither planned nor recorded: what a given module needs, and what its code does, is not known."""
 
     def plan(batch: int) -> StepPlan:
-        return StepPlan(session.execution, micro_batches=1, bytes=0)
+        return StepPlan(replace(session.execution, graphs=False), micro_batches=1, bytes=0)
 
     return plan

@@ -1,7 +1,8 @@
 """Augmentation of a training batch on the device it lies on: shift, mirror, cutout; of sound: shift, noise, masks.
 
-In: x [B, C, H, W], normalised, so that 0 is the mean of the training images. Out: the same shape, type and device.
-Every image draws its own shift, mirroring and square; there is no loop over images.
+In: x [B, C, H, W], normalised, so that 0 is the mean of the training images (of events: no event). Out: the same shape,
+type and device. Every image draws its own shift, mirroring and square; there is no loop over images. All frames
+[B, T, C, H, W] of a recording change alike.
 
 Sound is shifted and mixed with noise before its features are computed, where both are exact: features of a shifted clip
 differ from shifted features in the windows at both ends, and powers do not add. Masks are on the features.
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litesnn.errors import InputError
+from litesnn.front_end import InputKind
 
 __all__ = ["AugmentSettings", "augment", "augment_sound", "require_meaningful"]
 
@@ -27,7 +29,9 @@ class AugmentSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop: int = Field(
-        default=0, ge=0, description="shift images by up to this many pixels each way, filling with black"
+        default=0,
+        ge=0,
+        description="shift images or frames by up to this many pixels each way, filling with black or no events",
     )
     flip: bool = Field(default=False, description="mirror every second image, on average, left to right")
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")
@@ -46,8 +50,8 @@ class AugmentSettings(BaseModel):
         return self.shift_ms > 0 or self.noise > 0
 
 
-def require_meaningful(settings: AugmentSettings, kind: str, *, sound: bool, noise: bool, origin: str) -> None:
-    """Refuse changes that data of a kind ("image" or "array") cannot have.
+def require_meaningful(settings: AugmentSettings, kind: InputKind, *, sound: bool, noise: bool, origin: str) -> None:
+    """Refuse changes that data of a kind cannot have.
 
     Raises:
         InputError: images are to be changed like sound, or sound like images; or there is no noise to add.
@@ -58,8 +62,8 @@ def require_meaningful(settings: AugmentSettings, kind: str, *, sound: bool, noi
             if getattr(settings, key):
                 raise InputError(f"augment.{key} is {getattr(settings, key)}, but {origin} {why}")
 
-    if kind == "image":
-        refuse(("time_mask", "frequency_mask"), "holds images; expected 0")
+    if kind != "array":
+        refuse(("time_mask", "frequency_mask"), f"holds {'events' if kind == 'events' else 'images'}; expected 0")
     if not sound:
         refuse(("shift_ms", "noise"), "holds no sound; expected 0")
         return
@@ -76,13 +80,16 @@ def augment(
     black: Tensor | None = None,
     place: tuple[slice, int] | None = None,
 ) -> Tensor:
-    """Shift, mirror, then cut out of every image of a batch x [B, C, H, W] (paper, section 5.1).
+    """Shift, mirror, then cut out of every image of a batch x [B, C, H, W] or [B, T, C, H, W] (paper, section 5.1).
 
     A shift brings in ``black`` [C] (left out: zeros), in the units of x; a cutout brings in 0, the mean of the training
     images. Both are the paper's. ``generator`` lives on the CPU: equal seeds give equal changes on every device.
     If x is only a part of a batch, ``place`` says which, and of how many images; each gets the changes it gets in all.
     """
     part, batch = (slice(None), x.shape[0]) if place is None else place
+    if x.dim() == 5:
+        assert black is None
+        return augment(x.flatten(1, 2), settings, generator, place=(part, batch)).view(x.shape)
     height, width = x.shape[2:]
     if settings.crop or settings.flip:
         pad = settings.crop

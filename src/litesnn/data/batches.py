@@ -36,7 +36,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Samples:
-    """``x`` int8 [N, C, H, W] as the network takes it, and labels ``y`` int64 [N], both on the device.
+    """``x`` int8 [N, C, H, W] or [N, T, C, H, W] as the network takes it, and labels ``y`` int64 [N], on the device.
 
     ``black`` int8 [C] is what a black pixel becomes, and what shifted images are filled with; ``None`` stands for 0.
     ``clips`` is there if augmented batches are to be computed from them.
@@ -84,7 +84,7 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 def shuffled_batches(
     rows: Samples, size: int, generator: torch.Generator, settings: AugmentSettings | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented batches (x float [B, C, H, W], y [B]), of each this process's part.
+    """One epoch of augmented batches (x float [B, C, H, W] or [B, T, C, H, W], y [B]), of each this process's part.
 
     All batches have the same size, so that batch statistics mean the same in each; the rows left over at the end of an
     epoch come earlier in another one. A data set smaller than one batch is one batch.

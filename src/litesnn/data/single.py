@@ -1,32 +1,41 @@
-"""Inputs for prediction: one image or sound, or arrays without labels, in the shape that a trained network takes."""
+"""Inputs for prediction: one image, sound or recording, or arrays without labels, in the shape that a network takes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from litesnn.data.arrays import as_inputs, read_npy, read_npz
 from litesnn.data.audio import Clip, decode_clip, log_mel
+from litesnn.data.event_files import EventFile, contents
+from litesnn.data.events import decode_events, event_frames
 from litesnn.data.images import Encoded, decode_images
 from litesnn.errors import InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, FrontEnd, InputKind
 
 __all__ = ["load_inputs"]
 
 
 def load_inputs(
-    path: Path, shape: tuple[int, int, int], kind: Literal["image", "array"], front_end: LogMel | None = None
+    path: Path,
+    shape: tuple[int, int, int],
+    kind: InputKind,
+    front_end: FrontEnd | None = None,
+    *,
+    timesteps: int = 1,
 ) -> Tensor:
-    """Read inputs [N, C, H, W] for a network whose input has ``shape`` (C, H, W) and ``kind``.
+    """Read inputs [N, C, H, W], or of events [N, T, C, H, W], for a network whose input has ``shape`` and ``kind``.
 
     An image file gives N = 1; it is converted to C channels and rescaled to H × W, as the training images were. So does
-    a sound file, if the network has a front end for it: it becomes features, of its first clip if it is longer.
+    a sound file, if the network has a front end for it: it becomes features, of its first clip if it is longer. A
+    recording of events becomes its first T = ``timesteps`` frames.
     A ``.npy`` file, or the array ``x`` of an ``.npz`` file, may be [N, C, H, W] or one input [C, H, W], or leave out
-    a C of 1; it must have the right size already. Images are uint8, arrays float32.
+    a C of 1; it must have the right size already. Of events it is [N, T, C, H, W] or [T, C, H, W], with T frames or
+    more. Images and events are uint8, arrays float32.
 
     Raises:
         InputError: the file is missing or damaged, or holds inputs of another shape or kind.
@@ -36,6 +45,8 @@ def load_inputs(
         raise InputError(f"{path}: {'is a folder; expected a file' if path.is_dir() else 'no such file or folder'}")
     if path.suffix.lower() not in (".npy", ".npz"):
         file = Encoded(content=None, path=str(path), name=str(path))
+        if isinstance(front_end, EventFrames):
+            return _frames(path, front_end, timesteps)
         if front_end is not None:
             return log_mel(torch.from_numpy(decode_clip(Clip(file), front_end))[None], front_end)
         if kind == "array":
@@ -49,6 +60,8 @@ def load_inputs(
             raise InputError(f"{path}: has no array x; it holds {', '.join(sorted(names)) or 'nothing'}")
         array = arrays["x"]
 
+    if kind == "events":
+        return _checked_frames(array, shape, timesteps, path)
     single = array.shape == shape or (shape[0] == 1 and array.shape == shape[1:])
     if not single and array.shape[1:] not in (shape, shape[1:] if shape[0] == 1 else shape):
         raise InputError(f"{path}: has shape {list(array.shape)}; expected [N, {', '.join(map(str, shape))}]")
@@ -59,3 +72,22 @@ def load_inputs(
     if kind == "array" and array.dtype == np.uint8:
         raise InputError(f"{path}: holds images of type uint8; this network takes arrays of real numbers")
     return as_inputs(array.reshape(-1, *shape), str(path))
+
+
+def _frames(path: Path, front_end: EventFrames, timesteps: int) -> Tensor:
+    """The frames [1, T, C, H, W] of one recording."""
+    ((_, name, content),) = contents([EventFile(path)])
+    return torch.from_numpy(event_frames(decode_events(content, name), front_end, timesteps, name)[None])
+
+
+def _checked_frames(array: NDArray[np.generic], shape: tuple[int, int, int], timesteps: int, path: Path) -> Tensor:
+    """Frames [N, T, C, H, W] of an array that may be those of one recording, [T, C, H, W]."""
+    frames = array[None] if array.ndim == 4 else array
+    if frames.ndim != 5 or len(frames) == 0 or frames.shape[2:] != shape or frames.shape[1] < timesteps:
+        sizes = ", ".join(map(str, shape))
+        raise InputError(
+            f"{path}: has shape {list(array.shape)}; expected [N, T, {sizes}] with T = {timesteps} frames or more"
+        )
+    if frames.dtype != np.uint8:
+        raise InputError(f"{path}: holds values of type {frames.dtype}; this network takes counts of type uint8")
+    return torch.from_numpy(np.ascontiguousarray(frames))

@@ -1,8 +1,8 @@
 """Where data comes from: one name in, training, validation and test tensors out.
 
 In: :class:`DataSettings`. Out: :class:`Data`, with inputs [N, C, H, W] (uint8 images, or float32 arrays) and labels
-int64 [N] counted from 0. Sound becomes arrays: its log-mel features. The table :data:`SOURCES` says which reader takes
-which name.
+int64 [N] counted from 0. Sound becomes arrays: its log-mel features. Recordings of event cameras become frames of uint8
+counts [N, T, C, H, W], one for each timestep. The table :data:`SOURCES` says which reader takes which name.
 
 The rows of the three splits are fixed by the data alone, not by a training seed, and never overlap.
 """
@@ -25,16 +25,17 @@ from torch import Tensor
 
 from litesnn.data.arrays import as_inputs, as_labels, read_npz, resize_arrays
 from litesnn.data.audio import AUDIO_SUFFIXES, Clip, Recordings, Sound, decode
+from litesnn.data.event_files import find_events, is_events
+from litesnn.data.events import read_frames
 from litesnn.data.images import Encoded, decode_images
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
 from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
 from litesnn.errors import InputError
 from litesnn.extras import need
-from litesnn.front_end import LogMel
+from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel
 
-__all__ = ["SOURCES", "Data", "DataSettings", "Source", "Split", "load"]
+__all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Source", "Split", "load"]
 
-Kind = Literal["image", "array"]
 Shape = tuple[int, int, int]
 
 _IMAGE_NAMES = ("image", "img", "x")
@@ -42,12 +43,21 @@ _AUDIO_NAMES = ("audio",)
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 _EXPECTED = (
-    "expected 'digits', an .npz file, a folder of parquet files or images, the folder of Speech Commands, or the name "
-    "of a data set on the Hugging Face hub"
+    "expected 'digits', an .npz file, a folder of parquet files or images, the folder of Speech Commands, event "
+    "recordings (.bin) in Train and Test or their archives, or the name of a data set on the Hugging Face hub"
 )
 
 
-_DEFAULT_AUDIO = LogMel()
+@dataclass(frozen=True)
+class FrontEnds:
+    """What recordings become: sound its features, events so many frames (a frame for each of ``timesteps``)."""
+
+    audio: LogMel = field(default_factory=LogMel)
+    events: EventFrames = field(default_factory=EventFrames)
+    timesteps: int = 1
+
+
+_DEFAULTS = FrontEnds()
 
 
 class DataSettings(BaseModel):
@@ -88,9 +98,10 @@ class DataSettings(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows: inputs x [N, C, H, W], uint8 for images and float32 for arrays, and labels y int64 [N].
+    """Rows: inputs x and labels y int64 [N].
 
-    ``sound`` is what x was computed from, if that was sound.
+    x is [N, C, H, W], uint8 for images and float32 for arrays, or [N, T, C, H, W], uint8 for events. ``sound`` is what
+    x was computed from, if that was sound.
     """
 
     x: Tensor
@@ -102,21 +113,22 @@ class Split:
 class Data:
     """A data set, split. ``mean`` and ``std`` are those of each channel over the training rows, in raw units.
 
-    A channel that is constant has a std of 1, so that normalising is defined. ``notes`` says in one line each
-    what a reader of results should know about the splits. ``front_end`` says what features of sound are.
+    A channel that is constant has a std of 1, so that normalising is defined. Events have those of their front end.
+    ``notes`` says in one line each what a reader of results should know about the splits. ``front_end`` says what
+    recordings have become. ``shape`` is [C, H, W], of each frame if there are several.
     """
 
     name: str
     classes: tuple[str, ...]
     shape: Shape
-    kind: Kind
+    kind: InputKind
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Split
     validation: Split
     read_test: Callable[[], Split] = field(repr=False)
     notes: tuple[str, ...] = ()
-    front_end: LogMel | None = None
+    front_end: FrontEnd | None = None
 
     def test(self) -> Split:
         """The test rows. They are read and decoded now, not before, so that nothing earlier can depend on them.
@@ -161,12 +173,12 @@ class _Opened:
     """
 
     classes: tuple[str, ...]
-    kind: Kind
+    kind: InputKind
     train: _Rows
     validation: _Rows | None = None
     test: Callable[[], _Rows] | None = None
     notes: tuple[str, ...] = ()
-    front_end: LogMel | None = None
+    front_end: FrontEnd | None = None
     noise: Callable[[], Tensor] | None = None
 
 
@@ -176,15 +188,15 @@ class Source:
 
     name: str
     takes: Callable[[str], bool]
-    read: Callable[[DataSettings, LogMel], _Opened]
+    read: Callable[[DataSettings, FrontEnds], _Opened]
 
 
-def load(settings: DataSettings, audio: LogMel = _DEFAULT_AUDIO) -> Data:
+def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     """Read the training and validation rows of a data set; the test rows wait for :meth:`Data.test`.
 
     Where the data set has no test rows, they are cut from all rows, stratified. Then ``train_limit`` applies, and
     what rests is cut into training and validation rows, unless the data set has a test and a validation split of
-    its own. ``audio`` says which features sound becomes.
+    its own. ``front_ends`` say what recordings become.
 
     Raises:
         InputError: the data set is missing, damaged or not understood, or a class has too few rows.
@@ -192,7 +204,7 @@ def load(settings: DataSettings, audio: LogMel = _DEFAULT_AUDIO) -> Data:
     source = next((source for source in SOURCES if source.takes(settings.source)), None)
     if source is None:
         raise InputError(f"{settings.source!r} is not a data set; {_EXPECTED}")
-    opened = source.read(settings, audio)
+    opened = source.read(settings, front_ends)
     if settings.commands not in (None, len(opened.classes)):
         raise InputError(
             f"{settings.source}: has {len(opened.classes)} classes, but data.commands is {settings.commands}; only the "
@@ -219,7 +231,7 @@ def load(settings: DataSettings, audio: LogMel = _DEFAULT_AUDIO) -> Data:
     noise = _noise(opened, train)
     train_split = train.split(None, noise)
     shape = _shape(train_split.x)
-    mean, std = _channel_stats(train_split.x)
+    mean, std = _normalisation(opened, train_split.x)
 
     def read_test() -> Split:
         rows = read_test_rows()
@@ -286,8 +298,14 @@ def _fitting(split: Split, train: Split, origin: str) -> Split:
 
 
 def _shape(x: Tensor) -> Shape:
-    _, channels, height, width = x.shape
+    channels, height, width = x.shape[-3:]
     return channels, height, width
+
+
+def _normalisation(opened: _Opened, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of the training rows x or as the front end says."""
+    front_end = opened.front_end
+    return (front_end.mean, front_end.std) if isinstance(front_end, EventFrames) else _channel_stats(x)
 
 
 def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -303,7 +321,7 @@ def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 # --- readers: one function per kind of source ---
 
 
-def _read_digits(settings: DataSettings, audio: LogMel) -> _Opened:
+def _read_digits(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """The 1797 digits of 8 × 8 pixels that come with scikit-learn; their grey levels 0 to 16 become 0 to 255."""
     bunch = need("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # [N, 1, 8, 8]
@@ -311,7 +329,7 @@ def _read_digits(settings: DataSettings, audio: LogMel) -> _Opened:
     return _Opened(classes, "image", _array_rows(x, bunch.target.astype(np.int64), settings))
 
 
-def _read_npz(settings: DataSettings, audio: LogMel) -> _Opened:
+def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """A file with x [N, C, H, W] or [N, H, W] and labels y [N]; if it has x_test and y_test, those are the test.
 
     ``classes`` may name the classes; without it they are called 0, 1, … up to the largest label of y.
@@ -326,7 +344,7 @@ def _read_npz(settings: DataSettings, audio: LogMel) -> _Opened:
         raise InputError(f"{path}: has only one of x_test and y_test; expected both or neither")
     x = as_inputs(arrays["x"], f"{path}: x")
     y = as_labels(arrays["y"], len(x), f"{path}: y")
-    kind: Kind = "image" if x.dtype == torch.uint8 else "array"
+    kind: InputKind = "image" if x.dtype == torch.uint8 else "array"
     if kind == "array" and settings.size is not None:
         raise InputError(f"{path}: data.size rescales images of type uint8, but x holds {arrays['x'].dtype}")
     if "classes" not in arrays:
@@ -344,9 +362,9 @@ def _read_npz(settings: DataSettings, audio: LogMel) -> _Opened:
     return _Opened(classes, kind, _array_rows(x, y, settings), test=test if has_test else None)
 
 
-def _read_commands(settings: DataSettings, audio: LogMel) -> _Opened:
+def _read_commands(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """The folder of Google Speech Commands as its authors publish it; see :mod:`litesnn.data.speech_commands`."""
-    found = read_commands(Path(settings.source).expanduser(), settings.commands)
+    found, audio = read_commands(Path(settings.source).expanduser(), settings.commands), front_ends.audio
 
     def rows(split: str) -> _Rows:
         clips, labels = found.splits[split]
@@ -368,11 +386,33 @@ def _read_commands(settings: DataSettings, audio: LogMel) -> _Opened:
     )
 
 
-def _read_folder(settings: DataSettings, audio: LogMel) -> _Opened:
+def _read_events(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
+    """Recordings of an event camera in ``Train`` and ``Test``, or in archives; see :mod:`litesnn.data.event_files`."""
+    found = find_events(Path(settings.source).expanduser())
+    if settings.size is not None:
+        raise InputError(f"{settings.source}: data.size rescales images, but these are recordings of events")
+
+    def rows(split: str) -> _Rows:
+        files, labels = found.splits[split]
+        return _Rows(
+            labels,
+            lambda wanted, shape: read_frames([files[row] for row in wanted], front_ends.events, front_ends.timesteps),
+        )
+
+    return _Opened(
+        found.classes,
+        "events",
+        rows("train"),
+        test=(lambda: rows("test")) if "test" in found.splits else None,
+        front_end=front_ends.events,
+    )
+
+
+def _read_folder(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """A folder of parquet files, or of images in one folder per class; split folders or file names are understood.
 
-    Reads no network: a folder that exists goes before a data set of the hub with the same name. Event recordings, and
-    sound in folders that are not those of Speech Commands, are refused with a message that says so.
+    Reads no network: a folder that exists goes before a data set of the hub with the same name. Sound in folders that
+    are not those of Speech Commands is refused with a message that says so.
     """
     folder = Path(settings.source).expanduser()
     if not folder.exists():
@@ -385,8 +425,8 @@ def _read_folder(settings: DataSettings, audio: LogMel) -> _Opened:
             found = datasets.load_dataset(str(folder.resolve()))
     except FileNotFoundError:
         raise InputError(
-            f"{settings.source}: this folder holds no parquet files and no images "
-            "(event recordings are not supported yet)"
+            f"{settings.source}: this folder holds no parquet files, no images and no .bin recordings of events in "
+            "Train/CLASS or CLASS"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if any(file.suffix.lower() in AUDIO_SUFFIXES for file in folder.rglob("*")):
@@ -395,10 +435,10 @@ def _read_folder(settings: DataSettings, audio: LogMel) -> _Opened:
                 "Speech Commands with its validation_list.txt and testing_list.txt"
             ) from None
         raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
-    return _open_tables(found, settings, audio, datasets)
+    return _open_tables(found, settings, front_ends.audio, datasets)
 
 
-def _read_hub(settings: DataSettings, audio: LogMel) -> _Opened:
+def _read_hub(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``."""
     datasets = need("datasets", package="datasets", extra="data")
     name = settings.source
@@ -415,7 +455,7 @@ def _read_hub(settings: DataSettings, audio: LogMel) -> _Opened:
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{name!r} of the Hugging Face hub cannot be read: {_one_line(error)}") from None
-    return _open_tables(found, settings, audio, datasets)
+    return _open_tables(found, settings, front_ends.audio, datasets)
 
 
 def _is_path(source: str) -> bool:
@@ -424,6 +464,10 @@ def _is_path(source: str) -> bool:
 
 def _is_commands(source: str) -> bool:
     return _is_path(source) and is_speech_commands(Path(source).expanduser())
+
+
+def _is_events(source: str) -> bool:
+    return _is_path(source) and is_events(Path(source).expanduser())
 
 
 def _is_npz(source: str) -> bool:
@@ -445,13 +489,14 @@ SOURCES: tuple[Source, ...] = (
     Source("digits", lambda source: source == "digits", _read_digits),
     Source("npz", _is_npz, _read_npz),
     Source("speech commands", _is_commands, _read_commands),
+    Source("events", _is_events, _read_events),
     Source("folder", _is_path, _read_folder),
     Source("hub", _is_hub_name, _read_hub),
 )
 """Every kind of source; the first row that takes a name reads it.
 
-A new source is one more row and its function. Event recordings belong here, before "folder". Sound in tables is not a
-source but another kind of column, beside images.
+A new source is one more row and its function. Sound in tables is not a source but another kind of column, beside
+images.
 """
 
 
@@ -488,7 +533,7 @@ def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: Mo
     if column is None:
         raise InputError(
             f"{settings.source}: no image column found among {', '.join(features)}; set data.image_column, or "
-            "data.audio_column for sound (event recordings are not supported yet)"
+            "data.audio_column for sound"
         )
     label_column = _label_column(features, settings, datasets)
     label_feature = features[label_column]

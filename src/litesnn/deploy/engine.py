@@ -23,7 +23,7 @@ from litesnn.deploy import native
 from litesnn.deploy.image import engine_image
 from litesnn.deploy.native import BundleInfo, Status
 from litesnn.deploy.packed import PackedModel, population_shapes, read
-from litesnn.deploy.reference import Trace, not_finite, require_input
+from litesnn.deploy.reference import Trace, not_finite, take_input
 from litesnn.errors import InputError, LitesnnError
 
 __all__ = ["KERNEL_VARIABLE", "Bundle", "Engine", "Method", "available_kernels", "full_adder_limit"]
@@ -115,7 +115,8 @@ class Engine:
     def predict(self, x: Array, *, logits: bool = False) -> Array:
         """Classes int64 [B] of raw inputs ``x`` [B, C, H, W], or logits float32 [B, classes] after the last timestep.
 
-        A tensor gives a tensor on the CPU, an array an array. Of equal logits the first class wins.
+        Of events, ``x`` are frames [B, T or more, C, H, W], of which the first T are seen. A tensor gives a tensor on
+        the CPU, an array an array. Of equal logits the first class wins.
 
         Raises:
             InputError: ``x`` has another shape or type than the model's input, or is not finite.
@@ -126,7 +127,7 @@ class Engine:
         return torch.from_numpy(result) if isinstance(x, torch.Tensor) else result
 
     def run(self, x: NDArray[np.generic], record: bool = False) -> Trace:
-        """Run raw inputs ``x`` [B, C, H, W] for all timesteps: what ``Reference.run`` gives.
+        """Run raw inputs ``x``, as :meth:`predict` takes them, for all timesteps: what ``Reference.run`` gives.
 
         Raises:
             InputError: as :meth:`predict`.
@@ -160,9 +161,9 @@ class Engine:
     def _run(self, x: NDArray[np.generic], record: bool) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]] | None]:
         """Logits [T, B, classes], and the spikes of every population if recorded."""
         model = self.model
-        require_input(model.input, x)
+        seen = take_input(model, x)
         with np.errstate(over="ignore"):  # the engine says that infinity is not finite
-            inputs = np.ascontiguousarray(x, np.uint8 if model.input.kind == "image" else np.float32)
+            inputs = np.ascontiguousarray(seen, np.float32 if model.input.kind == "array" else np.uint8)
         count = len(inputs)
         logits = np.empty((model.timesteps, count, len(model.classes)), np.float32)
         spikes = [np.empty((model.timesteps, count, *shape), np.uint8) for shape in self._shapes] if record else None

@@ -7,17 +7,17 @@ not compressed, numbers have 32 bits, shapes are left out where they follow from
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy.packed import Affine, PackedModel
+from litesnn.front_end import InputKind
 
 __all__ = ["engine_image"]
 
 _MAGIC, _VERSION = b"LSNN", 1
-_KINDS: dict[Literal["image", "array"], int] = {"image": 0, "array": 1}
+_KINDS: dict[InputKind, int] = {"image": 0, "array": 1, "events": 2}
 _NOT_MEASURED = -1.0  # a firing rate
 
 

@@ -21,8 +21,9 @@ The file holds two tensors and one text:
   where the kept weights are: −2 all are kept, −1 bitmap, k ≥ 0 gaps with Rice parameter k. The checksum is the CRC-32
   (``zlib.crc32``) of the whole file while its eight hexadecimal digits are zeros, so that no byte is left out.
 
-  A model that takes features of sound has one more key after the input, ``"front_end": ["log-mel", rate, clip ms,
-  window ms, hop ms, mels, low Hz, high Hz, floor]`` (:class:`~litesnn.front_end.LogMel`), and a version 2 higher.
+  A model of recordings has one more key after the input, and a version 2 higher. Of sound it is ``"front_end":
+  ["log-mel", rate, clip ms, window ms, hop ms, mels, low Hz, high Hz, floor]`` (:class:`~litesnn.front_end.LogMel`), of
+  events ``["event-frames", by, frame ms, frame events, H, W, clip]`` (:class:`~litesnn.front_end.EventFrames`).
 
   A fixed-point model has version 2. It has one more key after the threshold, ``"fraction": F``, and more numbers in its
   rows: a population is ``[rate, channels, bias shift, layer, …]``, a layer ends with its shift (an identity is

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ from litesnn.deploy.json_checks import (
 from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
-from litesnn.front_end import LogMel
+from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind
 from litesnn.size import MAX_RICE
 
 __all__ = [
@@ -51,8 +52,9 @@ NO_CRC = "00000000"
 """What stands in the place of the checksum until it is known."""
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
-_SOUND = 2  # added to the version of a model with a front end, which readers from before front ends refuse by it
-_FRONT_END = "log-mel"
+_WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
+_FRONT_END_NAMES = {settings: name for name, settings in FRONT_ENDS.items()}
+_KINDS = get_args(InputKind)
 
 # Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
 # allocate gigabytes.
@@ -136,9 +138,9 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
         head += [readout.shift, readout.bias_shift, readout.fraction]
     front_end = spec.front_end
     record = {
-        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _SOUND),
+        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _WITH_FRONT_END),
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
-        **({} if front_end is None else {"front_end": [_FRONT_END, *front_end.model_dump().values()]}),
+        **({} if front_end is None else {"front_end": _front_end_row(front_end)}),
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
@@ -149,6 +151,10 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
         "crc": NO_CRC,
     }
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _front_end_row(front_end: FrontEnd) -> list[object]:
+    return [_FRONT_END_NAMES[type(front_end)], *front_end.model_dump().values()]
 
 
 def read_header(metadata: str, origin: str) -> Header:
@@ -170,24 +176,29 @@ class _HeaderReader:
     def header(self, metadata: str) -> Header:
         record = load_object(metadata, self.origin)
         version = record.get("version")
-        latest = _FIXED_VERSION + _SOUND
+        latest = _FIXED_VERSION + _WITH_FRONT_END
         if type(version) is not int or not 1 <= version <= latest:
             refuse(f"{self.origin}: version", f"1 to {latest}, those that this litesnn reads", version)
-        sound = version > _SOUND
-        self.fixed = version - (_SOUND if sound else 0) == _FIXED_VERSION
+        recorded = version > _WITH_FRONT_END
+        self.fixed = version - (_WITH_FRONT_END if recorded else 0) == _FIXED_VERSION
         keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
         if self.fixed:
             keys.insert(5, "fraction")
-        if sound:
+        if recorded:
             keys.insert(2, "front_end")
         if set(record) != set(keys):
             refuse(f"{self.origin}: header", f"the keys {', '.join(keys)}", list(record))
         if not isinstance(crc := record["crc"], str) or not re.fullmatch("[0-9a-f]{8}", crc):
             refuse(f"{self.origin}: crc", "eight hexadecimal digits", crc)
         spec = self.input(record["input"])
-        if sound:
+        if recorded:
             spec = replace(spec, front_end=self.front_end(record["front_end"], spec))
+        elif spec.frames:
+            refuse(f"{self.origin}: input: kind", "a front end for events", None)
         timesteps = checked_integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
+        if spec.frames:
+            channels, height, width = spec.shape
+            self.count_neurons(((timesteps - 1) * channels, height, width), f"{self.origin}: input")  # one is counted
         leak = checked_number(record["leak"], f"{self.origin}: leak")
         if not 0 <= leak <= 1:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
@@ -212,8 +223,11 @@ class _HeaderReader:
     def input(self, value: object) -> InputSpec:
         where = f"{self.origin}: input"
         row = checked_list(value, where, length=6)
-        if row[0] != "image" and row[0] != "array":
-            refuse(f"{where}: kind", "'image' or 'array'", row[0])
+        kind: InputKind
+        if row[0] == "image" or row[0] == "array" or row[0] == "events":
+            kind = row[0]
+        else:
+            refuse(f"{where}: kind", f"one of {', '.join(_KINDS)}", row[0])
         channels, height, width = (
             checked_integer(size, 1, _MAX_NEURONS, f"{where}: {name}")
             for size, name in zip(row[1:4], ("channels", "height", "width"), strict=True)
@@ -224,26 +238,31 @@ class _HeaderReader:
         stds = checked_list(row[5], f"{where}: std", length=channels)
         mean = tuple(checked_number(item, f"{where}: mean") for item in means)
         std = tuple(checked_positive(item, f"{where}: std") for item in stds)
-        return InputSpec(self.image, "image" if row[0] == "image" else "array", mean, std)
+        return InputSpec(self.image, kind, mean, std)
 
-    def front_end(self, value: object, spec: InputSpec) -> LogMel:
-        """The front end, whose features have to be what the input is."""
+    def front_end(self, value: object, spec: InputSpec) -> FrontEnd:
+        """The front end, whose results have to be what the input is."""
         where = f"{self.origin}: front end"
-        names = list(LogMel.model_fields)
-        row = checked_list(value, where, length=1 + len(names))
-        if row[0] != _FRONT_END:
-            refuse(where, repr(_FRONT_END), row[0])
-        for name, item in zip(names, row[1:], strict=True):
+        first = checked_list(value, where, at_least=1)[0]
+        if not isinstance(first, str) or first not in FRONT_ENDS:
+            refuse(where, f"one of {', '.join(FRONT_ENDS)}", first)
+        settings = FRONT_ENDS[first]
+        fields = settings.model_fields
+        row = checked_list(value, where, length=1 + len(fields))
+        for (name, field), item in zip(fields.items(), row[1:], strict=True):
+            if field.annotation is not int and field.annotation is not float:
+                continue  # a choice, which its model checks
             number = checked_number(item, f"{where}: {name}")
-            if LogMel.model_fields[name].annotation is int and type(item) is not int:
+            if field.annotation is int and type(item) is not int:
                 refuse(f"{where}: {name}", "an integer", number)
         try:
-            front_end = LogMel.model_validate(dict(zip(names, row[1:], strict=True)))
+            front_end = settings.model_validate(dict(zip(fields, row[1:], strict=True)))
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
-        if spec.kind != "array" or spec.shape != front_end.shape:
-            refuse(f"{self.origin}: input", f"array {_by(front_end.shape)}", f"{spec.kind} {_by(spec.shape)}")
+        if (spec.kind, spec.shape) != (front_end.kind, front_end.shape):
+            expected = f"{front_end.kind} {_by(front_end.shape)}"
+            refuse(f"{self.origin}: input", expected, f"{spec.kind} {_by(spec.shape)}")
         return front_end
 
     def population(self, value: object, index: int) -> PopulationRow:

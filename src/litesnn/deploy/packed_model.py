@@ -9,12 +9,11 @@ C channels, H×W pixels, k kernel size, T timesteps.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.front_end import LogMel
+from litesnn.front_end import FrontEnd, InputKind
 
 __all__ = ["IMAGE", "Affine", "InputSpec", "PackedModel", "Population", "Readout", "Synapses", "population_shapes"]
 
@@ -91,18 +90,25 @@ class Readout(_Record):
 
 @dataclass(frozen=True, eq=False)
 class InputSpec(_Record):
-    """What the network is given: uint8 pixels 0 to 255 (``"image"``) or real numbers (``"array"``), [C, H, W].
+    """What the network is given, [C, H, W].
 
-    ``mean`` and ``std`` are per channel, in the units of the raw data. They mean float32 numbers, and are kept as the
-    shortest decimals that say which. ``front_end`` says of which sound arrays are the features, if they are; who runs
-    the network computes them (:func:`litesnn.data.audio.log_mel`).
+    ``kind`` is ``"image"`` for uint8 pixels 0 to 255, ``"array"`` for real numbers, ``"events"`` for uint8 counts of
+    events, of which the network sees another frame at each timestep, [T, C, H, W] in all. ``mean`` and ``std`` are per
+    channel, in the units of the raw data. They mean float32 numbers, and are kept as the shortest decimals that say
+    which. ``front_end`` says how recordings become this, if they do; who runs the network computes it
+    (:func:`litesnn.data.audio.log_mel`, :func:`litesnn.data.events.event_frames`).
     """
 
     shape: tuple[int, int, int]
-    kind: Literal["image", "array"]
+    kind: InputKind
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    front_end: LogMel | None = None
+    front_end: FrontEnd | None = None
+
+    @property
+    def frames(self) -> bool:
+        """Whether the network sees another frame at each timestep."""
+        return self.kind == "events"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))

@@ -25,7 +25,7 @@ F, F', M, B and the shifts are those of :class:`~litesnn.deploy.packed.PackedMod
 Its logits are y_t = z_t/(t·2^F'), one float32 division for those who want to read them. |z_t| stays below 2^23, so that
 different z_t give different y_t, and the largest of either is the same class.
 
-The input is static: the current that it makes is the same at every step.
+An image is static: the current that it makes is the same at every step. Of events, step t sees frame t.
 
 T timesteps, B batch, C channels, H×W pixels, k kernel size, s stride.
 """
@@ -39,8 +39,9 @@ from numpy.typing import NDArray
 
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses
 from litesnn.errors import InputError
+from litesnn.front_end import InputKind
 
-__all__ = ["INPUT_STEPS", "Reference", "Trace", "not_finite", "quantize_input", "require_input"]
+__all__ = ["INPUT_STEPS", "Reference", "Trace", "not_finite", "quantize_input", "take_input"]
 
 INPUT_STEPS = 32
 """Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
@@ -65,13 +66,15 @@ class Reference:
         self.model = model
 
     def run(self, x: NDArray[np.generic], record: bool = False) -> Trace:
-        """Run raw inputs ``x`` [B, C, H, W] for all timesteps.
+        """Run raw inputs ``x`` [B, C, H, W] for all timesteps; of frames [B, T or more, C, H, W] the first T.
 
         Raises:
-            InputError: as :func:`quantize_input`.
+            InputError: as :func:`take_input` and :func:`quantize_input`.
         """
         model = self.model
-        image = quantize_input(model.input, x)  # [B, C, H, W]
+        image = quantize_input(model.input, take_input(model, x))  # [B, C, H, W] or [B, T, C, H, W]
+        if model.input.frames:
+            image = image.swapaxes(0, 1)  # [T, B, C, H, W]
         spikes: list[NDArray[np.uint8]] = []
         for population in model.populations:
             spikes.append(self._fire(population, image, spikes))
@@ -108,14 +111,30 @@ class Reference:
         return _means(integers.astype(np.float32), steps << readout.fraction), integers.astype(np.int32)
 
 
+_EXPECTED: dict[InputKind, str] = {"image": "uint8 pixels", "array": "real numbers", "events": "uint8 counts of events"}
+
+
 def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
-    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than [B, C, H, W] of ``spec``."""
-    kinds = "u" if spec.kind == "image" else "iuf"
-    if x.dtype.kind not in kinds or (spec.kind == "image" and x.dtype != np.uint8):
-        expected = "uint8 pixels" if spec.kind == "image" else "real numbers"
-        raise InputError(f"input: expected {expected}, found {x.dtype}")
-    if x.ndim != 4 or x.shape[1:] != spec.shape:
-        raise InputError(f"input: expected [batch, {', '.join(map(str, spec.shape))}], found {list(x.shape)}")
+    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than an image's [B, C, H, W], or frames'."""
+    if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
+        raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
+    sizes = ["batch", *(["timesteps"] if spec.frames else []), *spec.shape]
+    if x.ndim != len(sizes) or x.shape[-3:] != spec.shape:
+        raise InputError(f"input: expected [{', '.join(map(str, sizes))}], found {list(x.shape)}")
+
+
+def take_input(model: PackedModel, x: NDArray[np.generic]) -> NDArray[np.generic]:
+    """What a model looks at of raw inputs ``x``: all of an image, or the first T of some frames.
+
+    Raises:
+        InputError: ``x`` has another shape or type, or too few frames.
+    """
+    require_input(model.input, x)
+    if not model.input.frames:
+        return x
+    if x.shape[1] < model.timesteps:
+        raise InputError(f"input: expected at least {model.timesteps} frames, found {x.shape[1]}")
+    return x[:, : model.timesteps]
 
 
 def not_finite() -> InputError:
@@ -126,7 +145,8 @@ def not_finite() -> InputError:
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     """Raw inputs [B, C, H, W] as the integers that the network sees: ``clip(rint(32·(x − mean)/std), −127, 127)``.
 
-    In float32: subtract, divide, multiply, round half to even. An ``"image"`` must be uint8, an ``"array"`` real.
+    In float32: subtract, divide, multiply, round half to even. An ``"image"`` must be uint8, an ``"array"`` real,
+    ``"events"`` frames [B, T, C, H, W] of uint8.
 
     Raises:
         InputError: ``x`` has another shape or type, or is not finite in float32.
@@ -175,7 +195,12 @@ def _means(sums: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.f
 def _accumulators(
     synapses: Synapses, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]], timesteps: int
 ) -> NDArray[np.float64]:
-    """Integer accumulators [T, B, C, H, W], as float64 that hold them exactly."""
+    """Integer accumulators [T, B, C, H, W], as float64 that hold them exactly.
+
+    ``image`` is [B, C, H, W], the same at every step, or [T, B, C, H, W].
+    """
+    if synapses.sources == (IMAGE,) and image.ndim == 5:
+        return np.stack([_convolve(frame, synapses) for frame in image])
     if synapses.sources == (IMAGE,):
         once = _convolve(image, synapses)
         return np.broadcast_to(once, (timesteps, *once.shape))

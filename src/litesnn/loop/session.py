@@ -17,6 +17,7 @@ from litesnn.data.augment import AugmentSettings
 from litesnn.data.batches import Clips, Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
+from litesnn.front_end import LogMel
 from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
@@ -29,7 +30,6 @@ __all__ = [
     "find_device",
     "input_info",
     "parameters",
-    "set_lr",
     "why_not_compiled",
 ]
 
@@ -87,7 +87,7 @@ class Session:
         """The sound of a split, and how it becomes inputs. That it has some was checked with its recipe."""
         sound, front_end = split.sound, info.front_end
         assert sound is not None
-        assert front_end is not None
+        assert isinstance(front_end, LogMel)
 
         def to_input(clips: torch.Tensor) -> torch.Tensor:
             return encode(log_mel(clips, front_end), info.mean, info.std)
@@ -114,7 +114,8 @@ def begin_session(
     """
     found = find_device(device)
     if found.type == "cuda":
-        torch.cuda.set_device(found)
+        torch.cuda.set_device(found.index or 0)
+        torch.backends.cudnn.benchmark = True  # batches all have one shape
     first = processes.is_first()
     console = console if first else Console(quiet=True)
     if execution.compiled and (reason := why_not_compiled(found)):
@@ -174,9 +175,3 @@ def cosine_lr(first: float, last: float, progress: float) -> float:
 def parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
     """All parameters that some optimizers step."""
     return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,11 @@ from litesnn.data.sources import Data
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
-from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
+from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
@@ -101,8 +102,12 @@ class Searchable(Protocol[MixT]):
         """Pruning scores."""
         ...
 
-    def mixes(self, generator: torch.Generator | None = None) -> list[MixT]:
-        """The mixtures of a step, or one draw from each."""
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """What one draw of :meth:`mixes` takes [n], on the device of the generator."""
+        ...
+
+    def mixes(self, noise: Tensor | None = None) -> list[MixT]:
+        """The mixtures of a step, or with :meth:`noise` one draw from each."""
         ...
 
     def __call__(
@@ -132,7 +137,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
     """The supernet of a recipe, its weights drawn from the recipe's seed."""
     model, settings = recipe.model, recipe.search
     full = Genotype(
-        timesteps=min(settings.timesteps, recipe.budget.timesteps or settings.timesteps),
+        timesteps=recipe.timesteps,
         stem=StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits),
         edges=(Edge(node=0, source=0, op=model.ops[0]),),  # replaced by all candidates
         cells=tuple(
@@ -158,25 +163,27 @@ class SearchLoop(Generic[NetT]):
         self.execution, self.micro_batches = execution, micro_batches
         settings = recipe.search
         self.weights, self.scores = supernet.weight_parameters(), supernet.score_parameters()
-        adam = partial(torch.optim.Adam, weight_decay=settings.architecture_weight_decay, fused=True)
+        self.device = device = supernet.device
+        options = partial(optimizer_options, device, execution)
+
+        def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+            decay = settings.architecture_weight_decay
+            return torch.optim.Adam(parameters, weight_decay=decay, **options(lr, adam=True))
+
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                self.weights,
-                lr=settings.lr,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                fused=True,  # two to three times as fast as the default, and Adam's fused step reads no number
+                self.weights, momentum=settings.momentum, weight_decay=settings.weight_decay, **options(settings.lr)
             ),
             **{
-                name: adam(parameters, lr=settings.alpha_lr if name == "alpha" else settings.beta_lr)
+                name: adam(parameters, settings.alpha_lr if name == "alpha" else settings.beta_lr)
                 for name, parameters in supernet.architecture().items()
             },
-            "scores": adam(self.scores, lr=settings.score_lr),
-            "psi": torch.optim.SGD([supernet.psi], lr=settings.psi_lr, fused=True),
+            "scores": adam(self.scores, settings.score_lr),
+            "psi": torch.optim.SGD([supernet.psi], **options(settings.psi_lr)),
         }
-        device = supernet.device
         self.constraints = _constraints(recipe.budget, recipe, device) if settings.mode == "budget" else {}
         self._rates: dict[str, Tensor] = {}
+        self._steps: dict[tuple[object, ...], Step] = {}
 
     @property
     def rates(self) -> dict[str, list[float]]:
@@ -193,10 +200,33 @@ class SearchLoop(Generic[NetT]):
         warmup = epoch < self.settings.warmup_epochs
         return torch.full_like(psi, 1 / len(psi)) if warmup else psi.softmax(0)
 
-    def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
-        """One step of the weights on a training batch."""
+    def weight_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> Mapping[str, Tensor]:
+        """One step of the weights on a training batch. What it returns is to be read before the next step."""
+        return self._run(self._weight_step, x, y, generator, epoch)
+
+    def architecture_step(
+        self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int
+    ) -> Mapping[str, Tensor]:
+        """One step of α, β, widths, scores and ψ on a validation batch; returns as :meth:`weight_step`."""
+        return self._run(self._architecture_step, x, y, generator, epoch)
+
+    def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> Mapping[str, Tensor]:
+        """One step of everything, weights included, on one batch; returns as :meth:`weight_step`."""
+        return self._run(self._joint_step, x, y, generator, epoch)
+
+    def _run(
+        self, step: Callable[..., Mapping[str, Tensor]], x: Tensor, y: Tensor, generator: torch.Generator, epoch: int
+    ) -> Mapping[str, Tensor]:
+        """A step with the noise that it draws; those of epochs that do the same are recorded as one."""
+        noise = self.supernet.noise(generator) if self.settings.sampling else torch.empty(0)
+        kind = (step.__name__, *self._learning(epoch))
+        if kind not in self._steps:
+            self._steps[kind] = recorded(partial(step, epoch=epoch), self.device, self.execution)
+        return self._steps[kind](x, y, noise.to(self.device, non_blocking=True))
+
+    def _weight_step(self, x: Tensor, y: Tensor, noise: Tensor, *, epoch: int) -> Mapping[str, Tensor]:
         with torch.no_grad():
-            psi, mixes = self.psi(epoch), self._mixes(generator)
+            psi, mixes = self.psi(epoch), self._mixes(noise)
 
         def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             logits = self.supernet(x, mixes, execution=self.execution).logits
@@ -208,32 +238,29 @@ class SearchLoop(Generic[NetT]):
         self._update_weights()
         return found
 
-    def architecture_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
-        """One step of α, β, widths, scores and ψ on a validation batch."""
+    def _architecture_step(self, x: Tensor, y: Tensor, noise: Tensor, *, epoch: int) -> Mapping[str, Tensor]:
         with _frozen(self.weights):
-            found = self._backward(x, y, self._with_costs("validation", generator, epoch), self._learning(epoch))
+            found = self._backward(x, y, self._with_costs("validation", noise, epoch), self._learning(epoch))
         return self._update_architecture(found, epoch)
 
-    def joint_step(self, x: Tensor, y: Tensor, generator: torch.Generator, *, epoch: int) -> dict[str, Tensor]:
-        """One step of everything, weights included, on one batch."""
+    def _joint_step(self, x: Tensor, y: Tensor, noise: Tensor, *, epoch: int) -> Mapping[str, Tensor]:
         learning = ["weights", *self._learning(epoch)]
-        found = self._backward(x, y, self._with_costs("train", generator, epoch), learning)
+        found = self._backward(x, y, self._with_costs("train", noise, epoch), learning)
         self._update_weights()
         return self._update_architecture(found, epoch)
 
-    def _mixes(self, generator: torch.Generator) -> list[Any]:
-        return self.supernet.mixes(generator if self.settings.sampling else None)
+    def _mixes(self, noise: Tensor) -> list[Any]:
+        return self.supernet.mixes(noise if self.settings.sampling else None)
 
-    def _with_costs(self, split: str, generator: torch.Generator, epoch: int) -> _Forward:
+    def _with_costs(self, split: str, noise: Tensor, epoch: int) -> _Forward:
         """The forward pass with costs of a step: the loss with its cost terms; the values, named after ``split``.
 
         Every micro-batch of the step draws the same. Sizes are expectations, never drawn.
         """
-        supernet, before = self.supernet, generator.get_state()
+        supernet = self.supernet
 
         def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            generator.set_state(before)
-            psi, mixes, meter = self.psi(epoch), self._mixes(generator), Meter()
+            psi, mixes, meter = self.psi(epoch), self._mixes(noise), Meter()
             output = supernet(x, mixes, meter=meter, execution=self.execution)
             loss, accuracy = _weighted_loss(output.logits, y, psi)
             mixed = supernet.mixes()
@@ -303,9 +330,13 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
 
     def plan(batch: int) -> StepPlan:
         def footprint(execution: Execution) -> Footprint:
-            settings = recipe.search
             return step_footprint(
-                supernet.backbone, supernet.timesteps, execution, bits=len(settings.bits), keeps=len(settings.keeps)
+                supernet.backbone,
+                supernet.timesteps,
+                execution,
+                frames=info.frames,
+                bits=len(recipe.search.bits),
+                keeps=len(recipe.search.keeps),
             )
 
         return session.plan("search", footprint, batch)

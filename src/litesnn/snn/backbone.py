@@ -1,9 +1,12 @@
 """Stem, cells and classifier: what supernet and derived network have in common.
 
-In: quantized images [B, C, H, W] (integers −127…127 as floats). Out: the mean logits y_t of timesteps 1…t for every t.
+In: quantized images [B, C, H, W] (integers −127…127 as floats), or a frame for each timestep [B, T, C, H, W]. Out: the
+mean logits y_t of timesteps 1…t for every t.
 
-The image is static, so the stem's convolution runs once and its current is repeated. Global pooling sums spikes and the
-classifier is linear in them. Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
+An image is static, so the stem's convolution runs once and its current is repeated; frames are one batch of T·B images
+to it. Of more than T frames the first T are seen: what comes later has not happened yet when the network decides.
+Global pooling sums spikes and the classifier is linear in them. Shapes: T timesteps, B batch, C channels, H × W pixels,
+K classes.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
-__all__ = ["INPUT_SCALE", "Backbone", "Output"]
+__all__ = ["INPUT_SCALE", "Backbone", "Output", "first_frames"]
 
 INITIAL_GAIN = 3.0
 
@@ -42,12 +45,19 @@ class Output:
     tap: Tensor | None = None
 
 
+def first_frames(x: Tensor, timesteps: int) -> Tensor:
+    """The frames that T timesteps see [B, T, C, H, W] of frames [B, T or more, C, H, W]."""
+    if x.dim() != 5 or x.shape[1] < timesteps:
+        raise ValueError(f"expected frames [B, {timesteps} or more, C, H, W], found {list(x.shape)}")
+    return x[:, :timesteps]
+
+
 class Backbone(nn.Module):
     """The modules of a genotype.
 
     Args:
         genotype: the architecture; for a supernet, the one with every edge, every op and the full width.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or of a frame.
         classes: number of classes.
     """
 
@@ -100,7 +110,7 @@ class Backbone(nn.Module):
         return Compression.fixed(self.genotype.classifier_bits, 1.0, self.device)
 
     def stem_macs(self) -> int:
-        """Multiply-accumulates of the stem on the analog input, once per inference; padding counts as work."""
+        """Multiply-accumulates of the stem on one image or frame; padding counts as work."""
         height, width = self.map_size(0)
         return self.stem.weights * height * width
 
@@ -138,7 +148,7 @@ class Backbone(nn.Module):
         tap: int | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Images [B, C, H, W], already quantized → logits of every prefix of the timesteps.
+        """Images [B, C, H, W] or frames [B, T, C, H, W], already quantized → logits of every prefix of the timesteps.
 
         Args:
             timesteps: T.
@@ -148,17 +158,7 @@ class Backbone(nn.Module):
             meter, record: collect costs, and the spikes of every population.
             tap: index of a cell whose spikes are returned as well.
         """
-        if integer:
-            stem = self.folded_stem()
-            (part,) = stem.connections
-            current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
-            spikes = self.arithmetic.fire(current.expand(timesteps, *current.shape))  # [T, B, C, H, W]
-        else:
-            current = self.stem(x * INPUT_SCALE, self.stem_compression())
-            rows = to_rows(current.contiguous(memory_format=torch.channels_last))
-            fired = lif(rows.expand(timesteps, *rows.shape), leak=self.arithmetic.leak)  # [T, B·H·W, C]
-            height, width = current.shape[-2:]
-            spikes = from_rows(fired.flatten(0, 1), (height, width)).view(timesteps, *current.shape)
+        spikes = self._stem_spikes(x, timesteps, integer=integer)
         state = State.of(spikes, counted=meter is not None)
         if record is not None:
             record["stem"] = spikes
@@ -182,6 +182,24 @@ class Backbone(nn.Module):
             used = synops(tap_spikes(newer.mean, 1, 1), mask.sum(0))[None]
             meter.add(["classifier"], used, used * self.genotype.classifier_bits)
         return Output(self._read_out(newer.spikes, integer=integer), tapped)
+
+    def _stem_spikes(self, x: Tensor, timesteps: int, *, integer: bool) -> Tensor:
+        """Spikes of the stem [T, B, C, H, W]. A static image has one current, S = 1, and frames have S = T."""
+        batch = len(x)
+        if x.dim() == 5:
+            x = first_frames(x, timesteps).transpose(0, 1).flatten(0, 1)  # [S·B, C, H, W]
+        if integer:
+            stem = self.folded_stem()
+            (part,) = stem.connections
+            current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
+            currents = current.view(-1, batch, *current.shape[1:])  # [S, B, C, H, W]
+            return self.arithmetic.fire(currents.expand(timesteps, *currents.shape[1:]))
+        current = self.stem(x * INPUT_SCALE, self.stem_compression())
+        rows = to_rows(current.contiguous(memory_format=torch.channels_last))  # [S·B·H·W, C]
+        height, width = current.shape[-2:]
+        currents = rows.view(-1, batch * height * width, rows.shape[-1])
+        fired = lif(currents.expand(timesteps, *currents.shape[1:]), leak=self.arithmetic.leak)  # [T, B·H·W, C]
+        return from_rows(fired.flatten(0, 1), (height, width)).view(timesteps, batch, *current.shape[1:])
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:
         """Spikes [T, B, C, H, W] → y_t for every t [T, B, K]."""

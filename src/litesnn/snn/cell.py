@@ -29,8 +29,10 @@ from litesnn.snn.compconv import (
     measure,
     measure_identity,
     mix_weights,
+    remember,
     stack_masks,
 )
+from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.membrane import Neuron
@@ -181,7 +183,7 @@ class Cell(nn.Module):
         for weight in (factor, mix.channel_weights):
             if weight is not None:
                 gains, offsets = gains * weight, offsets * weight
-        into = gains.new_tensor([[edge.node == node for edge in self.edges] for node in range(self.nodes)])
+        into = constant(layout.into, gains.dtype, gains.device)
         steps, batch = newer.spikes.shape[:2]
         out, used = run_cell(
             layout.plan,
@@ -197,8 +199,7 @@ class Cell(nn.Module):
         )
         if self.training:
             values = out.numel() // (self.nodes * self.width) * processes.count()
-            for connection, mean, variance in zip(connections, used.mean, used.variance, strict=True):
-                connection.remember(mean, variance, values)
+            remember(connections, used.mean, used.variance, values)
         return out.view(steps, batch, *out.shape[1:]), reached
 
     def _weights(self, layout: _Layout, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
@@ -260,7 +261,7 @@ class Cell(nn.Module):
                 parts = torch.stack([reached[row] for row in rows])
                 synops, bit_synops = measure(mix.compression, parts, taps)
             if mix.edge_shares is not None:
-                shares = mix.edge_shares[list(rows), None]
+                shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
             meter.add([f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops)
         for node, mean in enumerate(nodes):
@@ -276,12 +277,14 @@ class _Layout:
         merged: of each merged convolution its edges, in the order of its output channels.
         alike: edges whose weights have the same shape.
         readers: edges that read the same state in the same way; identities have kernel 0.
+        into: of each node, whether each edge ends in it.
     """
 
     plan: CellPlan
     merged: tuple[tuple[int, ...], ...]
     alike: tuple[tuple[int, ...], ...]
     readers: tuple[tuple[Convolution, tuple[int, ...]], ...]
+    into: tuple[tuple[bool, ...], ...]
 
 
 def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
@@ -317,6 +320,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         tuple(map(tuple, merged.values())),
         tuple(map(tuple, alike.values())),
         tuple((reader, tuple(rows)) for reader, rows in readers.items()),
+        tuple(tuple(edge.node == node for edge in cell.edges) for node in range(cell.nodes)),
     )
 
 

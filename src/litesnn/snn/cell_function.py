@@ -15,7 +15,7 @@ N nodes, E edges, P = T·B·H·W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
+from litesnn.snn.constants import indices
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Kernels, kernels_for
+from litesnn.snn.kernels import Kernels, Node, kernels_for
 from litesnn.snn.membrane import Neuron
 
 __all__ = ["CellPlan", "Convolution", "Statistics", "Term", "from_rows", "run_cell", "to_rows"]
@@ -133,10 +134,13 @@ class _Settings:
 
 @dataclass
 class _Inside:
-    """What happens inside a cell between its inputs and its spikes: the outputs of convolutions, and membranes."""
+    """What happens inside a cell between its inputs and its spikes.
 
-    z: list[Tensor | None]  # of each convolution [P, O]
-    membranes: list[Tensor | None]  # of each node [P, C]
+    Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
+    """
+
+    z: list[Tensor | None]  # the outputs of each convolution [P, O]
+    nodes: list[Node | None]  # what the neurons of each node are given: columns of those, normalised
     size: tuple[int, int]
 
 
@@ -194,7 +198,7 @@ def _forward(
     states = _states(inputs, spikes, plan)
     inside = _Inside([None] * len(plan.convs), [None] * len(plan.terms), size)
     mean, variance = scales.new_empty(2, *scales.shape)
-    moments: dict[int | None, tuple[Tensor, Tensor]] = {}
+    moments: dict[int, tuple[Tensor, Tensor]] = {}
     for node, terms in enumerate(plan.terms):
         for index, conv in enumerate(plan.convs):
             # A state's convolutions are computed for all of its readers when the first of them can be.
@@ -204,23 +208,17 @@ def _forward(
                 if settings.given is None:
                     moments[index] = _global_moments(kernels, inside.z[index])
         maps = [_term_map(term, inside, states, plan) for term in terms]
-        edges = [term.edge for term in terms]
-        for term, z in zip(terms, maps, strict=True):
-            if settings.given is not None:
-                mean[term.edge], variance[term.edge] = (
-                    settings.given.mean[term.edge],
-                    settings.given.variance[term.edge],
-                )
-            elif term.conv is None:
-                mean[term.edge], variance[term.edge] = _global_moments(kernels, z)
-            else:
-                columns = slice(term.column, term.column + plan.channels)
-                mean[term.edge], variance[term.edge] = (part[columns] for part in moments[term.conv])
-        scale = scales[edges] * (variance[edges] + EPSILON).rsqrt()  # [N_e, C]
-        bias = biases[node] - (scale * mean[edges]).sum(0)
-        inside.membranes[node] = kernels.fire(
-            maps, scale, bias, states[2 + node], steps=settings.steps, neuron=settings.neuron
-        )
+        edges = indices(tuple(term.edge for term in terms), scales.device)
+        if settings.given is None:
+            found = [_term_moments(term, z, moments, kernels) for term, z in zip(terms, maps, strict=True)]
+            node_mean, node_variance = (torch.stack(parts) for parts in zip(*found, strict=True))  # [N_e, C]
+        else:
+            node_mean, node_variance = settings.given.mean[edges], settings.given.variance[edges]
+        mean[edges], variance[edges] = node_mean, node_variance
+        scale = scales[edges] * (node_variance + EPSILON).rsqrt()
+        bias = biases[node] - (scale * node_mean).sum(0)
+        given = inside.nodes[node] = Node(maps, scale, bias, settings.steps, settings.neuron)
+        kernels.fire(given, states[2 + node])
     return from_rows(spikes, size), Statistics(mean, variance), inside
 
 
@@ -263,6 +261,17 @@ def _term_map(term: Term, inside: _Inside, states: Sequence[Tensor], plan: CellP
     z = inside.z[term.conv]
     assert z is not None
     return z[:, term.column : term.column + plan.channels]
+
+
+def _term_moments(
+    term: Term, z: Tensor, moments: Mapping[int, tuple[Tensor, Tensor]], kernels: Kernels
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z_e [C] each; of what a convolution gave they are in ``moments``."""
+    if term.conv is None:
+        return _global_moments(kernels, z)
+    mean, variance = moments[term.conv]
+    columns = slice(term.column, term.column + z.shape[1])
+    return mean[columns], variance[columns]
 
 
 def _global_moments(kernels: Kernels, z: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -349,14 +358,11 @@ class _Backward:
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
-        membranes = self.inside.membranes[node]
-        assert membranes is not None
-        self.grad_biases[node] = self.kernels.fire_backward(
-            *(self.grads[2 + node], membranes, self._columns(self.g, node, 1)),
-            steps=self.settings.steps,
-            neuron=self.settings.neuron,
-        )
-        self.inside.membranes[node] = None
+        given = self.inside.nodes[node]
+        assert given is not None
+        g = self._columns(self.g, node, 1)
+        self.grad_biases[node] = self.kernels.fire_backward(given, self.grads[2 + node], g)
+        self.inside.nodes[node] = None  # it holds the outputs of convolutions, which can go one by one from here
         self.grads[2 + node] = []
 
     def _read(self, source: int) -> None:
@@ -370,7 +376,7 @@ class _Backward:
 
     def _normalise(self, run: _Run) -> None:
         """Through the batch normalisation of a run of edges: z becomes its own gradient."""
-        edges, width = list(run.edges), len(run.edges)
+        edges, width = indices(run.edges, self.scales.device), len(run.edges)
         g = self._columns(self.g, run.node, width)
         if run.conv is None:
             z = self.states[run.source]
@@ -395,7 +401,7 @@ class _Backward:
         out = torch.empty_like(g) if run.conv is None else z
         self.kernels.spread(g, z, a.flatten(), b.flatten(), c.flatten(), out)
         if run.conv is None:
-            self.grads[run.source].append(out)
+            self._add_grad(run.source, out)
 
     def _convolve(self, index: int, conv: Convolution) -> None:
         """Through a convolution, whose output has become its gradient."""
@@ -408,7 +414,14 @@ class _Backward:
         )
         self.inside.z[index] = None
         if grad_x is not None:
-            self.grads[conv.source].append(to_rows(grad_x))
+            self._add_grad(conv.source, to_rows(grad_x))
+
+    def _add_grad(self, source: int, part: Tensor) -> None:
+        """Add to the gradient of a state. Those of nodes are added up by the next kernel, which reads them anyway."""
+        if source < 2 and self.grads[source]:
+            self.grads[source][0].add_(part)
+        else:
+            self.grads[source].append(part)
 
     def _columns(self, rows: Tensor, node: int, count: int) -> Tensor:
         """The columns of some nodes."""
@@ -418,8 +431,6 @@ class _Backward:
         """The gradient of an input of the cell; ``None`` if nothing reads it."""
         if not self.needs_input[source] or not self.grads[source]:
             return None
-        first, *others = self.grads[source]
-        for more in others:
-            first.add_(more)
+        (grad,) = self.grads[source]
         height, width = self.inputs[source].shape[-2:]
-        return from_rows(first, (height, width))
+        return from_rows(grad, (height, width))

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
+from litesnn.snn.constants import constant
 from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
@@ -38,6 +39,7 @@ __all__ = [
     "measure",
     "measure_identity",
     "mix_weights",
+    "remember",
     "stack_masks",
 ]
 
@@ -202,20 +204,11 @@ class Connection(nn.Module):
                 square = processes.total(variance + mean.square()) / count
                 mean = processes.total(mean) / count
                 variance = square - mean.square()
-            self.remember(mean.detach(), variance.detach(), count * x.numel() // self.outputs)
+            values = count * x.numel() // self.outputs
+            remember([self], mean.detach()[None], variance.detach()[None], values)
         scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
         offset = self.norm.bias - scale * mean
         return x * scale[:, None, None] + offset[:, None, None]
-
-    def remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
-        """Move the running statistics towards those of a batch [O], taken over so many values of each channel."""
-        momentum = self.norm.momentum
-        assert momentum is not None
-        running_mean, running_variance = self.running()
-        running_mean.lerp_(mean, momentum)
-        running_variance.lerp_(variance * (values / max(1, values - 1)), momentum)
-        if self.norm.num_batches_tracked is not None:
-            self.norm.num_batches_tracked.add_(1)
 
     def running(self) -> tuple[Tensor, Tensor]:
         """Running mean and variance [O]."""
@@ -242,6 +235,18 @@ def accumulate(conv: CompConv, x: Tensor, codes: Tensor) -> Tensor:
     return conv.convolve(x, codes).round_()
 
 
+def remember(connections: Sequence[Connection], mean: Tensor, variance: Tensor, values: int) -> None:
+    """Move running statistics towards those of a batch [E, O], taken over so many values of each channel."""
+    momentum = connections[0].norm.momentum
+    assert momentum is not None
+    means, variances = zip(*(connection.running() for connection in connections), strict=True)
+    unbiased = variance * (values / max(1, values - 1))
+    torch._foreach_lerp_(means, mean.unbind(), momentum)
+    torch._foreach_lerp_(variances, unbiased.unbind(), momentum)
+    counts = [connection.norm.num_batches_tracked for connection in connections]
+    torch._foreach_add_([count for count in counts if count is not None], 1)
+
+
 def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None) -> Tensor:
     """How many weights of G layers a spike at each position of the kernel reaches [G, keeps, I, k, k].
 
@@ -262,8 +267,9 @@ def measure(compression: Compression, reached: Tensor, taps: Tensor) -> tuple[Te
         taps: :func:`~litesnn.snn.cost.tap_spikes` of their input [T, I, k, k].
     """
     used = synops(taps, reached)  # [G, keeps, T]
-    bits = compression.weights.new_tensor(compression.bits)[:, None]
-    shares, bit_shares = compression.weights.sum(0), (bits * compression.weights).sum(0)  # [keeps]
+    weights = compression.weights
+    bits = constant(compression.bits, weights.dtype, weights.device)[:, None]
+    shares, bit_shares = weights.sum(0), (bits * weights).sum(0)  # [keeps]
     return shares @ used, bit_shares @ used
 
 

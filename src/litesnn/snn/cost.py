@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -103,18 +104,18 @@ class Axis:
 def taps_along(mean_spikes: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """:func:`tap_spikes` of a convolution that need not be square: [T, C, H, W] → [T, C, kernel rows, columns]."""
     height, width = mean_spikes.shape[-2:]
-    return torch.einsum(
-        "kh,tchw,lw->tckl", _taken(height, rows, mean_spikes), mean_spikes, _taken(width, columns, mean_spikes)
-    )
+    kind = (mean_spikes.dtype, mean_spikes.device)
+    return torch.einsum("kh,tchw,lw->tckl", _taken(height, rows, *kind), mean_spikes, _taken(width, columns, *kind))
 
 
-def _taken(size: int, axis: Axis, like: Tensor) -> Tensor:
+@cache
+def _taken(size: int, axis: Axis, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Which of ``size`` places each of a kernel's rows (or columns) reads, over all outputs [k, size] of 0. and 1."""
     taps = torch.arange(axis.kernel)
     read = torch.arange(axis.outputs(size))[:, None] * axis.stride + taps * axis.dilation  # [out, k]
     table = torch.zeros(axis.kernel, axis.before + size + axis.after)
     table[taps.expand_as(read), read] = 1  # no place is read twice
-    return table[:, axis.before : axis.before + size].to(like)
+    return table[:, axis.before : axis.before + size].to(device, dtype)
 
 
 def synops(taps: Tensor, reached: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ class Execution:
         compiled: let ``torch.compile`` make the kernels besides convolutions. Sums round differently.
         half: compute convolutions in bfloat16. Spikes are exact in it; weights keep 8 bits of precision, which is more
             than any of theirs but not more than that of a mixture of several.
+        graphs: on a single GPU, record a step once as a CUDA graph and replay it. The numbers stay the same.
     """
 
     recompute: bool = False
     compiled: bool = False
     half: bool = False
+    graphs: bool = True
 
     @property
     def convolution_type(self) -> torch.dtype | None:

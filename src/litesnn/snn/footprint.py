@@ -6,6 +6,7 @@ each weight. Activations are float32. Shapes: T timesteps, B batch, N nodes, C c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from litesnn.snn.backbone import Backbone
@@ -17,6 +18,9 @@ _FLOAT = 4  # bytes
 
 # Of each weight in a cell: itself, its score, the gradients of both, momentum, and two moments of the score.
 _TENSORS_PER_WEIGHT = 7
+
+_WASTE = 1.2
+"""What the allocator takes for a byte of a map, as freed buffers of other sizes lie between; 1.0 to 1.4 measured."""
 
 _FIRST_STEP = 60_000_000
 """Bytes of code and buffers that torch takes at its first step, as measured on small networks."""
@@ -35,7 +39,7 @@ class Footprint:
 
 
 def step_footprint(
-    backbone: Backbone, timesteps: int, execution: Execution, *, bits: int = 1, keeps: int = 1
+    backbone: Backbone, timesteps: int, execution: Execution, *, frames: bool = False, bits: int = 1, keeps: int = 1
 ) -> Footprint:
     """Bytes that one training step needs at its peak, besides the data and the program.
 
@@ -43,11 +47,15 @@ def step_footprint(
         backbone: the network.
         timesteps: T.
         execution: how it is trained.
+        frames: whether the input is another one at each timestep.
         bits, keeps: how many bit-widths and keep ratios a weight is mixed of.
     """
     height, width = backbone.map_size(0)
     stem = timesteps * backbone.stem.outputs * height * width
-    kept, moment, weights = 2 * stem, 0, 0  # spikes and membranes
+    kept, moment, weights = stem + stem // timesteps, 0, 0  # spikes, and currents, the same at every timestep
+    if frames:
+        frame = math.prod(backbone.shape)
+        kept = 3 * stem + 2 * timesteps * frame  # spikes, currents, outputs of the convolution; frames, also scaled
     read = [stem, stem]  # values of the two states that a cell reads
     for index in range(len(backbone.cells)):
         cell = backbone.cell(index)
@@ -55,10 +63,10 @@ def step_footprint(
         maps = timesteps * pixels[0] * pixels[1]
         spikes = maps * cell.nodes * cell.width
         convs = [cell.connection(edge) for edge in cell.edges if cell.connection(edge).conv is not None]
-        inside = spikes + maps * cell.width * len(convs)  # membranes, and outputs of convolutions
+        inside = maps * cell.width * len(convs)  # outputs of convolutions
         weights += sum(conv.weights for conv in convs)
         kept += spikes
-        # Gradients of both inputs, each with one more part that is about to be added, and of the spikes.
+        # Gradients of both inputs, each with one more part that is about to be added, of spikes, and of currents.
         passing = 2 * sum(read) + 2 * spikes
         if execution.recompute:
             passing += inside + spikes  # made once more
@@ -69,5 +77,6 @@ def step_footprint(
     # A mixture keeps, of each bit-width, the quantized weight, its mask and their product; a mask for each keep ratio.
     mixture = 3 * bits + keeps + 2 if bits * keeps > 1 else 4
     return Footprint(
-        fixed=_FIRST_STEP + _FLOAT * weights * (_TENSORS_PER_WEIGHT + mixture), per_image=_FLOAT * (kept + moment)
+        fixed=_FIRST_STEP + _FLOAT * weights * (_TENSORS_PER_WEIGHT + mixture),
+        per_image=round(_WASTE * _FLOAT * (kept + moment)),
     )

@@ -1,7 +1,8 @@
 """What a training step does besides convolutions: batch statistics, sums of currents, neurons, and their gradients.
 
-Two implementations have the same functions: :class:`TorchKernels` below is the written meaning and runs on any device;
-:mod:`litesnn.snn.native_kernels` does the same on the CPU in C, in as few passes over memory as it takes.
+Three implementations have the same functions: :class:`TorchKernels` below is the written meaning and runs on any
+device; :mod:`litesnn.snn.native_kernels` does the same on the CPU in C, and :mod:`litesnn.snn.triton_kernels` on a GPU,
+in as few passes over memory as it takes.
 
 A map is a matrix [P, C] of one row per pixel and one column per channel; the P = T·Q rows are the Q = B·H·W pixels of
 the first timestep, then those of the second, and so on: torch's channels_last. A map may be some columns of a wider
@@ -11,7 +12,9 @@ one. Shapes: T timesteps, Q pixels, C channels, N terms (maps that are summed in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +22,25 @@ from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["CompiledKernels", "Kernels", "TorchKernels", "kernels_for"]
+__all__ = ["CompiledKernels", "Kernels", "Node", "TorchKernels", "kernels_for"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the neurons of a node are given: x = bias + Σ_n scales_n · terms_n, at every timestep.
+
+    Attributes:
+        terms: N maps [P, C].
+        scales, bias: [N, C] and [C].
+        steps: T.
+        neuron: whose membranes follow x.
+    """
+
+    terms: Sequence[Tensor]
+    scales: Tensor
+    bias: Tensor
+    steps: int
+    neuron: Neuron
 
 
 class Kernels(Protocol):
@@ -29,29 +50,16 @@ class Kernels(Protocol):
         """Mean and variance (divisor P) of every column of z [P, C]: [C] each."""
         ...
 
-    def fire(
-        self, terms: Sequence[Tensor], scales: Tensor, bias: Tensor, spikes: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
-        """A node: x = bias + Σ_n scales_n · terms_n, then the neuron over the timesteps.
-
-        Args:
-            terms: N maps [P, C].
-            scales, bias: [N, C] and [C].
-            spikes: receives the spikes (0. or 1.), a map [P, C].
-
-        Returns:
-            The membranes [P, C].
-        """
+    def fire(self, node: Node, spikes: Tensor) -> None:
+        """Set the spikes (0. or 1.) of a node, a map [P, C]."""
         ...
 
-    def fire_backward(
-        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
-        """The way back through a node's neurons.
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
+        """The way back through a node's neurons, whose membranes are computed once more.
 
         Args:
+            node: as for :meth:`fire`.
             gradients: maps [P, C] whose sum is the gradient of the spikes.
-            membranes: what :meth:`fire` returned.
             g: receives the gradient of x, a map [P, C].
 
         Returns:
@@ -84,24 +92,15 @@ class TorchKernels:
         variance, mean = torch.var_mean(z, 0, correction=0)
         return mean, variance
 
-    def fire(
-        self, terms: Sequence[Tensor], scales: Tensor, bias: Tensor, spikes: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
+    def fire(self, node: Node, spikes: Tensor) -> None:
         """See :class:`Kernels`."""
-        current = bias.expand_as(spikes)
-        for scale, term in zip(scales, terms, strict=True):
-            current = current + scale * term
-        membranes, fired = integrate(current.view(steps, -1, spikes.shape[1]), neuron)
-        spikes.copy_(fired.flatten(0, 1))
-        return membranes.flatten(0, 1)
+        spikes.copy_(integrate(_currents(node), node.neuron)[1].flatten(0, 1))
 
-    def fire_backward(
-        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
         """See :class:`Kernels`."""
         total = gradients[0] if len(gradients) == 1 else torch.stack(list(gradients)).sum(0)
-        shape = (steps, -1, membranes.shape[1])
-        g.copy_(integrate_backward(total.reshape(shape), membranes.view(shape), neuron).flatten(0, 1))
+        membranes, _ = integrate(_currents(node), node.neuron)
+        g.copy_(integrate_backward(total.reshape(membranes.shape), membranes, node.neuron).flatten(0, 1))
         return g.sum(0)
 
     def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
@@ -121,16 +120,24 @@ class TorchKernels:
         return integrate_backward(gradient, membranes, neuron)
 
 
+def _currents(node: Node) -> Tensor:
+    """The currents x [T, Q, C]."""
+    current = node.bias
+    for scale, term in zip(node.scales, node.terms, strict=True):
+        current = current + scale * term
+    return current.view(node.steps, -1, current.shape[1])
+
+
 class CompiledKernels(TorchKernels):
     """The written meaning, compiled by torch for the device: few passes over memory on a GPU, too."""
 
-    def fire(self, *arguments: Any, **options: Any) -> Tensor:
+    def fire(self, *arguments: Any) -> None:
         """See :class:`Kernels`."""
-        return _compiled("fire")(self, *arguments, **options)  # type: ignore[no-any-return]
+        _compiled("fire")(self, *arguments)
 
-    def fire_backward(self, *arguments: Any, **options: Any) -> Tensor:
+    def fire_backward(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""
-        return _compiled("fire_backward")(self, *arguments, **options)  # type: ignore[no-any-return]
+        return _compiled("fire_backward")(self, *arguments)  # type: ignore[no-any-return]
 
     def products(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""
@@ -155,4 +162,14 @@ def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 
         return NativeKernels()
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton():
+        from litesnn.snn.triton_kernels import TritonKernels
+
+        return TritonKernels()
     return TorchKernels()
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether Triton is there. CUDA builds of torch bring it on Linux."""
+    return find_spec("triton") is not None

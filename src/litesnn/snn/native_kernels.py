@@ -17,11 +17,12 @@ from torch import Tensor
 
 from litesnn.errors import LitesnnError
 from litesnn.shared_library import file_name, load_shared_library
+from litesnn.snn.kernels import Node
 from litesnn.snn.membrane import Neuron
 
 __all__ = ["NativeKernels", "instruction_sets", "use_instruction_set"]
 
-ABI = 1  # LSNN_TRAINING_ABI of the header that this file mirrors
+ABI = 2  # LSNN_TRAINING_ABI of the header that this file mirrors
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -36,12 +37,11 @@ class _Neuron(ctypes.Structure):
 
 _ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _MAPS, _NEURON = ctypes.POINTER(_Map), ctypes.POINTER(_Neuron)
+_NODE = (_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON)
 _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
-    "fire": (*(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON, _ADDRESS, _MAPS),),
-    "fire_backward": (
-        *(_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _NEURON, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS),
-    ),
+    "fire": (*_NODE, _MAPS),
+    "fire_backward": (*_NODE, _NUMBER, _MAPS, _MAPS, _ADDRESS, _ADDRESS),
     "products": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
     "spread": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
     "lif": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _COUNT, _NEURON, _ADDRESS, _ADDRESS),
@@ -87,18 +87,29 @@ def _openmp_fork() -> int | None:
 
     GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use.
     """
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    paths = dict.fromkeys(
-        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
-    )
-    for path in paths:
+    for path in _openmp_libraries():
         function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
         if function is not None:
             return ctypes.cast(function, ctypes.c_void_p).value
     return None
+
+
+def _openmp_libraries() -> list[str]:
+    """Paths of the OpenMP libraries that may be torch's, of those that are loaded.
+
+    Other packages (scikit-learn, say) bring and load libraries of their own; two sets of threads on the same cores take
+    each other's time.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    paths = dict.fromkeys(
+        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
+    )
+    home = Path(torch.__file__).parent
+    own = [path for path in paths if home in Path(path).parents]
+    return own or [path for path in paths if "site-packages" not in Path(path).parts]
 
 
 class _Workers:
@@ -137,29 +148,20 @@ class NativeKernels:
         _call("moments", z, team, rows, columns, _maps([z]), _address(scratch), _address(mean), _address(variance))
         return mean, variance
 
-    def fire(
-        self, terms: Sequence[Tensor], scales: Tensor, bias: Tensor, spikes: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
+    def fire(self, node: Node, spikes: Tensor) -> None:
         """See :class:`litesnn.snn.kernels.Kernels`."""
-        rows, columns = spikes.shape
-        membranes = torch.empty(rows, columns, dtype=spikes.dtype)
-        scales, bias = scales.contiguous(), bias.contiguous()
-        _call(
-            *("fire", spikes, _workers.get()[0], steps, rows // steps, columns, len(terms), _maps(terms)),
-            *(_address(scales), _address(bias), _neuron(neuron), _address(membranes), _maps([spikes])),
-        )
-        return membranes
+        scales, bias = node.scales.contiguous(), node.bias.contiguous()
+        _call("fire", spikes, *_node(node, spikes, scales, bias), _maps([spikes]))
 
-    def fire_backward(
-        self, gradients: Sequence[Tensor], membranes: Tensor, g: Tensor, *, steps: int, neuron: Neuron
-    ) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
-        rows, columns = membranes.shape
-        team, workers = _workers.get()
+        scales, bias = node.scales.contiguous(), node.bias.contiguous()
+        workers, columns = _workers.get()[1], g.shape[1]
         sums, scratch = (torch.empty(count, columns, dtype=torch.float64) for count in (1, workers))
         _call(
-            *("fire_backward", membranes, team, steps, rows // steps, columns, len(gradients), _maps(gradients)),
-            *(_neuron(neuron), _address(membranes), _maps([g]), _address(scratch), _address(sums)),
+            *("fire_backward", g),
+            *_node(node, g, scales, bias),
+            *(len(gradients), _maps(gradients), _maps([g]), _address(scratch), _address(sums)),
         )
         return sums[0].to(g.dtype)
 
@@ -210,6 +212,13 @@ class NativeKernels:
 def _call(name: str, like: Tensor, *arguments: object) -> None:
     """Call a function of the library for the type of ``like``."""
     getattr(_library(), f"lsnn_{name}_{_ENDINGS[like.dtype]}")(*arguments)
+
+
+def _node(node: Node, out: Tensor, scales: Tensor, bias: Tensor) -> tuple[object, ...]:
+    """Workers and the arguments that a node's functions begin with; ``scales`` and ``bias`` are its own, contiguous."""
+    rows, columns = out.shape
+    sizes = (node.steps, rows // node.steps, columns, len(node.terms))
+    return _workers.get()[0], *sizes, _maps(node.terms), _address(scales), _address(bias), _neuron(node.neuron)
 
 
 def _address(tensor: Tensor) -> int:

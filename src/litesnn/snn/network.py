@@ -1,7 +1,8 @@
 """The derived network: one genotype, trained from scratch, saved as safetensors.
 
-In: images. Out: logits. In training mode it computes with real-valued effective weights and batch statistics; in
-evaluation mode with the deployed arithmetic (integer codes, folded scales), which the packed file repeats bit by bit.
+In: images, or a frame for each timestep. Out: logits. In training mode it computes with real-valued effective weights
+and batch statistics; in evaluation mode with the deployed arithmetic (integer codes, folded scales), which the packed
+file repeats bit by bit.
 
 Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
 """
@@ -15,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from litesnn.front_end import LogMel
+from litesnn.front_end import FrontEnd, InputKind
 from litesnn.genotype import Genotype
-from litesnn.snn.backbone import Backbone, Output
+from litesnn.snn.backbone import Backbone, Output, first_frames
 from litesnn.snn.cell import CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression
 from litesnn.snn.cost import Meter
@@ -31,17 +32,22 @@ __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
 class InputInfo:
     """How raw data becomes what the network sees.
 
-    ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255) or "array" (floats); ``mean`` and ``std`` are per
-    channel, in raw units; ``classes`` are the names of the labels. ``front_end`` says what arrays are features of, if
-    they are features of sound.
+    ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255), "array" (floats) or "events" (counts 0…255, another
+    frame of this shape at each timestep); ``mean`` and ``std`` are per channel, in raw units; ``classes`` are the names
+    of the labels. ``front_end`` says what recordings have become, if that is what the data are.
     """
 
     shape: tuple[int, int, int]
-    kind: Literal["image", "array"]
+    kind: InputKind
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
-    front_end: LogMel | None = None
+    front_end: FrontEnd | None = None
+
+    @property
+    def frames(self) -> bool:
+        """Whether the network sees another frame at each timestep."""
+        return self.kind == "events"
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class LayerInfo:
 
 
 def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Raw data [B, C, H, W] → int8 input: ``round(32·(x − mean)/std)`` clipped to ±127.
+    """Raw data [..., C, H, W] → int8 input: ``round(32·(x − mean)/std)`` clipped to ±127.
 
     The order of the float32 roundings is part of the deployed arithmetic.
     """
@@ -103,7 +109,9 @@ class Network(nn.Module):
         return [CellMix(Compression.fixed(gene.bits, gene.keep, device)) for gene in self.genotype.cells]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W] → int8 input of the same shape."""
+        """Raw images [B, C, H, W], or frames [B, T or more, C, H, W] of which the first T are seen → int8 input."""
+        if self.info.frames:
+            x = first_frames(x, self.genotype.timesteps)
         return encode(x.to(self.backbone.device), self.info.mean, self.info.std)
 
     def forward(
@@ -115,7 +123,9 @@ class Network(nn.Module):
         tap: int | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t of every timestep [T, B, K]; see :meth:`encode`.
+        """Encoded images [B, C, H, W] or frames [B, T, C, H, W] → logits y_t of every timestep [T, B, K].
+
+        :meth:`encode` encodes them.
 
         Args:
             meter: collects costs.
@@ -136,7 +146,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W] → class indices [B], with the deployed arithmetic."""
+        """Raw images, or frames, as :meth:`encode` takes them → class indices [B], with the deployed arithmetic."""
         was_training = self.training
         self.eval()
         try:
@@ -157,6 +167,10 @@ class Network(nn.Module):
                     rows.append(_layer(f"cell {index + 1} {edge_key(edge)}", "edge", index, conv, gene.bits, gene.keep))
         rows.append(_layer("classifier", "classifier", None, backbone.classifier, genotype.classifier_bits, 1.0))
         return rows
+
+    def stem_macs(self) -> int:
+        """Multiply-accumulates of the stem per inference; of frames, at every timestep. Padding counts as work."""
+        return self.backbone.stem_macs() * (self.genotype.timesteps if self.info.frames else 1)
 
     def model_size_bits(self) -> float:
         """Σ κ·params·bits, the paper's definition, with the kept weights counted."""

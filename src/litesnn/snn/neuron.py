@@ -55,17 +55,18 @@ def lif_integer(current: Tensor, *, threshold: int) -> Tensor:
 
 
 class _Lif(torch.autograd.Function):
-    """Keeps one tensor for the backward pass, the membranes; spikes are recomputed from them by one comparison."""
+    """Keeps the currents for the backward pass, which computes membranes once more: constant ones are kept once."""
 
     @staticmethod
     def forward(ctx: Any, current: Tensor, neuron: Neuron) -> Tensor:
-        membranes, spikes = kernels_for(current).lif(current, neuron)
-        ctx.save_for_backward(membranes)
+        _, spikes = kernels_for(current).lif(current, neuron)
+        ctx.save_for_backward(current)
         ctx.neuron = neuron
         return spikes
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        (membranes,) = ctx.saved_tensors
+        (current,) = ctx.saved_tensors
+        membranes, _ = kernels_for(current).lif(current, ctx.neuron)
         return kernels_for(membranes).lif_backward(grads[0], membranes, ctx.neuron), None

@@ -19,6 +19,7 @@ from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
+from litesnn.snn.constants import constant
 from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
 from litesnn.snn.execution import Execution
 
@@ -48,7 +49,7 @@ class Supernet(nn.Module):
         genotype: macro path at full width; its edges, bits and keep ratios are replaced by the candidates.
         nodes: nodes per cell.
         choices: the candidates.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or of a frame.
         classes: number of classes.
     """
 
@@ -114,34 +115,50 @@ class Supernet(nn.Module):
         """softmax(β) over the pairs of bit-width and keep ratio of each cell [L, bits, keeps]."""
         return draw(self.beta, None)
 
-    def mixes(self, generator: torch.Generator | None = None) -> list[CellMix]:
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
+        cells, widths = len(self.beta), len(self.choices.widths)
+        parts = [self.beta.numel(), *[widths] * (cells if widths > 1 else 0)]
+        return torch.cat([torch.rand(size, generator=generator) for size in parts])
+
+    def mixes(self, noise: Tensor | None = None) -> list[CellMix]:
         """The mixture of every cell. Compute it once per optimisation step.
 
-        With a (CPU) ``generator``, each cell draws one pair of bit-width and keep ratio and one width by its
+        With :meth:`noise`, each cell draws one pair of bit-width and keep ratio and one width by its
         probabilities, and gradients go straight through the draw (Gumbel softmax; Jang et al., ICLR 2017). The weights
         then learn to work under every choice alone. Mixed, they would only learn to work under the mixture, in which
         the largest weights, kept at every keep ratio, speak loudest and low keep ratios look better than they are.
         """
+        pair_noise, width_noise = None, None
+        if noise is not None:
+            pair_noise, width_noise = noise[: self.beta.numel()], noise[self.beta.numel() :]
         probabilities = self.alpha.softmax(1)  # [E, O]
         # A node derives to the strongest of its inputs; until they are known, each has the same chance.
-        chances = [min(1.0, self.choices.edges_per_node / (node + 2)) for node, _ in self.pairs]
+        chances = tuple(min(1.0, self.choices.edges_per_node / (node + 2)) for node, _ in self.pairs)
+        chance = constant(chances, probabilities.dtype, probabilities.device)[:, None]
         weights = probabilities.flatten()  # in the order of the cells' edges
-        shares = (probabilities * probabilities.new_tensor(chances)[:, None]).flatten()
+        shares = (probabilities * chance).flatten()
         bits, keeps = self.choices.bits, self.choices.keeps
+        pairs, widths = draw(self.beta, pair_noise), self._channel_weights(width_noise)
         return [
-            CellMix(Compression(bits, keeps, pairs), weights, shares, self._channel_weights(index, generator))
-            for index, pairs in enumerate(draw(self.beta, generator))
+            CellMix(Compression(bits, keeps, pair), weights, shares, width)
+            for pair, width in zip(pairs, widths, strict=True)
         ]
 
-    def _channel_weights(self, index: int, generator: torch.Generator | None) -> Tensor | None:
-        """Σ_w softmax(width)_w · [channel exists at w] (FBNetV2, Wan et al., CVPR 2020); ``None`` if one width."""
+    def _channel_weights(self, noise: Tensor | None) -> list[Tensor] | list[None]:
+        """Of each cell Σ_w softmax(width)_w · [channel exists at w] [C] (FBNetV2, Wan et al., CVPR 2020).
+
+        ``None`` if there is one width.
+        """
+        cells = range(len(self.width))
         if len(self.choices.widths) == 1:
-            return None
-        full = self.backbone.cell(index).width
-        kept = torch.tensor([cell_width(full, w) for w in self.choices.widths], device=self.width.device)
-        exists = torch.arange(full, device=self.width.device) < kept[:, None]  # [widths, C]
-        (shares,) = draw(self.width[index : index + 1], generator)  # [widths]
-        present: Tensor = (shares[:, None] * exists).sum(0)
+            return [None for _ in cells]
+        present: list[Tensor] = []
+        for index, shares in zip(cells, draw(self.width, noise), strict=True):
+            full = self.backbone.cell(index).width
+            kept = constant(tuple(cell_width(full, w) for w in self.choices.widths), torch.int64, shares.device)
+            exists = torch.arange(full, device=shares.device) < kept[:, None]  # [widths, C]
+            present.append((shares[:, None] * exists).sum(0))
         return present
 
     def forward(
@@ -152,7 +169,7 @@ class Supernet(nn.Module):
         meter: Meter | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T_max, B, K]."""
+        """Quantized images [B, C, H, W], or frames [B, T_max, C, H, W] → logits y_t [T_max, B, K]."""
         mixes = self.mixes() if mixes is None else mixes
         return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, execution=execution)
 
@@ -178,7 +195,7 @@ class Supernet(nn.Module):
 
     def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layer]:
         backbone, one = self.backbone, self.psi.new_ones(())
-        stem = self.psi.new_tensor(float(backbone.stem.outputs))
+        stem = one * backbone.stem.outputs
         yield _Layer(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
         channels = [stem, stem]  # expected channels of the two cells before
         for index, mix in enumerate(mixes):
@@ -200,12 +217,12 @@ def weigh_timesteps(meter: Meter, psi: Tensor) -> Tensor:
     return (psi * meter.bit_synops().cumsum(0)).sum()
 
 
-def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
     """Softmax over all but the first dimension, or a one-hot draw from it with the gradient of a relaxed one."""
     flat = logits.flatten(1)
-    if generator is None:
+    if noise is None:
         return flat.softmax(1).view_as(logits)
-    uniform = torch.rand(flat.shape, generator=generator).clamp_(1e-9, 1 - 1e-9).to(flat.device)
+    uniform = noise.view_as(flat).clamp(1e-9, 1 - 1e-9).to(flat)
     soft = (flat - torch.log(-torch.log(uniform))).softmax(1)
     hard = torch.zeros_like(soft).scatter_(1, soft.argmax(1, keepdim=True), 1.0)
     return (hard + soft - soft.detach()).view_as(logits)

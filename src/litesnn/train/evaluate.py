@@ -270,7 +270,7 @@ def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
         "weights": sum(layer.weights for layer in network.layers()),
         "kept_weights": sum(layer.kept for layer in network.layers()),
         "model_size_bytes": network.model_size_bits() / 8,
-        "stem_macs": network.backbone.stem_macs(),
+        "stem_macs": network.stem_macs(),
         "layers": layers,
         "neurons": neurons,
     }

@@ -11,7 +11,8 @@ Cosine learning rates; the pruning scores go on learning, ever slower. Shapes: T
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,10 +27,11 @@ from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
-from litesnn.loop.session import Session, cosine_lr, input_info, parameters, set_lr
+from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
@@ -129,15 +131,16 @@ class TrainLoop(Generic[LearnerT]):
         settings = recipe.train
         self.trainee, self.settings = trainee, settings
         self.execution, self.micro_batches = execution, micro_batches
+        device = trainee.network.device
+        options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
                 trainee.weights(),
-                lr=settings.lr,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
-                fused=True,  # two to three times as fast as the default, and Adam's fused step reads no number
+                **options(settings.lr),
             ),
-            "scores": torch.optim.Adam(trainee.scores(), lr=settings.score_lr, fused=True),
+            "scores": torch.optim.Adam(trainee.scores(), **options(settings.score_lr, adam=True)),
         }
         limit = recipe.budget.bit_synops
         self.activity = (
@@ -147,24 +150,40 @@ class TrainLoop(Generic[LearnerT]):
                 LIMIT_MARGIN * limit,
                 penalty=settings.penalty,
                 dual_lr=settings.dual_lr,
-                device=trainee.network.device,
+                device=device,
             )
         )
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
         # a training batch counts as so many times its Bit-SynOps, as measured after the epoch before.
-        self.deployed_ratio = 1.0
+        self._deployed_ratio = torch.ones((), device=device)
+        self._compute = recorded(self._plain_step, device, execution)
 
-    def step(self, x: Tensor, y: Tensor, progress: float) -> dict[str, Tensor]:
-        """One optimisation step after the fraction ``progress`` of all steps; nothing in it waits for the device."""
-        settings, trainee = self.settings, self.trainee
-        lr = cosine_lr(settings.lr, settings.lr_min, progress)
-        set_lr(self.optimizers["weights"], lr)
+    @property
+    def deployed_ratio(self) -> float:
+        """Bit-SynOps as deployed ÷ those of a training batch. Reading it waits for the device."""
+        return float(self._deployed_ratio)
+
+    @deployed_ratio.setter
+    def deployed_ratio(self, value: float) -> None:
+        self._deployed_ratio.fill_(value)
+
+    def step(self, x: Tensor, y: Tensor, progress: float) -> Mapping[str, Tensor]:
+        """One optimisation step after the fraction ``progress`` of all steps; nothing in it waits for the device.
+
+        What it returns is to be read before the next step.
+        """
+        settings = self.settings
+        set_lr(self.optimizers["weights"], cosine_lr(settings.lr, settings.lr_min, progress))
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
+        return self._compute(x, y)
+
+    def _plain_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        settings, trainee = self.settings, self.trainee
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         found = backward_in_parts(x, y, self._forward, self.micro_batches)
         if self.activity is not None:
-            self.activity.update(processes.agreed(found["train_bit_synops"] * self.deployed_ratio))
+            self.activity.update(processes.agreed(found["train_bit_synops"] * self._deployed_ratio))
         processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
@@ -182,7 +201,7 @@ class TrainLoop(Generic[LearnerT]):
         if self.activity is not None and meter is not None:
             used = meter.bit_synops().sum()
             values["train_bit_synops"] = used
-            loss = loss + self.activity.loss(used * self.deployed_ratio)
+            loss = loss + self.activity.loss(used * self._deployed_ratio)
         return loss, values
 
 
@@ -199,7 +218,9 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
 
     def plan(batch: int) -> StepPlan:
         return session.plan(
-            "train", lambda execution: step_footprint(network.backbone, genotype.timesteps, execution), batch
+            "train",
+            lambda execution: step_footprint(network.backbone, genotype.timesteps, execution, frames=info.frames),
+            batch,
         )
 
     return fit_learner(
@@ -266,7 +287,7 @@ def fit_learner(
                 training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
             row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
             row["micro_batches"] = plan.micro_batches
-            row["learning_rate"] = training.optimizers["weights"].param_groups[0]["lr"]
+            row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
             log.write(row)
             bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")
             if is_best:

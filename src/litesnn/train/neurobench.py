@@ -8,8 +8,9 @@ In: a network, watched while it runs over a split with the deployed arithmetic. 
 - connection sparsity: the share of weights that are zero.
 - activation sparsity: the share of neurons and timesteps without a spike.
 - effective MACs and ACs: non-zero inputs times non-zero weights, borders and strides respected; multiply-accumulates
-  for the image (the stem, once per sample), accumulates for spikes. ``effective_bit_macs`` and ``effective_bit_acs``
-  weigh them with the bits of the weights. Dense: all inputs with all weights.
+  for the input (the stem; once per sample, or of frames once per timestep), accumulates for spikes.
+  ``effective_bit_macs`` and ``effective_bit_acs`` weigh them with the bits of the weights. Dense: all inputs with all
+  weights.
 - membrane updates: every neuron at the first timestep, then those whose membrane, after its reset, is another than the
   step before: one that fires twice in a row was 0 and stays 0.
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
-from litesnn.snn.backbone import Backbone
+from litesnn.snn.backbone import Backbone, first_frames
 from litesnn.snn.cell import Cell
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import LEAK_SHIFT
@@ -42,8 +43,8 @@ class Watch:
     """Counts what a network's spikes do not tell, while it is a context: non-zero inputs and membrane updates.
 
     Attributes:
-        samples: images seen.
-        non_zero: how often each input value was not 0 [C, H, W].
+        samples: images, or sequences of frames, seen.
+        non_zero: how often each input value was not 0 [C, H, W], summed over the frames of a sample.
         updates: membrane updates over all neurons and samples.
     """
 
@@ -74,6 +75,8 @@ class Watch:
     def _see_input(self, _: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
         (x,) = arguments
         self.samples += len(x)
+        if self.network.info.frames:
+            x = first_frames(x, self.network.genotype.timesteps).flatten(0, 1)
         self.non_zero += (x != 0).sum(dim=0)
 
 
@@ -178,14 +181,14 @@ def _parameters(model: PackedModel) -> int:
 
 
 def _effective_macs(model: PackedModel, watch: Watch) -> float:
-    """Non-zero inputs times the non-zero weights that each one reaches, once per sample."""
+    """Non-zero inputs times the non-zero weights that each one reaches, per sample."""
     (stem,) = model.populations[0].synapses
     mask = torch.from_numpy(stem.codes != 0).to(watch.non_zero)
     return _operations(watch.non_zero, mask, stem.stride) / watch.samples
 
 
 def _dense_operations(model: PackedModel) -> int:
-    """What all inputs and all weights would take: the stem once, everything else at every timestep."""
+    """What all inputs and all weights would take: the stem once for an image, all else at every timestep."""
     shapes = population_shapes(model)
     _, height, width = shapes[model.readout.sources[0]]
     static, spiking = 0.0, float(model.readout.codes.size * height * width)
@@ -198,7 +201,10 @@ def _dense_operations(model: PackedModel) -> int:
             weights = torch.ones(synapses.codes.shape, dtype=torch.float64)
             inputs = torch.ones(weights.shape[1], height, width, dtype=torch.float64)
             operations = _operations(inputs, weights, synapses.stride)
-            static, spiking = (static + operations, spiking) if image else (static, spiking + operations)
+            if image and not model.input.frames:
+                static += operations
+            else:
+                spiking += operations
     return round(static + model.timesteps * spiking)
 
 

@@ -86,12 +86,12 @@ static int make_lists(lsnn_engine *engine)
     engine->zeros = calloc(channels, sizeof *engine->zeros);
     if (engine->ones)
         memset(engine->ones, 1, channels);
-    if (model->kind == 0)
+    if (model->kind != LSNN_NUMBERS)
         engine->quantize_table = malloc(256 * (size_t)model->channels);
     if (engine->quantize_table)
         lsnn_quantize_table(model, engine->quantize_table);
     return engine->channels && engine->tap_bits && engine->planes && engine->currents && engine->totals &&
-           engine->ones && engine->zeros && (model->kind != 0 || engine->quantize_table);
+           engine->ones && engine->zeros && (model->kind == LSNN_NUMBERS || engine->quantize_table);
 }
 
 int lsnn_load(lsnn_engine **engine, const void *image, size_t size, const char *kernel, int32_t method,

@@ -11,6 +11,7 @@ typedef struct {
     lsnn_shift_job shift;
     size_t plane_bytes; /* of the group's output */
     int64_t tile, tiles;
+    size_t frame; /* of the input, that is computed */
 } group_job;
 
 static size_t images_of(const group_job *job)
@@ -238,6 +239,7 @@ static void analog_task(void *context, int32_t me, int32_t workers)
     const int8_t *copies =
         (const int8_t *)(engine->block + job->layout->copies[group - engine->plan.groups]);
     const int32_t inputs = group->inputs * group->taps;
+    const size_t frames = (size_t)lsnn_frames(&engine->model);
     int32_t m;
     for (m = 0; m < group->member_count; m++) {
         const lsnn_bundle_plan *bundle = &engine->plan.bundles[group->members[m]];
@@ -245,7 +247,7 @@ static void analog_task(void *context, int32_t me, int32_t workers)
         int64_t c, last;
         for (lsnn_share(engine->model.populations[bundle->population].channels, me, workers, &c, &last); c < last; c++)
             engine->ops->weigh(bundle->synapses->codes + c * inputs, inputs, copies, pixels, pixels,
-                               sums + (size_t)c * pixels);
+                               sums + ((size_t)c * frames + job->frame) * pixels);
     }
 }
 
@@ -253,9 +255,11 @@ static void pixels_task(void *context, int32_t me, int32_t workers)
 {
     const group_job *job = context;
     const lsnn_group_plan *group = job->group;
+    const size_t image = (size_t)group->inputs * (size_t)group->height * (size_t)group->width;
+    const size_t frame = job->layout->input + job->frame * (size_t)job->layout->batch * image;
     int64_t first, last;
     lsnn_share(group->inputs, me, workers, &first, &last);
-    lsnn_shift_pixels(group, (const int8_t *)(job->engine->block + job->layout->input), job->layout->batch,
+    lsnn_shift_pixels(group, (const int8_t *)(job->engine->block + frame), job->layout->batch,
                       (int32_t)first, (int32_t)last,
                       (int8_t *)(job->engine->block + job->layout->copies[group - job->engine->plan.groups]));
 }
@@ -265,12 +269,15 @@ static void run_analog(group_job *job)
     lsnn_engine *engine = job->engine;
     const lsnn_group_plan *group = job->group;
     const uint64_t pixels = (uint64_t)job->layout->batch * lsnn_image_bytes(group->out_height, group->out_width) * 8;
+    const size_t frames = (size_t)lsnn_frames(&engine->model);
     int32_t m;
-    lsnn_pool_run(engine->pool, pixels_task, job);
-    lsnn_pool_run(engine->pool, analog_task, job);
+    for (job->frame = 0; job->frame < frames; job->frame++) {
+        lsnn_pool_run(engine->pool, pixels_task, job);
+        lsnn_pool_run(engine->pool, analog_task, job);
+    }
     for (m = 0; m < group->member_count; m++) {
         lsnn_bundle_plan *bundle = &engine->plan.bundles[group->members[m]];
-        const uint64_t sums = pixels * (uint64_t)engine->model.populations[bundle->population].channels *
+        const uint64_t sums = frames * pixels * (uint64_t)engine->model.populations[bundle->population].channels *
                               (uint64_t)group->inputs * (uint64_t)group->taps;
         bundle->additions += sums;
         bundle->words += sums * sizeof(int32_t) / (uint64_t)engine->ops->vector_bytes;

@@ -88,7 +88,7 @@ static void request_groups(places *all, lsnn_layout *layout, const lsnn_plan *pl
         const uint64_t area = (uint64_t)group->height * (uint64_t)group->width;
         const uint64_t inputs = (uint64_t)group->inputs, taps = (uint64_t)group->taps;
         const uint64_t phases = (uint64_t)lsnn_phases(group) * (uint64_t)lsnn_phases(group);
-        const uint64_t steps = group->method == LSNN_ANALOG ? 1 : (uint64_t)model->timesteps;
+        const uint64_t steps = (uint64_t)(group->method == LSNN_ANALOG ? lsnn_frames(model) : model->timesteps);
         if (group->method == LSNN_ANALOG)
             request(all, &layout->copies[g], inputs * taps * pixels, 0, group->step, group->step);
         else if (group->method == LSNN_GATHER)
@@ -130,8 +130,9 @@ static void request_populations(places *all, lsnn_layout *layout, const lsnn_pla
                 plan->last_use[p]);
     }
     request(all, &layout->input,
-            (uint64_t)layout->batch * (uint64_t)model->channels * (uint64_t)model->height * (uint64_t)model->width, 0,
-            0, last);
+            (uint64_t)lsnn_frames(model) * (uint64_t)layout->batch * (uint64_t)model->channels *
+                (uint64_t)model->height * (uint64_t)model->width,
+            0, 0, last);
 }
 
 int lsnn_layout_make(lsnn_layout *layout, const lsnn_plan *plan, int32_t batch)

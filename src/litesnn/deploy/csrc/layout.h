@@ -15,7 +15,7 @@ typedef struct {
     size_t *results;  /* [bundles] planes or sums; of an identity none */
     size_t *copies;   /* [groups] strided planes, spikes by pixel, or shifted pixels */
     size_t *masks;    /* [groups] */
-    size_t input;     /* int8 [batch, C, H, W] */
+    size_t input;     /* int8 [frames, batch, C, H, W] */
 } lsnn_layout;
 
 /* Returns an lsnn_status: LSNN_NO_MEMORY also where a batch would take more than 4 GiB. */

@@ -61,7 +61,8 @@ LSNN_API void lsnn_free(lsnn_engine *engine);
 
 LSNN_API const char *lsnn_kernel(const lsnn_engine *engine);
 
-/* Run `count` inputs [count, C, H, W]: uint8 if the image says that inputs are pixels, else float.
+/* Run `count` inputs [count, C, H, W]: uint8 if the image says that inputs are pixels, else float; or frames of counts
+ * uint8 [count, T, C, H, W].
  * logits: float [T, count, classes]. spikes: NULL, or for each population NULL or uint8 [T, count, C, H, W]. */
 LSNN_API int lsnn_run(lsnn_engine *engine, const void *inputs, size_t count, float *logits, uint8_t *const *spikes);
 

@@ -133,7 +133,7 @@ static int8_t *codes(reader *in, int64_t count, int32_t bits, const char *name)
 
 static void count_neurons(reader *in, int64_t channels, int64_t height, int64_t width)
 {
-    /* Each factor is at most 2^26, and the product of the first two is checked before the third is used. */
+    /* Channels are at most 2^32 (of 64 frames), the others 2^26, whose product is checked before it is used. */
     int64_t area = height * width;
     if (area > MAX_NEURONS || area * channels > MAX_NEURONS - in->neurons)
         refuse(in, LSNN_BAD_IMAGE, "expected at most %d pixels and neurons in all", MAX_NEURONS);
@@ -334,8 +334,8 @@ static void header(reader *in, lsnn_model *model, size_t size)
     model->channels = integer(in, 1, MAX_NEURONS, "channels");
     model->height = integer(in, 1, MAX_NEURONS, "height");
     model->width = integer(in, 1, MAX_NEURONS, "width");
-    count_neurons(in, model->channels, model->height, model->width);
-    model->kind = integer(in, 0, 1, "kind");
+    model->kind = integer(in, LSNN_PIXELS, LSNN_COUNTS, "kind");
+    count_neurons(in, (int64_t)lsnn_frames(model) * model->channels, model->height, model->width);
     model->classes = integer(in, 1, MAX_CLASSES, "classes");
     model->population_count = integer(in, 1, MAX_POPULATIONS, "populations");
     model->fraction = integer(in, 0, MAX_FRACTION, "fraction");

@@ -3,7 +3,8 @@
  * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
  *
  *   magic "LSNN", version 1, bytes of the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels,
- *   1 float numbers), classes K, populations P, fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
+ *   1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each timestep), classes K, populations P,
+ *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
  *   mean f32 [C], std f32 [C],
  *   P times: channels, bundles, rate f32 (negative: not measured), bias [channels],
  *     bundles times: kernel (0: identity), stride, bits, shift, sources, source i32 [sources] (-1: the input),
@@ -20,6 +21,8 @@
 
 #define LSNN_IMAGE (-1) /* the source that is the input */
 #define LSNN_MAX_STRIDE 64
+
+enum { LSNN_PIXELS = 0, LSNN_NUMBERS = 1, LSNN_COUNTS = 2 }; /* kinds of input */
 
 typedef union { /* float or fixed arithmetic */
     float real;
@@ -54,6 +57,9 @@ typedef struct {
 /* Returns an lsnn_status; on failure the model is empty and the message says what is wrong. */
 int lsnn_model_load(lsnn_model *model, const void *image, size_t size, char *message, size_t message_size);
 void lsnn_model_free(lsnn_model *model);
+
+/* Frames [C, H, W] of one input: one that is seen at every timestep, or one for each. */
+static inline int32_t lsnn_frames(const lsnn_model *model) { return model->kind == LSNN_COUNTS ? model->timesteps : 1; }
 
 /* The output size of a map of `size` under a stride: the same formula for height and width. */
 static inline int32_t lsnn_strided(int32_t size, int32_t stride) { return (size + stride - 1) / stride; }

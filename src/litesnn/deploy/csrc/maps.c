@@ -24,20 +24,23 @@ void lsnn_quantize_table(const lsnn_model *model, int8_t *table)
 
 int lsnn_quantize(const lsnn_model *model, const int8_t *table, const void *inputs, size_t count, int8_t *out)
 {
-    const size_t area = (size_t)model->height * (size_t)model->width;
+    const size_t area = (size_t)model->height * (size_t)model->width, frames = (size_t)lsnn_frames(model);
     const uint8_t *bytes = inputs;
     const float *numbers = inputs;
-    size_t n, i;
+    size_t n, t, i;
     int32_t c;
     for (n = 0; n < count; n++)
-        for (c = 0; c < model->channels; c++)
-            for (i = 0; i < area; i++, out++)
-                if (model->kind == 0)
-                    *out = table[256 * c + *bytes++];
-                else if (isfinite(*numbers))
-                    *out = quantized(*numbers++, model->mean[c], model->std[c]);
-                else
-                    return LSNN_BAD_INPUT;
+        for (t = 0; t < frames; t++) {
+            int8_t *to = out + (t * count + n) * (size_t)model->channels * area;
+            for (c = 0; c < model->channels; c++)
+                for (i = 0; i < area; i++, to++)
+                    if (model->kind != LSNN_NUMBERS)
+                        *to = table[256 * c + *bytes++];
+                    else if (isfinite(*numbers))
+                        *to = quantized(*numbers++, model->mean[c], model->std[c]);
+                    else
+                        return LSNN_BAD_INPUT;
+        }
     return LSNN_OK;
 }
 

@@ -7,8 +7,9 @@
 
 #include "plan.h"
 
-/* Pixels of an image -> int8 as litesnn.deploy.reference.quantize_input. Returns an lsnn_status: LSNN_BAD_INPUT where a
- * number is not finite. `table` [C][256] is that of lsnn_quantize_table, for images of uint8. */
+/* Inputs [count, frames, C, H, W] -> int8 [frames, count, C, H, W] as litesnn.deploy.reference.quantize_input. Returns
+ * an lsnn_status: LSNN_BAD_INPUT where a number is not finite. `table` [C][256] is that of lsnn_quantize_table, for
+ * inputs of uint8. */
 void lsnn_quantize_table(const lsnn_model *model, int8_t *table);
 int lsnn_quantize(const lsnn_model *model, const int8_t *table, const void *inputs, size_t count, int8_t *out);
 

@@ -50,7 +50,7 @@ static lsnn_current current_of(const lsnn_engine *engine, const lsnn_layout *lay
         current.excess = engine->zeros;
     } else {
         current.sums = (const int32_t *)(const void *)result;
-        current.sums_constant = bundle->method == LSNN_ANALOG;
+        current.sums_constant = bundle->method == LSNN_ANALOG && lsnn_frames(&engine->model) == 1;
     }
     return current;
 }
@@ -192,12 +192,13 @@ int lsnn_use_layout(lsnn_engine *engine, int which, const lsnn_layout **found)
 int lsnn_run(lsnn_engine *engine, const void *inputs, size_t count, float *logits, uint8_t *const *spikes)
 {
     const lsnn_model *model = &engine->model;
-    const size_t input = (size_t)model->channels * (size_t)model->height * (size_t)model->width;
+    const size_t area = (size_t)model->height * (size_t)model->width;
+    const size_t input = (size_t)lsnn_frames(model) * (size_t)model->channels * area;
     size_t done = 0;
     int which = LSNN_LAYOUTS - 1;
     while (done < count) {
         const lsnn_layout *layout;
-        const size_t size = model->kind == 0 ? 1 : sizeof(float);
+        const size_t size = model->kind == LSNN_NUMBERS ? sizeof(float) : 1;
         int32_t p;
         int status;
         while (count - done < (size_t)1 << which)

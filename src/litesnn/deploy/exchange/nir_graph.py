@@ -12,10 +12,10 @@ convolution per source whose currents are summed, an identity a 1×1 convolution
 spikes of each source over its pixels, weighs them by a 1×1 convolution, and sums over the sources: the output at step
 t is ``scale·acc_t + bias``, and the mean of the outputs of the steps 1 … t is y_t.
 
-The input is what ``deploy.reference.quantize_input`` gives, int8 numbers as floats, the same at every timestep:
-rounding is no operation of NIR. Weights are ``code·scale`` in float32, exactly; codes and scales are in the nodes'
-metadata. Readers sum in an order of their own: currents may differ from ours in the last bit, where float32 has to
-round them.
+The input is what ``deploy.reference.quantize_input`` gives, int8 numbers as floats: of an image the same at every
+timestep, of events a frame at each. Rounding is no operation of NIR. Weights are ``code·scale`` in float32, exactly;
+codes and scales are in the nodes' metadata. Readers sum in an order of their own: currents may differ from ours in the
+last bit, where float32 has to round them.
 
 T timesteps, C channels, H×W pixels, O output and I input channels, k kernel size.
 """
@@ -171,6 +171,7 @@ class _Builder:
     def metadata(self) -> dict[str, Any]:
         """What a reader needs beyond the graph, and what it may want to know."""
         model = self.model
+        when = "of frame t at timestep t" if model.input.frames else "the same at every timestep"
         return {
             "origin": "litesnn",
             "discretization": "euler",
@@ -179,7 +180,7 @@ class _Builder:
             "leak": model.leak,
             "threshold": model.threshold,
             "fires": "above threshold" if self.threshold == np.float32(model.threshold) else "at v_threshold or above",
-            "input": f"clip(round({INPUT_STEPS} * (x - mean) / std), -127, 127), the same at every timestep",
+            "input": f"clip(round({INPUT_STEPS} * (x - mean) / std), -127, 127), {when}",
             "input_mean": np.array(model.input.mean, np.float32),
             "input_std": np.array(model.input.std, np.float32),
             "input_steps": INPUT_STEPS,

@@ -1,7 +1,8 @@
 """Packed models as ONNX graphs that compute what the reference computes, bit for bit.
 
-In: a :class:`~litesnn.deploy.packed.PackedModel` in floats. Out: a graph from raw inputs ``image`` [B, C, H, W] to
-``logits`` [B, classes], with any batch size. Normalising and rounding the input are part of it.
+In: a :class:`~litesnn.deploy.packed.PackedModel` in floats. Out: a graph from raw inputs ``image`` [B, C, H, W], or
+``frames`` [B, T, C, H, W], to ``logits`` [B, classes], with any batch size. Normalising and rounding the input are part
+of it.
 
 Weights stay low-bit integers: each layer has an INT2, INT4 or INT8 initializer and a DequantizeLinear that turns its
 codes into whole float32 numbers. A convolution then sums integers, which float32 holds exactly up to 2^24 in whatever
@@ -70,13 +71,15 @@ class _Builder:
     def build(self, record: bool) -> Any:
         """All of it."""
         helper, kinds = self.onnx.helper, self.onnx.TensorProto
-        image = self.quantize_input("image")
+        spec, timesteps = self.model.input, self.model.timesteps
+        name = "frames" if spec.frames else "image"
+        image = self.quantize_input(name)
         for index in used_populations(self.model):
             self.spikes[index] = self.fire(self.currents(index, image), f"spikes_{index}")
         self.read_out(self.model.readout, "logits")
-        spec = self.model.input
-        kind = kinds.UINT8 if spec.kind == "image" else kinds.FLOAT
-        inputs = [helper.make_tensor_value_info("image", kind, ["batch", *spec.shape])]
+        kind = kinds.FLOAT if spec.kind == "array" else kinds.UINT8
+        shape = ["batch", *([timesteps] if spec.frames else []), *spec.shape]
+        inputs = [helper.make_tensor_value_info(name, kind, shape)]
         outputs = [helper.make_tensor_value_info("logits", kinds.FLOAT, ["batch", len(self.model.classes)])]
         if record:
             outputs += [
@@ -95,24 +98,29 @@ class _Builder:
         return proto
 
     def quantize_input(self, raw: str) -> str:
-        """What the network sees of raw inputs, as whole float32 numbers [B, C, H, W]."""
+        """What the network sees of raw inputs, as whole float32 numbers [B, C, H, W]; of frames [T·B, C, H, W]."""
         spec = self.model.input
-        if spec.kind == "image":
+        if spec.kind != "array":
             raw = self.node("Cast", raw, to=self.onnx.TensorProto.FLOAT)
         mean, std = (self.constant(np.array(values, np.float32)[:, None, None]) for values in (spec.mean, spec.std))
         normalised = self.node("Div", self.node("Sub", raw, mean), std)
         steps = self.node("Round", self.node("Mul", normalised, self.constant(np.float32(INPUT_STEPS))))
         limits = (self.constant(np.float32(limit)) for limit in (-_LARGEST_INPUT, _LARGEST_INPUT))
-        return self.node("Clip", steps, *limits)
+        clipped = self.node("Clip", steps, *limits)
+        if not spec.frames:
+            return clipped
+        by_step = self.node("Transpose", clipped, perm=[1, 0, 2, 3, 4])  # [T, B, C, H, W]
+        return self.node("Reshape", by_step, self.constant(np.array([-1, *spec.shape])))
 
     def currents(self, index: int, image: str) -> list[str]:
         """The input currents of a population at every timestep, each [B, C, H, W], summed in the file's order."""
         population, timesteps = self.model.populations[index], self.model.timesteps
-        static = all(synapses.sources == (IMAGE,) for synapses in population.synapses)
+        frames = self.model.input.frames
+        static = not frames and all(synapses.sources == (IMAGE,) for synapses in population.synapses)
         total = ""
         for number, synapses in enumerate(population.synapses):
             part = self.current(synapses, image, f"population {index}, synapses {number}")
-            if synapses.sources == (IMAGE,) and not static:
+            if synapses.sources == (IMAGE,) and not static and not frames:
                 part = self.node("Concat", *[part] * timesteps, axis=0)
             total = self.node("Add", total, part) if total else part
         total = self.node("Add", total, self.constant(_per_channel(population.bias)))

@@ -17,9 +17,10 @@ from rich.markdown import Markdown
 from litesnn.data.sources import load
 from litesnn.deploy.export_c.folder import Firmware, export_c
 from litesnn.deploy.export_c.readme import memory_lines, target_lines
-from litesnn.deploy.packed import InputSpec, read
+from litesnn.deploy.packed import PackedModel, read
 from litesnn.deploy.targets import Measurement
 from litesnn.design import renew_report
+from litesnn.front_end import EventFrames
 from litesnn.runs import RunFolder
 
 __all__ = ["GOLDEN_INPUTS", "export", "firmware_summary", "random_inputs"]
@@ -40,11 +41,11 @@ def export(path: Path, out: Path, targets: Sequence[str] = ()) -> Firmware:
     """
     if not path.is_dir():
         model = read(path)
-        return export_c(model, out, random_inputs(model.input), targets=targets, name=path.name)
+        return export_c(model, out, random_inputs(model), targets=targets, name=path.name)
     run = RunFolder(path)
     model = read(run.need("pack"))
     with run.locked():
-        firmware = export_c(model, out, _golden_inputs(run, model.input), targets=targets, name=path.resolve().name)
+        firmware = export_c(model, out, _golden_inputs(run, model), targets=targets, name=path.resolve().name)
         if targets:
             _remember(run, firmware.measurements)
             renew_report(run)
@@ -59,21 +60,24 @@ def firmware_summary(firmware: Firmware) -> Group:
     return Group(*map(Markdown, tables))
 
 
-def random_inputs(spec: InputSpec, count: int = GOLDEN_INPUTS) -> NDArray[np.generic]:
-    """Raw inputs [count, C, H, W], always the same, that fill the range that a network of ``spec`` sees."""
-    rng = np.random.default_rng(0)
+def random_inputs(model: PackedModel, count: int = GOLDEN_INPUTS) -> NDArray[np.generic]:
+    """Raw inputs [count, C, H, W] or [count, T, C, H, W], always the same, that fill the range that a network sees."""
+    rng, spec = np.random.default_rng(0), model.input
+    if isinstance(spec.front_end, EventFrames):
+        shape = (count, model.timesteps, *spec.shape)
+        return rng.integers(0, min(spec.front_end.clip + 2, 256), shape, dtype=np.uint8)
     if spec.kind == "image":
         return rng.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
     mean, std = (np.array(values).reshape(-1, 1, 1) for values in (spec.mean, spec.std))
     return (mean + std * rng.normal(size=(count, *spec.shape))).astype(np.float32)
 
 
-def _golden_inputs(run: RunFolder, spec: InputSpec) -> NDArray[np.generic]:
+def _golden_inputs(run: RunFolder, model: PackedModel) -> NDArray[np.generic]:
     settings = run.recipe().data
     source = Path(settings.source).expanduser()
     at_hand = source.suffix == ".npz" and source.is_file() and source.stat().st_size <= _CHEAP_BYTES
     if settings.source != "digits" and not at_hand:
-        return random_inputs(spec)
+        return random_inputs(model)
     rows: NDArray[np.generic] = load(settings).test().x[:GOLDEN_INPUTS].numpy()
     return rows
 

@@ -62,7 +62,7 @@ def export_c(
     Args:
         model: the network.
         out: the folder.
-        inputs: golden inputs [n, C, H, W], raw.
+        inputs: golden inputs [n, C, H, W], or frames [n, T, C, H, W], raw.
         targets: names of :data:`litesnn.deploy.targets.TARGETS`.
         name: what the README calls the network.
         kernel: force one kernel for all spikes, instead of the cheaper.

@@ -96,8 +96,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Image:
-    """The image's bytes in the arena, laid out like one frame of a grid, channel after channel."""
+    """The bytes of an image, or of all frames, in the arena, laid out like a frame of a grid, channel after channel."""
 
+    frames: int
     channels: int
     height: int
     width: int
@@ -121,7 +122,7 @@ class Image:
     @property
     def words(self) -> int:
         """Words with everything."""
-        return -(-(self.lead + self.channels * self.plane) // 4)
+        return -(-(self.lead + self.frames * self.channels * self.plane) // 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +171,9 @@ class Layout:
         return int(self.model.readout.codes.shape[1]) * self.model.timesteps
 
     def frames(self, population: int) -> int:
-        """Frames of currents: one if they come from the image alone, and are the same at every step."""
+        """Frames of currents: one if they come from one image alone, and are the same at every step."""
         alone = all(bundle.kernel == "image" for bundle in self.populations[population])
-        return 1 if alone else self.model.timesteps
+        return 1 if alone and self.image.frames == 1 else self.model.timesteps
 
     def ram(self) -> dict[str, int]:
         """Bytes of each static array of the runtime."""
@@ -201,7 +202,7 @@ def lay_out(model: PackedModel, *, kernel: Literal["events", "sliced"] | None = 
     grids, grid_index = _grids(model, shapes)
     grid_of = tuple(grid_index[shape[1:]] for shape in shapes)
     image_pad = max(s.kernel // 2 for s in _all_synapses(model) if s.sources == (IMAGE,))
-    image = Image(*model.input.shape, image_pad)
+    image = Image(model.timesteps if model.input.frames else 1, *model.input.shape, image_pad)
     maps, folds, populations = _maps(model, shapes, grids, grid_of, image, kernel)
     memory = plan(_buffers(model, maps, folds, populations, grids, image))
     spiking = [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from litesnn.deploy.export_c.layout import Layout
 from litesnn.deploy.packed import InputSpec
 from litesnn.deploy.targets import Measurement
+from litesnn.front_end import EventFrames, LogMel
 
 __all__ = ["memory_lines", "readme", "target_lines"]
 
@@ -15,13 +16,20 @@ def readme(layout: Layout, measurements: Sequence[Measurement], *, name: str) ->
     """The whole text, Markdown."""
     model = layout.model
     channels, height, width = model.input.shape
-    if model.input.kind == "image":
+    frames = f"{layout.image.frames}, " if model.input.frames else ""
+    if model.input.frames:
+        given = "uint8 counts of events"
+    elif model.input.kind == "image":
         given = "uint8 pixels"
     elif model.fraction is None:
         given = "floats"
     else:
         given = "int8 steps `clip(round(32·(x − mean)/std), −127, 127)`"
-    front_end = "" if model.input.front_end is None else _front_end_text(model.input)
+    front_end = ""
+    if isinstance(model.input.front_end, LogMel):
+        front_end = _features_text(model.input, model.input.front_end)
+    elif isinstance(model.input.front_end, EventFrames):
+        front_end = _frames_text(model.input.front_end, layout.image.frames)
     if model.fraction is None:
         arithmetic = "float32, one rounding per operation"
         logits = "`logits[t * SNN_CLASSES + k]` is the float logit after timestep t + 1."
@@ -41,7 +49,7 @@ Written by `litesnn export c`: C99, no heap, no library but what the compiler it
 ```c
 #include "snn.h"
 
-static snn_input input[SNN_INPUTS];                  /* {given}, [{channels}, {height}, {width}] */
+static snn_input input[SNN_INPUTS];                  /* {given}, [{frames}{channels}, {height}, {width}] */
 static snn_logit logits[SNN_TIMESTEPS * SNN_CLASSES];
 
 if (snn_run(input, logits)) {{ int class = snn_class(logits); }}
@@ -75,10 +83,22 @@ and one.
 """
 
 
-def _front_end_text(spec: InputSpec) -> str:
+def _frames_text(front_end: EventFrames, frames: int) -> str:
+    """How the caller counts events."""
+    if front_end.by == "time":
+        length, unit = front_end.frame_ms, "ms"
+    else:
+        length, unit = front_end.frame_events, "events"
+    return f"""
+The input is {frames} frames, one for each timestep. Frame t has the events of {length:g} {unit}, those that follow
+the first t·{length:g} {unit}: x[t][p][y][x] is how many there were at pixel (y, x) with polarity p (0: it became
+darker, 1: brighter), and {front_end.clip} if there were more.
+
+"""
+
+
+def _features_text(spec: InputSpec, front_end: LogMel) -> str:
     """What the caller has to compute from sound; it is not exported, since no two Fourier transforms round alike."""
-    front_end = spec.front_end
-    assert front_end is not None
     window, hop = front_end.window, front_end.hop
     return f"""
 The input is not sound but its features, which the caller has to compute: {front_end}. From

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.export_c.layout import Bundle, Layout
-from litesnn.deploy.reference import Reference, quantize_input
+from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.version import __version__
 
 __all__ = ["golden_source", "model_header", "model_source"]
@@ -39,15 +40,16 @@ def model_header(layout: Layout) -> str:
     else:
         neuron = [("LEAK", _real(model.leak), ""), ("THRESHOLD", _real(model.threshold), "")]
     rows: list[tuple[str, object, str]] = [
-        ("CHANNELS", channels, "of the input, [C, H, W]"),
+        ("FRAMES", layout.image.frames, "of the input, [FRAMES, C, H, W]: 1, or another one at each timestep"),
+        ("CHANNELS", channels, ""),
         ("HEIGHT", height, ""),
         ("WIDTH", width, ""),
-        ("INPUTS", channels * height * width, ""),
+        ("INPUTS", layout.image.frames * channels * height * width, ""),
         ("TIMESTEPS", model.timesteps, ""),
         ("CLASSES", len(model.classes), ""),
         ("POPULATIONS", len(model.populations), ""),
         ("FIXED", int(fixed), "1: int32 fixed point, 0: float32"),
-        ("IMAGE_INPUT", int(model.input.kind == "image"), "inputs are 1: uint8 pixels, 0: numbers"),
+        ("IMAGE_INPUT", int(model.input.kind != "array"), "inputs are 1: uint8 pixels or counts, 0: numbers"),
         *neuron,
         ("WITH_EVENTS", int("events" in kinds), "kernels that are used"),
         ("WITH_SLICED", int("sliced" in kinds), ""),
@@ -85,11 +87,12 @@ def model_source(layout: Layout) -> str:
 
 
 def golden_source(layout: Layout, inputs: NDArray[np.generic]) -> str:
-    """``golden.c``: raw inputs [n, C, H, W], and the reference's logits and spikes for them.
+    """``golden.c``: raw inputs [n, C, H, W] or [n, T, C, H, W], and the reference's logits and spikes for them.
 
     Of the spikes of a population the CRC-32 of [T, C, H, W] bytes 0 and 1 is kept.
     """
     model = layout.model
+    inputs = take_input(model, inputs)
     trace = Reference(model).run(inputs, record=True)
     assert trace.spikes is not None
     count = len(inputs)
@@ -98,7 +101,7 @@ def golden_source(layout: Layout, inputs: NDArray[np.generic]) -> str:
     else:
         assert trace.integers is not None
         logits = _list(map(str, trace.integers.transpose(1, 0, 2).ravel()))
-    if model.input.kind == "image":
+    if model.input.kind != "array":
         raw = _list(map(str, inputs.ravel()))
     elif model.fraction is None:
         raw = _list(map(_real, inputs.astype(np.float32).ravel()))
@@ -115,7 +118,7 @@ def golden_source(layout: Layout, inputs: NDArray[np.generic]) -> str:
 
 const int golden_count = {count};
 
-const snn_input golden_inputs[] = {{ /* [{count}, C, H, W] */
+const snn_input golden_inputs[] = {{ /* [{count}, FRAMES, C, H, W] */
 {raw}
 }};
 
@@ -258,17 +261,17 @@ class _ModelWriter:
         return f"&sources[{start}]"
 
     def _steps(self) -> bool:
-        """Whether pixels become steps by a table: the fixed-point runtime has no floats to compute them."""
+        """Whether pixels or counts become steps by a table: the fixed-point runtime has no floats to compute them."""
         model = self.layout.model
-        return model.fraction is not None and model.input.kind == "image"
+        return model.fraction is not None and model.input.kind != "array"
 
     def _input_tables(self) -> str:
         spec = self.layout.model.input
         if self._steps():
             pixels = np.arange(256, dtype=np.uint8)
             every = np.broadcast_to(pixels[:, None, None, None], (256, *spec.shape))
-            steps = quantize_input(spec, every)[:, :, 0, 0].T  # [C, 256]
-            return "/* Steps of each pixel value, for each channel. */\n" + _table(
+            steps = quantize_input(replace(spec, kind="image"), every)[:, :, 0, 0].T  # [C, 256]
+            return "/* Steps of each value, for each channel. */\n" + _table(
                 "int8_t", "steps", [str(step) for step in steps.ravel()]
             )
         if self.layout.model.fraction is not None:

@@ -54,13 +54,15 @@ static int quantize(snn_input x, uint32_t channel, int8_t *steps) {
 static int load_image(const snn_input *input) {
     const snn_image *image = &snn_network.image;
     int8_t *bytes = (int8_t *)snn_arena + image->first;
-    uint32_t c, y, x;
-    memset(bytes - image->lead, 0, image->lead + image->channels * image->plane);
-    for (c = 0; c < image->channels; c++) {
-        for (y = 0; y < image->height; y++) {
-            for (x = 0; x < image->width; x++) {
-                if (!quantize(*input++, c, &bytes[c * image->plane + y * image->pitch + x])) {
-                    return 0;
+    uint32_t frame, c, y, x;
+    memset(bytes - image->lead, 0, image->lead + SNN_FRAMES * image->channels * image->plane);
+    for (frame = 0; frame < SNN_FRAMES; frame++) {
+        for (c = 0; c < image->channels; c++, bytes += image->plane) {
+            for (y = 0; y < image->height; y++) {
+                for (x = 0; x < image->width; x++) {
+                    if (!quantize(*input++, c, &bytes[y * image->pitch + x])) {
+                        return 0;
+                    }
                 }
             }
         }
@@ -115,14 +117,14 @@ static void add_current(uint32_t place, int first, snn_real current) {
     currents[place] = first ? current : currents[place] + current;
 }
 
-/* Currents of weights on the image: the same at every step. */
+/* Currents of weights on the image, which are the same at every step, or on the frame of each step. */
 static void image_currents(const snn_bundle *bundle, uint32_t count, const snn_grid *grid, uint32_t frames,
                            snn_scale scale, int first) {
     const snn_image *image = &snn_network.image;
     const int8_t *start = (const int8_t *)snn_arena + image->first - image->lead;
     uint32_t pixels = (uint32_t)grid->height * grid->width;
     uint32_t place = 0;
-    uint32_t i, t, y, x;
+    uint32_t i, frame, t, y, x;
     for (i = 0; i < count; i++) { /* offset from `start`, and code */
         uint32_t weight = snn_row[i];
         uint32_t offset = SNN_CHANNEL(weight) * image->plane + image->lead;
@@ -131,13 +133,17 @@ static void image_currents(const snn_bundle *bundle, uint32_t count, const snn_g
     }
     for (y = 0; y < grid->height; y++) {
         for (x = 0; x < grid->width; x++, place++) {
-            const int8_t *pixel = start + bundle->stride * (y * image->pitch + x);
-            int32_t sum = 0;
-            for (i = 0; i < count; i++) {
-                sum += SNN_CODE(snn_row[i]) * pixel[snn_row[i] >> 5];
-            }
-            for (t = 0; t < frames; t++) {
-                add_current(t * pixels + place, first, snn_current(scale, bundle->shift, sum));
+            const int8_t *corner = start + bundle->stride * (y * image->pitch + x);
+            for (frame = 0; frame < SNN_FRAMES; frame++) {
+                const int8_t *pixel = corner + frame * image->channels * image->plane;
+                uint32_t end = SNN_FRAMES == 1 ? frames : frame + 1;
+                int32_t sum = 0;
+                for (i = 0; i < count; i++) {
+                    sum += SNN_CODE(snn_row[i]) * pixel[snn_row[i] >> 5];
+                }
+                for (t = frame; t < end; t++) {
+                    add_current(t * pixels + place, first, snn_current(scale, bundle->shift, sum));
+                }
             }
         }
     }

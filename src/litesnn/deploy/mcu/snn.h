@@ -1,7 +1,8 @@
 /* Runs one packed spiking network on a small device, bit for bit as litesnn.deploy.reference says.
  *
- * In: a model, which is constant tables (model.c), and one input. Out: the logits of every timestep. All memory is
- * static and was planned when the model was exported. One network per program, one caller at a time.
+ * In: a model, which is constant tables (model.c), and one input: an image, or a frame of events for each timestep.
+ * Out: the logits of every timestep. All memory is static and was planned when the model was exported. One network per
+ * program, one caller at a time.
  *
  * Layer by layer, all T timesteps at once. Spikes are bits. A channel's spikes are one plane, a row of lanes:
  *
@@ -31,7 +32,7 @@ typedef int32_t snn_sum;
 #endif
 
 #if SNN_IMAGE_INPUT
-typedef uint8_t snn_input; /* pixels */
+typedef uint8_t snn_input; /* pixels, or counts of events */
 #elif SNN_FIXED
 typedef int8_t snn_input; /* steps: clip(round(32 * (x - mean) / std), -127, 127) */
 #else
@@ -100,7 +101,7 @@ typedef struct {
 typedef struct {
     uint32_t first; /* byte of the arena where channel 0 begins */
     uint16_t lead;  /* zero bytes before it */
-    uint16_t channels, height, width, pitch;
+    uint16_t channels, height, width, pitch; /* of a frame; there are SNN_FRAMES, one after another */
     uint32_t plane; /* bytes from channel to channel */
 #if SNN_FIXED
     const int8_t *steps; /* [C][256], for pixels */
@@ -128,8 +129,8 @@ typedef struct {
 
 extern const snn_model snn_network; /* model.c */
 
-/* Run the input [C, H, W]. logits: [T, classes]; with fixed point these are t times the logits, times 2^fraction.
- * Returns 1, or 0 if an input number is not finite. */
+/* Run the input [SNN_FRAMES, C, H, W]. logits: [T, classes]; with fixed point these are t times the logits, times
+ * 2^fraction. Returns 1, or 0 if an input number is not finite. */
 int snn_run(const snn_input *input, snn_logit *logits);
 
 /* The class with the largest logit after the last step; of equals, the first. */

@@ -12,12 +12,11 @@
 #define LSNN_ROWS_OPS(real, end)                                                                                       \
     typedef struct {                                                                                                   \
         int64_t steps, rows, columns;                                                                                  \
-        int32_t terms; /* for fire: maps of currents; backwards: maps that add up to the gradient of spikes */         \
-        const lsnn_map *term;                                                                                          \
+        int32_t terms, gradients; /* `gradient`, backwards only: maps that add up to the gradient of spikes */         \
+        const lsnn_map *term, *gradient;                                                                               \
         const real *scales, *bias;                                                                                     \
         const lsnn_neuron *neuron;                                                                                     \
-        real *membranes;                                                                                               \
-        lsnn_map out; /* spikes; backwards: g */                                                                       \
+        lsnn_map out; /* spikes; backwards: g; membranes until then */                                                 \
     } lsnn_node_##end;                                                                                                 \
                                                                                                                        \
     typedef struct {                                                                                                   \

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 1 /* raised whenever a function of this header changes */
+#define LSNN_TRAINING_ABI 2 /* raised whenever a function of this header changes */
 
 /* Columns of a matrix. */
 typedef struct {
@@ -57,16 +57,17 @@ LSNN_API void lsnn_training_stop(void *team);
     LSNN_API void lsnn_moments_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *z, double *scratch,    \
                                      real *mean, real *variance);                                                      \
                                                                                                                        \
-    /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: membranes [T, Q, C], spikes. */      \
+    /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: spikes [P, C]. */                    \
     LSNN_API void lsnn_fire_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,             \
                                   const lsnn_map *term, const real *scales, const real *bias,                          \
-                                  const lsnn_neuron *neuron, real *membranes, const lsnn_map *spikes);                 \
+                                  const lsnn_neuron *neuron, const lsnn_map *spikes);                                  \
                                                                                                                        \
-    /* Its gradient g = d loss / dx [T, Q, C], from those of its spikes (a sum of maps), and Σ g [C]; `scratch`: C     \
-     * doubles for each worker. */                                                                                     \
-    LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns,                   \
-                                           int32_t gradients, const lsnn_map *gradient, const lsnn_neuron *neuron,     \
-                                           const real *membranes, const lsnn_map *g, double *scratch, double *sums);   \
+    /* Its gradient g = d loss / dx [P, C], from those of its spikes (a sum of maps), and Σ g [C]; membranes are       \
+     * computed again from the terms. `scratch`: C doubles for each worker. */                                         \
+    LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,    \
+                                           const lsnn_map *term, const real *scales, const real *bias,                 \
+                                           const lsnn_neuron *neuron, int32_t gradients, const lsnn_map *gradient,     \
+                                           const lsnn_map *g, double *scratch, double *sums);                          \
                                                                                                                        \
     /* Σ g · (z − centre) of every column [C] of maps [P, C]; `scratch`: C doubles for each worker. */                 \
     LSNN_API void lsnn_products_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z, \

@@ -1,0 +1,223 @@
+"""Where event recordings lie: folders of ``.bin`` files, or the archives in which such folders are handed out.
+
+In: a folder, or a ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip`` file. Out: for each split its files and labels, and their
+bytes. A file's last two folders are its split, ``Train`` or ``Test``, and its class. Archives are read as they are:
+nothing is unpacked, and no name in them is used as a path. Files and folders that begin with a dot or with ``__MACOSX``
+are what systems leave beside the data, and are not looked at.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from litesnn.data.splits import IntArray
+from litesnn.errors import InputError
+
+__all__ = ["EventFile", "EventFolder", "contents", "find_events", "is_events"]
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_SUFFIX = ".bin"
+_SPLITS = ("train", "test")
+_MOST_BYTES = 5 * 2**22  # of a recording; one of N-MNIST has about 20,000
+_HIDDEN = (".", "__MACOSX")
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (
+    *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # encrypted
+    *(ValueError, IndexError),  # names that are no text, or empty
+)
+
+
+@dataclass(frozen=True)
+class EventFile:
+    """One recording: a file, or the member of an archive."""
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}: {self.member}"
+
+    def state(self) -> tuple[str, str | None, int, int]:
+        """What changes if the recording does: names, size and time of the file. Raises ``InputError`` if it is gone."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        return str(self.path), self.member, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True, eq=False)
+class EventFolder:
+    """A data set: of the splits "train" and, if there is one, "test" the files and labels [N]."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[list[EventFile], IntArray]]
+
+
+def is_events(place: Path) -> bool:
+    """Whether a folder holds recordings or archives of them, or a file is such an archive; little is looked at."""
+    if place.is_file():
+        return _is_archive(place)
+    return place.is_dir() and (bool(_archives(place)) or next(_unpacked(place), None) is not None)
+
+
+def find_events(place: Path) -> EventFolder:
+    """Find the recordings of a folder or an archive. If only one split is there, it is called "train".
+
+    Raises:
+        InputError: an archive is damaged or has a file twice, or the place of a file does not say of which class it is.
+    """
+    found: defaultdict[str, list[tuple[str, str, EventFile]]] = defaultdict(list)
+    for name, file in _members(place):
+        parts = PurePosixPath(name).parts
+        split = parts[-3].lower() if len(parts) > 2 and parts[-3].lower() in _SPLITS else ""
+        if len(parts) < 2 or parts[-2].lower() in _SPLITS:
+            raise InputError(f"{place}: {name} lies in no folder of a class; expected Train/CLASS/NAME{_SUFFIX}")
+        found[split].append((parts[-2], parts[-1], file))
+    if not found:
+        raise InputError(f"{place}: holds no {_SUFFIX} recordings; expected Train/CLASS/NAME{_SUFFIX}")
+    if len(found) > 1 and "" in found:
+        raise InputError(f"{found[''][0][2]}: lies neither in Train nor in Test, and other recordings do")
+    if len(found) == 1:
+        found = defaultdict(list, train=next(iter(found.values())))
+    classes = tuple(sorted({row[0] for row in found["train"]}))
+    index = {name: label for label, name in enumerate(classes)}
+    splits = {}
+    for split, rows in found.items():
+        rows.sort(key=lambda row: row[:2])
+        if unknown := [row for row in rows if row[0] not in index]:
+            raise InputError(f"{unknown[0][2]}: is of the class {unknown[0][0]!r}, which Train has not")
+        splits[split] = ([row[2] for row in rows], np.array([index[row[0]] for row in rows], np.int64))
+    return EventFolder(classes, splits)
+
+
+def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
+    """Of every recording its row, its name for errors, and its bytes; an archive is read once, from its start.
+
+    Raises:
+        InputError: a recording is missing, damaged or too large.
+    """
+    archived: defaultdict[Path, dict[str, int]] = defaultdict(dict)
+    for row, file in enumerate(files):
+        if file.member is not None:
+            archived[file.path][file.member] = row
+            continue
+        try:
+            size = file.path.stat().st_size
+            yield row, str(file), _limited(str(file), size, file.path.read_bytes)
+        except OSError as error:
+            raise InputError(f"{file.path}: cannot be read: {error.strerror or error}") from None
+    for archive, rows in archived.items():
+        for member, size, read in _each(archive):
+            if member in rows:
+                name = str(EventFile(archive, member))
+                try:
+                    content = _limited(name, size, read)
+                except _DAMAGE as error:
+                    raise _damaged(archive, error) from None
+                yield rows.pop(member), name, content
+        if rows:
+            raise InputError(f"{archive}: has no {next(iter(rows))}")
+
+
+def _limited(name: str, size: int, read: Callable[[], bytes]) -> bytes:
+    if size > _MOST_BYTES:
+        raise InputError(f"{name}: has {size} bytes; a recording may have {_MOST_BYTES}")
+    return read()
+
+
+def _members(place: Path) -> Iterator[tuple[str, EventFile]]:
+    """The name within its folder or archive, and the place, of every recording.
+
+    A folder is looked at before an archive of the same name, which is then left alone.
+    """
+    unpacked = set()
+    if place.is_dir():
+        for name in _unpacked(place):
+            unpacked.add(name.partition("/")[0].lower())
+            yield name, EventFile(place / name)
+    for archive in _archives(place):
+        split = archive.name.partition(".")[0]
+        if split.lower() in unpacked:
+            continue
+        seen = set()
+        for name, _, _ in _each(archive):
+            if not _is_recording(name):
+                continue
+            file = EventFile(archive, name)
+            if name in seen:
+                raise InputError(f"{file}: is in the archive twice")
+            seen.add(name)
+            named = place == archive or f"/{split}/".lower() in f"/{name}".lower()
+            yield name if named else f"{split}/{name}", file
+
+
+def _unpacked(place: Path) -> Iterator[str]:
+    """Names of recordings below a folder, at most three levels down."""
+    for pattern in (f"*{_SUFFIX}", f"*/*{_SUFFIX}", f"*/*/*{_SUFFIX}"):
+        for path in place.glob(pattern):
+            name = path.relative_to(place).as_posix()
+            if _is_recording(name):
+                yield name
+
+
+def _is_recording(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(_HIDDEN) for part in parts if part not in (".", ".."))
+    return name.endswith(_SUFFIX) and not hidden
+
+
+def _archives(place: Path) -> list[Path]:
+    """The archives in a folder that are named after a split, or the place itself if it is one."""
+    if not place.is_dir():
+        return [place] if _is_archive(place) else []
+    names = {split + suffix for split in _SPLITS for suffix in _ARCHIVES}
+    return sorted(entry for entry in place.iterdir() if entry.name.lower() in names)
+
+
+def _is_archive(place: Path) -> bool:
+    return place.name.lower().endswith(_ARCHIVES)
+
+
+def _each(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Name and size of every file in an archive, and what reads it, to be called before the next one."""
+    try:
+        if archive.suffix.lower() == ".zip":
+            with zipfile.ZipFile(archive) as opened:
+                for entry in opened.infolist():
+                    if not entry.is_dir():
+                        _require_method(archive, entry)
+                        yield entry.filename, entry.file_size, partial(opened.read, entry)
+        else:
+            with tarfile.open(archive, "r:" if archive.suffix.lower() == ".tar" else "r:gz") as stream:
+                for member in stream:
+                    if member.isreg():
+                        yield member.name, member.size, partial(_read_member, stream, member)
+    except _DAMAGE as error:
+        raise _damaged(archive, error) from None
+
+
+def _require_method(archive: Path, entry: zipfile.ZipInfo) -> None:
+    if entry.compress_type not in _ZIP_METHODS:
+        name = EventFile(archive, entry.filename)
+        raise InputError(f"{name}: is compressed by method {entry.compress_type}; expected 0 (stored) or 8 (deflated)")
+
+
+def _read_member(stream: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = stream.extractfile(member)
+    assert file is not None  # a regular file has content
+    return file.read()
+
+
+def _damaged(archive: Path, error: Exception) -> InputError:
+    return InputError(f"{archive}: cannot be read as an archive: {' '.join(str(error).split())}")
