@@ -75,10 +75,23 @@ class Large(Net):
     def forward(self, x):
         return super().forward(x.reshape(len(x), 3, 32, 32))
 
+class Events(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(6, 2)
+        self.lif1 = nn.Sequential(nn.BatchNorm2d(4), Lif())
+
+class Loop(Events):
+    def forward(self, x):
+        return torch.stack([super(Loop, self).forward(x) for _ in range(2)])
+
 class Other:
     pass
 """
-"""The text of a file of modules for the images of the whole job, which are 1 × 8 × 8 in three classes."""
+"""The text of a file of modules for the images of the whole job, which are 1 × 8 × 8 in three classes.
+
+``Events`` and ``Loop`` are for frames of events in two classes.
+"""
 
 
 class Lif(nn.Module):

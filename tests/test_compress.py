@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import litesnn as package
+from event_data import dataset, write_tree
 from given import MODULE
 from litesnn.compression import stages
 from litesnn.compression.search import Candidates
@@ -201,6 +202,41 @@ def test_python_does_the_same(place: Path, copy: Path, monkeypatch: pytest.Monke
     assert (copy / "report.html").exists()
 
 
+# --- events ---
+
+
+def compress_events(name: str, place: Path, folder: Path, run: Path) -> Outcome:
+    """Compress a module on recordings of two classes that are made for it."""
+    data = write_tree(folder / "recordings", dataset(train=40, test=10))
+    (folder / "events.toml").write_text(f"{RECIPE}\n[events]\nframe_ms = 20.0\nheight = 6\nwidth = 5\n")
+    options = ["--data", str(data), "--recipe", str(folder / "events.toml"), "--device", "cpu", "--quiet"]
+    return litesnn("compress", "--model", f"{place / 'net.py'}:{name}", "--run", run, *options)
+
+
+def test_a_module_that_makes_one_timestep_sees_a_frame_in_each(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    outcome = compress_events("Events", place, tmp_path, run)
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.8
+    assert metrics["packing"]["proof"]["different_spikes"] == 0
+    conv1 = metrics["layers"][0]
+    assert (conv1["name"], conv1["weights"]) == ("conv1", 4 * 2 * 9)
+    assert metrics["stem_macs"] == metrics["timesteps"] * conv1["kept"] * 6 * 5
+
+
+def test_a_module_that_makes_all_timesteps_of_an_image_is_refused_for_events(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+    line = refused(compress_events("Loop", place, tmp_path, tmp_path / "run"))
+    assert "class Loop: its forward makes all timesteps of one input; events need one that makes one timestep" in line
+
+
 # --- what cannot be packed, and what costs too much ---
 
 
@@ -255,7 +291,7 @@ def write_weights(place: Path, folder: Path, change: Callable[[dict[str, torch.T
         ("net.py", "model 'net.py' is not understood; expected FILE.py:Class"),
         ("net:Net", "is not understood"),
         ("none.py:Net", "none.py: cannot be read: No such file or directory"),
-        ("net.py:Missing", "class Missing is not in it; it has Spike, Lif, Net, Soft, Sized, Flat, Large, Other"),
+        ("net.py:Missing", "class Missing is not in it; it has Spike, Lif, Net, Soft, Sized, Flat, Large, Events, "),
         ("net.py:Other", "class Other is no torch module"),
         ("net.py:Sized", "class Sized needs the arguments size; give them defaults"),
         ("net.py:Flat", "class Flat has no convolution (torch.nn.Conv2d) to compress"),

@@ -15,11 +15,15 @@ from given import INFO, Lif, Row, given, known, pixels, tail
 from litesnn.compression.deploy import packed_model, prove_equal
 from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
+from litesnn.compression.search import Candidates
+from litesnn.config import Recipe
 from litesnn.deploy.packed import PackedModel, population_shapes, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
+from litesnn.front_end import EventFrames
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Axis, Meter, taps_along
+from litesnn.snn.network import InputInfo
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -75,7 +79,7 @@ def packed(net: SteppedNetwork) -> PackedModel:
     graph = net.given.graph
     assert graph is not None, net.given.reason
     compressions = net.compressions()
-    return packed_model(graph, net.folding(), net.given.layers, compressions, INFO, net.timesteps)
+    return packed_model(graph, net.folding(), net.given.layers, compressions, net.info, net.timesteps)
 
 
 EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
@@ -94,10 +98,10 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
 
 
 @torch.no_grad()
-def lively(name: str) -> SteppedNetwork:
+def lively(make: Callable[[], nn.Module], info: InputInfo = INFO) -> SteppedNetwork:
     """A network whose neurons fire, but not always."""
     torch.manual_seed(2)
-    net = network(known(EXPRESSIBLE[name]()))
+    net = network(known(make(), info))
     for layer in net.given.layers.values():
         layer.weight.mul_(3)
     return net
@@ -106,7 +110,7 @@ def lively(name: str) -> SteppedNetwork:
 @pytest.mark.parametrize("name", EXPRESSIBLE)
 @torch.no_grad()
 def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
-    net = lively(name)
+    net = lively(EXPRESSIBLE[name])
     write(packed(net), tmp_path / "model.safetensors")
     assert net.given.graph is not None
     proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", pixels())
@@ -119,9 +123,57 @@ def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path
     np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(pixels().numpy()).logits)
 
 
+FRAMES = EventFrames(height=6, width=5)
+EVENTS = InputInfo(FRAMES.shape, FRAMES.kind, FRAMES.mean, FRAMES.std, ("a", "b", "c"), FRAMES)
+
+
+class Remembering(Row):
+    """Currents of what it saw first, at every timestep: right for an image, which is always the same."""
+
+    currents: Tensor | None = None
+
+    def reset(self) -> None:
+        self.currents = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem, *others = self.layers
+        self.currents = x = stem(x) if self.currents is None else self.currents
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+@torch.no_grad()
+def test_frames_are_seen_one_at_each_timestep(tmp_path: Path) -> None:
+    net = lively(lambda: Row(conv(2, 4), nn.BatchNorm2d(4), Lif(), conv(4, 4), Lif(), *tail()), EVENTS)
+    frames = torch.randint(0, 4, (16, 4, *FRAMES.shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    write(packed(net), tmp_path / "model.safetensors")
+    assert net.given.graph is not None
+    proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", frames)
+    assert proof["different_spikes"] == 0
+    logits = net(net.encode(frames)).logits
+    np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(frames.numpy()).logits)
+    assert torch.equal(net(net.encode(frames[:, :3])).logits, logits)  # T = 3: the fourth comes too late
+    other = net(net.encode(frames[:, [0, 2, 1]])).logits
+    assert torch.equal(other[0], logits[0])
+    assert not torch.equal(other[1], logits[1])
+    with pytest.raises(ValueError, match="3 or more"):
+        net(net.encode(frames[:, :2]))
+
+
+@torch.no_grad()
+def test_what_a_module_remembers_of_its_first_frame_is_not_in_the_file() -> None:
+    image, frames = (
+        known(Remembering(conv(1, 4), Lif(), *tail())),
+        known(Remembering(conv(2, 4), Lif(), *tail()), EVENTS),
+    )
+    assert image.graph is not None
+    assert frames.reason == "layers.0 is called 1 times in 2 timesteps, not once in each"
+
+
 @torch.no_grad()
 def test_the_proof_fails_for_another_network(tmp_path: Path) -> None:
-    net = lively("strides")
+    net = lively(EXPRESSIBLE["strides"])
     write(packed(net), tmp_path / "model.safetensors")
     graph = net.given.graph
     assert graph is not None
@@ -344,9 +396,6 @@ def test_a_loop_and_a_step_are_the_same_network() -> None:
 
 
 def test_gradients_reach_weights_scores_and_shares() -> None:
-    from litesnn.compression.search import Candidates
-    from litesnn.config import Recipe
-
     class Soft(Lif):
         def forward(self, x: Tensor) -> Tensor:
             return torch.sigmoid(x)  # any gradient will do

@@ -209,7 +209,7 @@ def packed_model(
 
 @torch.no_grad()
 def prove_equal(network: Any, graph: Graph, path: Path, images: Tensor) -> dict[str, int]:
-    """Run module and packed file on raw images [B, C, H, W]: equal predictions, and equal spikes but for rounding.
+    """Run module and packed file on raw images, or frames: equal predictions, and equal spikes but for rounding.
 
     Returns the images, and of all neurons and timesteps how many spikes were compared and how many differ.
 

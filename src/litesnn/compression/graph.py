@@ -107,18 +107,20 @@ class Graph:
         return self.populations[0].lif
 
 
-def build_graph(tape: Tape, output: Value, steps: int) -> Graph:
+def build_graph(tape: Tape, output: Value, steps: int, *, static: bool) -> Graph:
     """The graph of the last of ``steps`` timesteps on a tape, whose output is ``output`` [B, K].
+
+    ``static``: the image is the same at every timestep, so that a layer which reads it may be called just once.
 
     Raises:
         Inexpressible: the packed file has no words for a part of it.
     """
-    return _Builder(tape, steps).build(output)
+    return _Builder(tape, steps, static=static).build(output)
 
 
 class _Builder:
-    def __init__(self, tape: Tape, steps: int) -> None:
-        self.tape, self.steps = tape, steps
+    def __init__(self, tape: Tape, steps: int, *, static: bool) -> None:
+        self.tape, self.steps, self.static = tape, steps, static
         self.graph = Graph()
         self.known: dict[tuple[str, int], int] = {}
 
@@ -228,7 +230,7 @@ class _Builder:
         if isinstance(module, CompressedLayer):
             self.plain(call, module)
             sources = self.spikes(call.inputs[0], call.name)
-            self.once(call, static=sources == (IMAGE,))
+            self.once(call, repeated=not (self.static and sources == (IMAGE,)))
             return Leaf(call.name, sources)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if module.running_mean is None:
@@ -251,11 +253,11 @@ class _Builder:
         if (reason := layer.unusual()) is not None:
             raise Inexpressible(f"layer {call.name} has {reason}")
 
-    def once(self, call: Call, *, static: bool = False) -> list[Call]:
-        """The calls of a module that has one in each timestep; of these, ``call`` has to be the last."""
+    def once(self, call: Call, *, repeated: bool = True) -> list[Call]:
+        """The calls of a module, of which ``call`` has to be the last: one in each timestep, or one if not ``repeated``."""
         assert call.module is not None
         calls = self.tape.of(call.module)
-        if len(calls) != self.steps and not (static and len(calls) == 1):
+        if len(calls) != self.steps and (repeated or len(calls) != 1):
             raise Inexpressible(f"{call.name} is called {len(calls)} times in {self.steps} timesteps, not once in each")
         if call is not calls[-1]:
             raise Inexpressible(f"{call.name} is read a timestep later; the packed file has no recurrence")

@@ -1,11 +1,11 @@
 """A given module as a network over time: logits of every prefix of the timesteps, costs, and the deployed arithmetic.
 
-In: quantized images [B, C, H, W] (integers −127…127). Out: the mean outputs y_t of timesteps 1…t for every t. The
-module sees the image in units of its standard deviation, in steps of 1/32, the same at every timestep. It may be
-written in two ways, and shows which when it is first run:
+In: quantized images [B, C, H, W], or frames [B, T, C, H, W] of events (integers −127…127). Out: the mean outputs y_t
+of timesteps 1…t for every t. The module sees the image in units of its standard deviation, in steps of 1/32, the same
+at every timestep, or frame t at timestep t. It may be written in two ways, and shows which when it is first run:
 
 - it makes one timestep: [B, C, H, W] → [B, K]; its neurons keep their states, and have ``reset()`` or ``reset_mem()``;
-- it makes all timesteps: [B, C, H, W] → [T, B, K], with states that it hands on itself.
+- it makes all timesteps of an image: [B, C, H, W] → [T, B, K], with states that it hands on itself.
 
 In evaluation the layers compute with what will be packed: integer codes, float16 scales and biases, batch norm folded.
 The neurons are the module's own, in training and in evaluation.
@@ -31,7 +31,7 @@ from litesnn.compression.tape import Tape, Value, is_neuron, leaves, tensors_in
 from litesnn.errors import InputError
 from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS
-from litesnn.snn.backbone import INPUT_SCALE, Output
+from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes
 from litesnn.snn.execution import Execution
@@ -107,12 +107,17 @@ class Given(nn.Module):
         linear = [name for name, layer in self.layers.items() if layer.is_linear]
         return linear[-1] if linear else None
 
-    def steps(self, images: Tensor, timesteps: int) -> Tensor:
-        """The module's output at each timestep [T, B, K]."""
+    def steps(self, x: Tensor, timesteps: int) -> Tensor:
+        """The module's output at each timestep [T, B, K] of images [B, C, H, W], or of frames [B, T or more, C, H, W].
+
+        Raises:
+            ValueError: there are fewer frames than timesteps.
+        """
         reset_states(self.net)
         if self.own_timesteps is not None:
-            return _output(self.net(images))[:timesteps]
-        return torch.stack([_output(self.net(images)) for _ in range(timesteps)])
+            return _output(self.net(x))[:timesteps]
+        seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
+        return torch.stack([_output(self.net(image)) for image in seen])
 
     def learn(self) -> None:
         """Run the module on a tape: how it is called, what its layers read, and its graph.
@@ -129,6 +134,11 @@ class Given(nn.Module):
         reset_states(self.net)
         output = self._traced(tape, image)
         if output.dim() == 3:
+            if self.info.frames:
+                raise InputError(
+                    f"{self.origin}: its forward makes all timesteps of one input; events need one that makes one "
+                    "timestep of one frame, [B, C, H, W] → [B, K]"
+                )
             steps = self.own_timesteps = len(output)
             value = _last_of(tape, output, steps)
         else:
@@ -148,7 +158,7 @@ class Given(nn.Module):
         try:
             if value is None:
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
-            self.graph = build_graph(tape, value, steps)
+            self.graph = build_graph(tape, value, steps, static=not self.info.frames)
         except Inexpressible as error:
             self.reason = str(error)
         reset_states(self.net)
@@ -227,12 +237,14 @@ class SteppedNetwork(nn.Module):
         return self.choice.timesteps
 
     def encode(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W] → int8 input of the same shape."""
+        """Raw images [B, C, H, W], or frames [B, T or more, C, H, W] of which the first T are seen → int8 input."""
+        if self.info.frames:
+            x = first_frames(x, self.timesteps)
         return encode(x.to(self.device), self.info.mean, self.info.std)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W] → class indices [B], with what will be packed."""
+        """Raw images, or frames, as :meth:`encode` takes them → class indices [B], with what will be packed."""
         was_training = self.training
         self.eval()
         try:
@@ -253,7 +265,7 @@ class SteppedNetwork(nn.Module):
         tap: int | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t of every timestep [T, B, K].
+        """Encoded images [B, C, H, W] or frames [B, T or more, C, H, W] → logits y_t of every timestep [T, B, K].
 
         Args:
             meter: collects costs.
@@ -301,10 +313,14 @@ class SteppedNetwork(nn.Module):
         )
 
     def analog_macs(self) -> list[tuple[float, int]]:
-        """MACs per inference, and bits, of every layer that was last heard to read real numbers."""
+        """MACs per inference, and bits, of every layer that was last heard to read real numbers.
+
+        What reads an image has the same work at every timestep, which counts once.
+        """
+        static = None if self.info.frames else "image"
         return [
             (
-                layer.macs() * self.given.calls[gene.name] * (1 if layer.reads == "image" else self.timesteps),
+                layer.macs() * self.given.calls[gene.name] * (1 if layer.reads == static else self.timesteps),
                 gene.bits,
             )
             for gene in self.choice.layers
@@ -324,7 +340,7 @@ def run(
     deployed: Mapping[str, Deployed] | None = None,
     read_out: Callable[[Tensor], Tensor] | None = None,
 ) -> Output:
-    """Encoded images [B, C, H, W] → y_t [T, B, K].
+    """Encoded images [B, C, H, W] or frames [B, T or more, C, H, W] → y_t [T, B, K].
 
     Args:
         given: the module.

@@ -30,8 +30,7 @@ __all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enoug
 
 def most_timesteps(given: Given, recipe: Recipe) -> int:
     """T_max of the search: the least that recipe, budget and module allow."""
-    limits = (recipe.search.timesteps, recipe.budget.timesteps, given.own_timesteps)
-    return min(limit for limit in limits if limit is not None)
+    return min(recipe.timesteps, given.own_timesteps or recipe.timesteps)
 
 
 class Candidates(nn.Module):
@@ -90,7 +89,10 @@ class Candidates(nn.Module):
         meter: Meter | None = None,
         execution: Execution = Execution(),
     ) -> Output:
-        """Encoded images [B, C, H, W] → y_t [T_max, B, K]; ``execution`` has no meaning here."""
+        """Encoded images [B, C, H, W], or frames [B, T_max, C, H, W] → y_t [T_max, B, K].
+
+        ``execution`` has no meaning here.
+        """
         mixes = self.mixes() if mixes is None else mixes
         return run(self.given, x, self._named(mixes), len(self.psi), meter=meter)
 

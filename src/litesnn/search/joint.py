@@ -113,7 +113,7 @@ class Searchable(Protocol[MixT]):
     def __call__(
         self, x: Tensor, mixes: list[MixT], *, meter: Meter | None = None, execution: Execution = Execution()
     ) -> Output:
-        """Quantized images [B, C, H, W] → logits y_t [T, B, K]."""
+        """Quantized images [B, C, H, W], or frames [B, T, C, H, W] → logits y_t [T, B, K]."""
         ...
 
     def expected_packed_bits(self, mixes: list[MixT]) -> Tensor:
