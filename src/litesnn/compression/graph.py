@@ -254,7 +254,7 @@ class _Builder:
             raise Inexpressible(f"layer {call.name} has {reason}")
 
     def once(self, call: Call, *, repeated: bool = True) -> list[Call]:
-        """The calls of a module, of which ``call`` has to be the last: one in each timestep, or one if not ``repeated``."""
+        """A module's calls, of which ``call`` has to be the last: one in each timestep, or one if not ``repeated``."""
         assert call.module is not None
         calls = self.tape.of(call.module)
         if len(calls) != self.steps and (repeated or len(calls) != 1):
