@@ -142,7 +142,7 @@ def derived_genotype(case: Case) -> Genotype:
     )
 
 
-def search_loop(case: Case, contender: str) -> SearchLoop:
+def search_loop(case: Case, contender: str) -> SearchLoop[Supernet]:
     """A search at its first step."""
     supernet: Supernet = build_supernet(case.recipe, case.shape, CLASSES)
     if contender.startswith("plain"):
@@ -150,7 +150,7 @@ def search_loop(case: Case, contender: str) -> SearchLoop:
     return SearchLoop(case.recipe, supernet.train(), execution=_execution(contender))
 
 
-def train_loop(case: Case, contender: str) -> TrainLoop:
+def train_loop(case: Case, contender: str) -> TrainLoop[Trainee]:
     """A training at its first step."""
     channels = case.shape[0]
     names = tuple(str(number) for number in range(CLASSES))

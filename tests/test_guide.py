@@ -1,4 +1,4 @@
-"""The guide runs: every command and every piece of Python in it, in order, in one folder."""
+"""The pages that run: every command and every piece of Python in them, in order, in one folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import pytest
 
 from litesnn.cli import app
+from litesnn.deploy import native_evaluation
 from whole_job import litesnn
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "docs" / "guide.md"
+GUIDE, COMPRESS = (ROOT / "docs" / name for name in ("guide.md", "compress.md"))
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 
 CHANGES = (
@@ -30,7 +31,18 @@ CHANGES = (
     "search.timesteps=2",
     "train.epochs=1",
 )
-SHORT = [word for change in CHANGES for word in ("--set", change)]
+COMPRESS_CHANGES = (
+    "data.train_limit=200",
+    "data.test_limit=50",
+    "search.epochs=1",
+    "search.warmup_epochs=0",
+    "search.timesteps=2",
+    "train.epochs=1",
+)
+SHORT = {
+    command: [word for change in changes for word in ("--set", change)]
+    for command, changes in (("design", CHANGES), ("compress", COMPRESS_CHANGES))
+}
 
 
 class Block(NamedTuple):
@@ -45,8 +57,8 @@ class Block(NamedTuple):
         return [name for name in self.needs if not (shutil.which(name) or importlib.util.find_spec(name))]
 
 
-def blocks() -> list[Block]:
-    matches = BLOCK.finditer(GUIDE.read_text(encoding="utf-8"))
+def blocks(page: Path = GUIDE) -> list[Block]:
+    matches = BLOCK.finditer(page.read_text(encoding="utf-8"))
     return [Block(match["language"], match["text"], tuple((match["needs"] or "").split())) for match in matches]
 
 
@@ -54,18 +66,18 @@ def commands(block: Block) -> Iterator[list[str]]:
     return map(shlex.split, block.text.replace("\\\n", " ").splitlines())
 
 
-def run_guide(*, short: bool) -> list[str]:
-    """Run it in this folder, with a small design if ``short``; what was missing for blocks that were left out."""
+def run_guide(page: Path = GUIDE, *, short: bool) -> list[str]:
+    """Run it in this folder, with a small job if ``short``; what was missing for blocks that were left out."""
     left_out = []
-    for block in blocks():
+    for block in blocks(page):
         if block.missing:
             left_out += block.missing
         elif block.language == "python":
-            exec(compile(block.text, str(GUIDE), "exec"), {})
+            exec(compile(block.text, str(page), "exec"), {})
         else:
             for name, *arguments in commands(block):
                 if name == "litesnn":
-                    outcome = litesnn(*arguments, *(SHORT if short and arguments[0] == "design" else ()))
+                    outcome = litesnn(*arguments, *(SHORT.get(arguments[0], []) if short else ()))
                     assert outcome.code == 0, f"{shlex.join(arguments)}\n{outcome.out}\n{outcome.err}"
     return left_out
 
@@ -95,6 +107,40 @@ def test_the_guide_with_a_short_design(tmp_path: Path, monkeypatch: pytest.Monke
     left_out = run_guide(short=True)
     assert set(left_out) <= {"arm-none-eabi-gcc", "qemu-system-arm", "spikingjelly"}
     assert {"firmware", "digits.nir", "digits.onnx", "digit.npy"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def copy_examples(folder: Path) -> None:
+    shutil.copytree(ROOT / "examples", folder / "examples")
+
+
+def test_compress_is_commands() -> None:
+    page = blocks(COMPRESS)
+    assert {block.language for block in page} == {"sh"}
+    assert COMPRESS.read_text().count("```") == 2 * len(page)
+    said = [command for block in page for command in commands(block)]
+    assert {command[0] for command in said} == {"litesnn"}
+    models = [command[command.index("--model") + 1] for command in said if command[1] == "compress"]
+    files = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    assert sorted(model.partition(":")[0] for model in models) == [f"examples/{name}" for name in files]
+
+
+def test_compress_with_a_short_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_examples(tmp_path)
+    monkeypatch.setattr(native_evaluation, "ROUNDS", 1)
+    monkeypatch.setattr(native_evaluation, "SAMPLE_SECONDS", 0.001)
+    monkeypatch.setattr(Block, "missing", property(lambda block: list(block.needs)))  # the libraries take seconds
+    assert run_guide(COMPRESS, short=True) == ["snntorch", "spikingjelly"]
+    assert (tmp_path / "mine.nir").exists()
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("default")  # the packages of others have warnings of their own
+def test_compress_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_examples(tmp_path)
+    assert run_guide(COMPRESS, short=False) == []
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mine", "snntorch", "jelly"}
 
 
 @pytest.mark.interop

@@ -5,7 +5,7 @@ from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.reference import Reference
-from litesnn.design import Design, design
+from litesnn.design import Design, compress, design
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
 from litesnn.genotype import Genotype
 from litesnn.networks import load
@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "Reference",
     "__version__",
+    "compress",
     "design",
     "load",
 ]

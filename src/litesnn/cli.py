@@ -18,7 +18,7 @@ from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.deploy.native_evaluation import engine_table, evaluate_native
 from litesnn.design import Job, check_budgets, make_recipe
-from litesnn.errors import EndedElsewhere, LitesnnError
+from litesnn.errors import EndedElsewhere, InputError, LitesnnError
 from litesnn.loop.session import Session, begin_session
 from litesnn.runs import STAGES, RunFolder, held
 from litesnn.show import info_table, predictions, summary_table
@@ -138,6 +138,40 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
+    with held(folder) as mine:
+        Job(mine, session).finish()
+    _conclude(folder)
+
+
+@app.command()
+def compress(
+    run: RunOption = Path("runs/compress"),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="FILE.py:CLASS", help="a torch module with convolutions and spiking neurons"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="its weights to start from, as a safetensors file")
+    ] = None,
+    data: DataOption = None,
+    budget: BudgetOption = None,
+    recipe: RecipeOption = None,
+    seed: SeedOption = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compress a spiking network of your own, written with snnTorch, SpikingJelly or plain torch.
+
+    Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
+    with a run that was interrupted. Exit code 3 if the result breaks its budget.
+    """
+    folder = _begin(run, data, budget, recipe, seed, None, changes, model=model, weights=weights)
+    if folder.recipe().module is None:
+        raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
+    session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
     with held(folder) as mine:
         Job(mine, session).finish()
     _conclude(folder)
@@ -347,19 +381,25 @@ def _begin(
     seed: int | None,
     mode: Mode | None,
     changes: list[str] | None,
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
 ) -> RunFolder:
     """The run folder; a run that exists goes on with its own recipe unless the options say something."""
     folder = RunFolder(run)
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
-    nothing_said = not said and all(value is None for value in (data, budget, recipe, seed))
+    if weights is not None and model is None:
+        raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
+    nothing_said = not said and all(value is None for value in (data, budget, recipe, seed, model))
 
     def make() -> None:
         if nothing_said and (folder / "recipe.toml").exists():
             folder.recipe()
         else:
-            folder.begin(make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=said))
+            words = {"data": data, "budget": budget, "recipe": recipe, "model": model}
+            folder.begin(make_recipe(**words, weights=weights, seed=seed, changes=said))
 
     processes.first_does(make)
     return folder
@@ -403,4 +443,6 @@ def _show_results(folder: RunFolder) -> None:
     for stage in ("pack", "report"):
         if folder.done(stage):
             console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True)
+    if reason := metrics.get("packing", {}).get("reason"):
+        console.print(f"no {STAGES['pack']}, and its size is an estimate: {reason}", soft_wrap=True, markup=False)
     check_budgets(metrics)

@@ -24,6 +24,7 @@ from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
 
 __all__ = [
     "ModelSettings",
+    "ModuleSettings",
     "Recipe",
     "SearchSettings",
     "TrainSettings",
@@ -155,6 +156,16 @@ class TrainSettings(_Settings):
     dual_lr: float = Field(0.05, gt=0, description="step of its multiplier")
 
 
+class ModuleSettings(_Settings):
+    """The module that ``litesnn compress`` was given."""
+
+    file: str = Field(description="the Python file, which is run")
+    name: str = Field(description="the class in it, which is made without arguments")
+    sha256: str = Field(description="of the file when the run began")
+    weights: str | None = Field(None, description="safetensors file of the weights to start from")
+    weights_sha256: str | None = Field(None, description="of that file when the run began")
+
+
 class Recipe(_Settings):
     """Everything that a design depends on, but for the data itself."""
 
@@ -168,6 +179,7 @@ class Recipe(_Settings):
     events: EventFrames = EventFrames()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
+    module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
 

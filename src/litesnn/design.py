@@ -16,6 +16,9 @@ from rich.console import Console
 
 from litesnn import processes
 from litesnn.budget import Budget
+from litesnn.compression import stages as given_module
+from litesnn.compression.network import SteppedNetwork
+from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.event_files import is_events
@@ -37,7 +40,7 @@ from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate
 from litesnn.train.fit import fit
 
-__all__ = ["Design", "Job", "check_budgets", "design", "make_recipe", "renew_report"]
+__all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
 
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -48,6 +51,9 @@ def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
 
 def report(run: RunFolder, data: Data, session: Session) -> Path:
     """Write ``report.html``. Raises ``InputError`` if what it needs is missing, packages included."""
+    if "pack" not in run.needs():
+        run.start("report")
+        return write_report(run.path)
     model = read(run.need("pack"))
     run.start("report")
     return write_report(run.path, collect_examples(model, data.test()))
@@ -62,6 +68,17 @@ STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
     "report": report,
 }
 assert list(STAGE_FUNCTIONS) == list(STAGES)
+
+GIVEN_STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
+    "search": given_module.compress_search,
+    "derive": given_module.derive,
+    "train": given_module.fit,
+    "evaluate": given_module.evaluate,
+    "pack": given_module.pack,
+    "report": report,
+}
+"""The same of a run whose recipe has a module: ``litesnn compress``. One process does them."""
+assert list(GIVEN_STAGE_FUNCTIONS) == list(STAGES)
 
 
 SHARED_STAGES: dict[str, Callable[[RunFolder], tuple[Path, ...]]] = {
@@ -98,6 +115,10 @@ class Job:
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
+        if self.run.recipe().module is not None:
+            if processes.count() > 1:
+                raise InputError("a given module is compressed by one process; start litesnn without torchrun")
+            return GIVEN_STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
         work = STAGE_FUNCTIONS[stage]
         if stage not in SHARED_STAGES:
             data = self.data
@@ -111,21 +132,34 @@ class Job:
         """Run every stage that is not done."""
         require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
-            if not processes.first_does(partial(self.run.done, stage)):
+            if not processes.first_does(partial(self._is_done, stage)):
                 self.session.console.print(f"[bold]{stage}[/] → {self.run.output(stage)}")
                 self.do(stage)
+
+    def _is_done(self, stage: str) -> bool:
+        return self.run.done(stage) or stage not in self.run.needs()
+
+
+def trained_network(run: RunFolder, data: Data) -> Network | SteppedNetwork:
+    """What a run has trained, in evaluation mode. Raises ``InputError`` if it is missing or damaged."""
+    if run.recipe().module is not None:
+        return given_module.load_compressed(run, input_info(data))
+    return load_network(run.need("train"))
 
 
 @dataclass(frozen=True)
 class Design:
-    """A finished design: where it is, and what was measured."""
+    """A finished design or compression: where it is, and what was measured."""
 
     path: Path
     metrics: Mapping[str, Any]
 
-    def load(self) -> Network:
+    def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
-        return load_network(RunFolder(self.path).need("train"))
+        run = RunFolder(self.path)
+        if run.recipe().module is None:
+            return load_network(run.need("train"))
+        return trained_network(run, Job(run, Session()).data)
 
 
 def require_sensible(recipe: Recipe, data: Data) -> None:
@@ -150,10 +184,14 @@ def make_recipe(
     recipe: str | Path | None = None,
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
 ) -> Recipe:
     """A recipe from what a person names.
 
     Without a recipe, digits take "digits", recordings of events "nmnist-s" and everything else "small".
+
+    With ``model``, a given module as ``FILE.py:Class`` that may start from ``weights``, the default is "compress".
 
     Raises:
         InputError: a name, key or value is not understood.
@@ -166,7 +204,10 @@ def make_recipe(
         merged["budget"] = limits.model_dump(exclude_none=True)
     if seed is not None:
         merged["seed"] = seed
-    return load_recipe(recipe or _default_recipe(data), merged | dict(changes or {}))
+    if model is not None:
+        merged["module"] = describe_module(model, weights).model_dump(exclude_none=True)
+    default = _default_recipe(data) if model is None else "compress"
+    return load_recipe(recipe or default, merged | dict(changes or {}))
 
 
 def _default_recipe(data: str | None) -> str:
@@ -225,11 +266,57 @@ def design(
             memory=memory,
         )
         made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
-        processes.first_does(lambda: folder.begin(made))
-        with held(folder) as mine:
-            Job(mine, session).finish()
-        metrics = processes.first_does(folder.metrics)
-        check_budgets(metrics)
+        return _finished(folder, made, session)
+
+
+def compress(
+    model: str,
+    *,
+    weights: str | Path | None = None,
+    data: str | None = None,
+    budget: Budget | str | None = None,
+    recipe: str | Path | None = None,
+    run: str | Path = "runs/compress",
+    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    tensorboard: bool = False,
+) -> Design:
+    """Compress a spiking network that was given, or go on with a compression that was interrupted.
+
+    Args:
+        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run.
+        weights: a safetensors file of its weights to start from; left out, they are drawn from the seed.
+        data: as for :func:`design`, and so the others.
+        budget: limits; left out, those of the recipe.
+        recipe: name of a shipped recipe or path of a TOML file; left out, "compress".
+        run: the run folder.
+        seed: seed of weights, batches and augmentation.
+        changes: dotted recipe keys with other values.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        console: where progress is shown; left out, nowhere.
+        tensorboard: write TensorBoard logs as well.
+
+    Raises:
+        InputError: bad input; the message says what was expected. A module that cannot be packed is no error: the
+            metrics say why under ``"packing"``, and there is no packed file.
+        BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
+    """
+    session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
+    made = make_recipe(
+        data=data, budget=budget, recipe=recipe, seed=seed, changes=changes, model=model, weights=weights
+    )
+    return _finished(RunFolder(run), made, session)
+
+
+def _finished(folder: RunFolder, recipe: Recipe, session: Session) -> Design:
+    """Do all that is not done of a recipe. Raises ``BudgetExceeded`` as :func:`design`."""
+    processes.first_does(lambda: folder.begin(recipe))
+    with held(folder) as mine:
+        Job(mine, session).finish()
+    metrics = processes.first_does(folder.metrics)
+    check_budgets(metrics)
     return Design(folder.path, metrics)
 
 

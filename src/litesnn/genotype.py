@@ -7,9 +7,10 @@ fixes the shape of every layer.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -28,12 +29,15 @@ __all__ = [
     "OPS",
     "ArithmeticName",
     "CellGene",
+    "Compressed",
     "Edge",
     "Genotype",
+    "LayerGene",
     "Op",
     "StemGene",
     "all_edges",
     "check_op",
+    "read_genotype",
 ]
 
 BIT_WIDTHS = (1, 2, 3, 4)
@@ -148,21 +152,50 @@ class Genotype(_Record):
         Raises:
             InputError: the text is not a genotype of a known version.
         """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{origin}: {where}: {first['msg']}") from None
+        return _validated(cls, text, origin)
 
     @classmethod
     def read(cls, path: Path) -> Genotype:
         """Read a genotype file. Raises ``InputError`` if it is missing or damaged."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as a genotype: {error}") from None
-        return cls.from_json(text, origin=str(path))
+        return cls.from_json(_text(path, "a genotype"), origin=str(path))
+
+
+class LayerGene(_Record):
+    """What is decided for one layer of a given module; the last linear layer has all weights."""
+
+    name: str
+    bits: int = Field(ge=1, le=4)
+    keep: float = Field(gt=0, le=1)
+
+
+class Compressed(_Record):
+    """What the compression of a given module decides, whose architecture stays as it is: ``litesnn compress``."""
+
+    kind: Literal["compressed"] = "compressed"
+    version: Literal[1] = GENOTYPE_VERSION
+    timesteps: int = Field(ge=1, le=64)
+    layers: tuple[LayerGene, ...] = Field(min_length=1)
+
+    def to_json(self) -> str:
+        """The choice as JSON text that :meth:`read` reads back."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Compressed:
+        """Read a file of choices. Raises ``InputError`` if it is missing or damaged."""
+        return _validated(cls, _text(path, "the choices of a compression"), str(path))
+
+
+def read_genotype(path: Path) -> Genotype | Compressed:
+    """Read a genotype file of either kind. Raises ``InputError`` if it is missing or damaged."""
+    text = _text(path, "a genotype")
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError):
+        kind = None  # the validation below says what is wrong
+    if kind == "compressed":
+        return _validated(Compressed, text, str(path))
+    return Genotype.from_json(text, origin=str(path))
 
 
 def check_op(name: str) -> str:
@@ -170,6 +203,25 @@ def check_op(name: str) -> str:
     if name not in OPS:
         raise ValueError(f"unknown op {name!r}; expected one of {', '.join(OPS)}")
     return name
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+def _validated(record: type[RecordT], text: str, origin: str) -> RecordT:
+    try:
+        return record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{origin}: {where}: {first['msg']}") from None
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as {what}: {error}") from None
 
 
 def all_edges(nodes: int) -> list[tuple[int, int]]:

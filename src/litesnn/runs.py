@@ -66,6 +66,13 @@ class RunFolder:
         """The file that shows that ``stage`` is done."""
         return self.path / STAGES[stage]
 
+    def needs(self) -> tuple[str, ...]:
+        """The stages of this run in their order: packing is left out if the given module cannot be packed."""
+        if self.recipe().module is None or not self.done("evaluate"):
+            return tuple(STAGES)
+        possible = self.metrics().get("packing", {}).get("possible", True)
+        return tuple(stage for stage in STAGES if possible or stage != "pack")
+
     def done(self, stage: str) -> bool:
         """Whether the stage has left its result."""
         return self.output(stage).is_file()
@@ -198,7 +205,7 @@ def held(folder: RunFolder) -> Iterator[RunFolder]:
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
     for key in new:
         before, after = old[key], new[key]
-        if isinstance(after, dict):
+        if isinstance(after, dict) and isinstance(before, dict):
             if inner := _first_difference(before, after, f"{prefix}{key}."):
                 return inner
         elif before != after:

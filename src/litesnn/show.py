@@ -52,6 +52,8 @@ def info_table(path: Path) -> Table:
     """
     if path.is_dir():
         run = RunFolder(path)
+        if not run.done("pack") and (run / "recipe.toml").exists() and "pack" not in run.needs():
+            raise InputError(f"{run.path}: its module cannot be packed; metrics.json says why, and what its layers are")
         path = run.output("pack") if run.done("pack") else run.need("train")
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")

@@ -20,7 +20,7 @@ from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import THRESHOLD
 
-__all__ = ["integerize"]
+__all__ = ["array_of", "codes_of", "integerize"]
 
 _IMAGE = -1
 
@@ -59,9 +59,9 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     readout = Readout(
         newer,
         network.genotype.classifier_bits,
-        _codes(head.codes),
-        _array(head.scale),
-        _array(group.bias),
+        codes_of(head.codes),
+        array_of(head.scale),
+        array_of(group.bias),
         shift=head.shift,
         bias_shift=group.bias_shift,
         fraction=group.fraction,
@@ -80,23 +80,24 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
 
 
 def _population(synapses: tuple[Synapses, ...], group: FoldedGroup, rate: float | None) -> Population:
-    return Population(synapses, _array(group.bias), rate, bias_shift=group.bias_shift)
+    return Population(synapses, array_of(group.bias), rate, bias_shift=group.bias_shift)
 
 
 def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], bits: int) -> Synapses:
-    scale = _array(folded.scale)
+    scale = array_of(folded.scale)
     if folded.codes is None:
         nothing = np.zeros((connection.outputs, 0, 0, 0), np.int8)
         return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=scale, shift=folded.shift)
-    codes = _codes(folded.codes)
+    codes = codes_of(folded.codes)
     return Synapses(sources, connection.kernel, connection.stride, bits, codes, scale, shift=folded.shift)
 
 
-def _array(values: Tensor) -> Affine:
+def array_of(values: Tensor) -> Affine:
     """Scales or biases: float32, or int16 where they are integers."""
     array = values.cpu().numpy()
     return array.astype(np.float32) if values.is_floating_point() else array.astype(np.int16)
 
 
-def _codes(values: Tensor) -> npt.NDArray[np.int8]:
+def codes_of(values: Tensor) -> npt.NDArray[np.int8]:
+    """Codes, of the same shape."""
     return values.to(torch.int8).contiguous().cpu().numpy()

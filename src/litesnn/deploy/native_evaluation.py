@@ -19,8 +19,7 @@ from rich.table import Table
 
 from litesnn.data.sources import Data
 from litesnn.deploy.engine import Engine
-from litesnn.design import renew_report
-from litesnn.networks import load_network
+from litesnn.design import renew_report, trained_network
 from litesnn.runs import RunFolder
 
 __all__ = ["engine_table", "evaluate_native"]
@@ -42,7 +41,7 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
     """
     run.metrics()
     engine = Engine(run.need("pack"), threads=threads)
-    network = load_network(run.need("train"))
+    network = trained_network(run, data)
     test = data.test()
     x, y = test.x.numpy(), test.y.numpy()
     largest = max(BATCHES)

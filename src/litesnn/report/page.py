@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
-from litesnn.genotype import Genotype, all_edges
+from litesnn.genotype import Compressed, Genotype, all_edges
 from litesnn.report import diagrams, plots
 from litesnn.report.plots import si
 from litesnn.report.records import Metrics, Run, SearchEpoch, TrainEpoch, read_run
@@ -183,8 +183,12 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def _summary(metrics: Metrics, genotype: Genotype) -> str:
-    text = f"A spiking neural network searched for this data: {_plural(len(genotype.cells), 'cell')}, "
+def _summary(metrics: Metrics, genotype: Genotype | Compressed) -> str:
+    if isinstance(genotype, Compressed):
+        text = f"A spiking neural network that was given, {metrics.module}, compressed: "
+        text += f"{_plural(len(genotype.layers), 'layer')}, "
+    else:
+        text = f"A spiking neural network searched for this data: {_plural(len(genotype.cells), 'cell')}, "
     text += f"{_plural(genotype.timesteps, 'timestep')}"
     if metrics.kept_weights is not None:
         text += f", {si(metrics.kept_weights)} weights of " + _bits_range(genotype)
@@ -196,12 +200,15 @@ def _summary(metrics: Metrics, genotype: Genotype) -> str:
     return text + "."
 
 
-def _bits_range(genotype: Genotype) -> str:
-    bits = {genotype.stem.bits, genotype.classifier_bits, *(cell.bits for cell in genotype.cells)}
+def _bits_range(genotype: Genotype | Compressed) -> str:
+    if isinstance(genotype, Compressed):
+        bits = {layer.bits for layer in genotype.layers}
+    else:
+        bits = {genotype.stem.bits, genotype.classifier_bits, *(cell.bits for cell in genotype.cells)}
     return _plural(min(bits), "bit") if len(bits) == 1 else f"{min(bits)} to {max(bits)} bits"
 
 
-def _tiles(metrics: Metrics, genotype: Genotype) -> list[tuple[str, str, str]]:
+def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str, str, str]]:
     """(label, number, note) of each headline number."""
     note = ""
     if metrics.data.test:
@@ -209,8 +216,8 @@ def _tiles(metrics: Metrics, genotype: Genotype) -> list[tuple[str, str, str]]:
         note = f"95\u202f% interval {100 * low:.1f} to {_percent(high)}, {metrics.data.test:,} samples"
     tiles = [("Test accuracy", _percent(metrics.test_accuracy), note)]
     if metrics.packed_bytes is not None:
-        note = "the whole file on disk"
-        if metrics.weights and metrics.kept_weights is not None:
+        note = "the whole file on disk" if metrics.packing.possible else "an estimate: it cannot be packed"
+        if metrics.weights and metrics.kept_weights is not None and metrics.packing.possible:
             note = f"{_percent(metrics.kept_weights / metrics.weights, 0)} of {si(metrics.weights)} weights kept"
         tiles.append(("Packed size", si(metrics.packed_bytes, "B"), note))
     if metrics.bit_synops is not None:
@@ -248,7 +255,9 @@ def _budget_bar(row: Any) -> Bar | None:
 # The network
 
 
-def _cell_figure(genotype: Genotype) -> Figure:
+def _cell_figure(genotype: Genotype | Compressed) -> Figure | None:
+    if isinstance(genotype, Compressed):
+        return None
     sources = ["cell k−2", "cell k−1", *(f"node {node}" for node in range(genotype.nodes))]
     listed = "; ".join(f"node {edge.node} from {sources[edge.source]} by {edge.op}" for edge in genotype.edges)
     caption = (
@@ -259,8 +268,30 @@ def _cell_figure(genotype: Genotype) -> Figure:
     return Figure("The found cell", caption, _drawn(diagrams.cell_graph(genotype.edges, alt=f"Cell graph: {listed}.")))
 
 
+def _given_layers(run: Run, genotype: Compressed) -> list[MacroRow]:
+    """The layers of a given module: what was chosen for each."""
+    last = run.search[-1] if run.search else None
+    searched = last.layers if last else ()
+    rows = []
+    for layer in genotype.layers:
+        index = searched.index(layer.name) if layer.name in searched else len(searched)
+        rows.append(
+            MacroRow(
+                name=layer.name,
+                level="–",
+                shape="–",
+                width=Choice("as given"),
+                bits=Choice(str(layer.bits), _shares(last, "bits", index, lambda bits: _plural(int(bits), "bit"))),
+                keep=Choice(_keep(layer.keep), _shares(last, "keep", index, _keep)),
+            )
+        )
+    return rows
+
+
 def _macro(run: Run) -> list[MacroRow]:
     genotype, metrics = run.genotype, run.metrics
+    if isinstance(genotype, Compressed):
+        return _given_layers(run, genotype)
     last = run.search[-1] if run.search else None
     shapes = {row.name: f"{row.height}×{row.width}" for row in metrics.neurons if row.height and row.width}
 
@@ -361,9 +392,11 @@ def _search_figures(run: Run) -> list[Figure]:
 def _alpha_figures(run: Run) -> dict[str, Figure | None]:
     """How the search decided on the cell's operations: ``certainty`` over the epochs and the ``final`` α."""
     lines, genotype = run.search, run.genotype
+    figures: dict[str, Figure | None] = {"certainty": None, "final": None}
+    if isinstance(genotype, Compressed):
+        return figures
     pairs = all_edges(genotype.nodes)
     ops = lines[-1].ops if lines else ()
-    figures: dict[str, Figure | None] = {"certainty": None, "final": None}
     if not ops or any([len(row) for row in line.alpha] != [len(ops)] * len(pairs) for line in lines):
         return figures
     if len(ops) > 1:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from litesnn.errors import InputError
-from litesnn.genotype import Genotype
+from litesnn.genotype import Compressed, Genotype, read_genotype
 
 __all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
 
@@ -143,6 +143,13 @@ class NeuroBench(_Record):
     membrane_updates: float
 
 
+class Packing(_Record):
+    """Whether a packed file can be, and if not, why."""
+
+    possible: bool = True
+    reason: str | None = None
+
+
 class Metrics(_Record):
     """``metrics.json``: what was measured on the test set."""
 
@@ -150,6 +157,7 @@ class Metrics(_Record):
     data: DataInfo
     test_accuracy: float = Field(ge=0, le=1)
     litesnn: str = ""
+    module: str = ""
     versions: dict[str, str] = {}
     command: str | None = None
     seed: int | None = None
@@ -179,6 +187,7 @@ class Metrics(_Record):
     targets: dict[str, TargetRow] = {}
     engine: EngineRun | None = None
     neurobench: NeuroBench | None = None
+    packing: Packing = Packing()
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:
@@ -199,6 +208,7 @@ class SearchEpoch(_Record):
     train_accuracy: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    layers: tuple[str, ...] = ()
     psi: tuple[float, ...] = ()
     alpha: tuple[tuple[float, ...], ...] = ()
     ops: tuple[str, ...] = ()
@@ -234,7 +244,7 @@ class Run:
     """A run folder's records; ``search``, ``train`` and ``recipe`` are empty where the file is missing."""
 
     metrics: Metrics
-    genotype: Genotype
+    genotype: Genotype | Compressed
     search: tuple[SearchEpoch, ...]
     train: tuple[TrainEpoch, ...]
     recipe: str
@@ -250,7 +260,7 @@ def read_run(folder: Path) -> Run:
     metrics = _record(Metrics, _json(_text(path), str(path)), str(path))
     return Run(
         metrics=metrics,
-        genotype=Genotype.read(folder / "genotype.json"),
+        genotype=read_genotype(folder / "genotype.json"),
         search=tuple(_lines(SearchEpoch, folder / "search.jsonl")),
         train=tuple(_lines(TrainEpoch, folder / "train.jsonl")),
         recipe=_text(folder / "recipe.toml") if (folder / "recipe.toml").exists() else "",

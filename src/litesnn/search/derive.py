@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
@@ -42,18 +44,24 @@ from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
 __all__ = [
+    "Option",
     "Preferences",
     "choose",
     "choose_full",
+    "choose_within",
     "derive",
+    "fill_budget",
     "largest_file",
     "learned_preferences",
     "preference",
+    "require_fits",
     "require_possible",
+    "smallest",
     "strongest_edges",
 ]
 
 FloatArray = npt.NDArray[np.float64]
+ChosenT = TypeVar("ChosenT")
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Preferences:
 
 
 @dataclass(frozen=True)
-class _Option:
+class Option:
     """One way to make one cell, given the widths of the two cells before it (indices into the candidate widths)."""
 
     older: int
@@ -170,34 +178,71 @@ def choose(
     model = recipe.model
     edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
     options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
-    smallest, need = _smallest(options, edges, recipe, info)
-    _require(need, recipe, "the smallest network of the chosen wiring")
-    overhead = need - sum(option.size for option in smallest)
+
+    def most_bytes(chosen: Sequence[Option], steps: int) -> int:
+        return largest_file(_genotype(chosen, steps, edges, recipe), info)
+
+    _require(most_bytes(smallest(options), 1), recipe, "the smallest network of the chosen wiring")
+    chosen, steps, warning = choose_within(options, preferences.psi, recipe.budget, most_bytes, least_bytes=least_bytes)
+    return _genotype(chosen, steps, edges, recipe), warning
+
+
+def choose_within(
+    options: list[list[Option]],
+    psi: FloatArray,
+    budget: Budget,
+    most_bytes: Callable[[Sequence[Option], int], int],
+    *,
+    least_bytes: int = 0,
+) -> tuple[list[Option], int, str | None]:
+    """The exact choice of one option per cell and of T: options, T, and a warning as of :func:`choose`.
+
+    Args:
+        options: per cell; the smallest of each, at T = 1, have to fit the budget.
+        psi: log-probability of each T.
+        budget: the limits.
+        most_bytes: of the file that a choice at some T can take, header included.
+        least_bytes: as of :func:`choose`.
+
+    Raises:
+        InputError: as :func:`choose`.
+    """
+    least = smallest(options)
+    overhead = most_bytes(least, 1) - sum(option.size for option in least)
     while True:
-        chosen, steps, warning = _choose_with(options, preferences, recipe, overhead, least_bytes)
-        genotype, limit = _genotype(chosen, steps, edges, recipe), recipe.budget.packed_bytes
-        size = largest_file(genotype, info)
-        if limit is None or size <= limit:
-            return genotype, warning
+        chosen, steps, warning = _choose_with(options, psi, budget, overhead, least_bytes)
+        size = most_bytes(chosen, steps)
+        if budget.packed_bytes is None or size <= budget.packed_bytes:
+            return chosen, steps, warning
         # Header, stem and classifier are not in the program's sizes: learn what they take, and choose again.
         overhead = max(overhead + 1, size - sum(option.size for option in chosen))
 
 
 def choose_full(preferences: Preferences, recipe: Recipe, info: InputInfo) -> tuple[Genotype, str | None]:
-    """:func:`choose` among the networks that need ``search.fill`` of the packed-size budget or more.
-
-    If there are none, the share is lowered by a tenth of the budget until there are.
+    """:func:`choose` among the networks that :func:`fill_budget`.
 
     Raises:
         InputError: as :func:`choose`.
     """
+    return fill_budget(recipe, lambda least: choose(preferences, recipe, info, least_bytes=least))
+
+
+def fill_budget(recipe: Recipe, choose: Callable[[int], tuple[ChosenT, str | None]]) -> tuple[ChosenT, str | None]:
+    """The choice among what needs ``search.fill`` of the packed-size budget or more.
+
+    If there is none, the share is lowered by a tenth of the budget until there is.
+
+    Args:
+        recipe: of the run.
+        choose: the choice, and a warning or none, among what needs at least so many bytes.
+    """
     limit = recipe.budget.packed_bytes
     if limit is not None and recipe.search.mode == "budget":
         for share in np.arange(recipe.search.fill, 0, -0.1):
-            genotype, warning = choose(preferences, recipe, info, least_bytes=int(share * limit))
+            chosen, warning = choose(int(share * limit))
             if warning is None:
-                return genotype, None
-    return choose(preferences, recipe, info)
+                return chosen, None
+    return choose(0)
 
 
 def require_possible(recipe: Recipe, info: InputInfo) -> None:
@@ -227,27 +272,32 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
             for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
         )
         options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
-        needs.append(_smallest(options, edges, recipe, info)[1])
+        needs.append(largest_file(_genotype(smallest(options), 1, edges, recipe), info))
     _require(max(needs), recipe, "with the costliest wiring that the search may choose, the smallest network")
 
 
-def _smallest(
-    options: list[list[_Option]], edges: tuple[Edge, ...], recipe: Recipe, info: InputInfo
-) -> tuple[list[_Option], int]:
-    """The smallest network of a wiring, and the bytes that it may need."""
+def smallest(options: list[list[Option]]) -> list[Option]:
+    """The choice of the fewest bytes."""
     found = _solve(options, [-option.size for row in options for option in row], limits=[])
     assert found is not None
-    return found, largest_file(_genotype(found, 1, edges, recipe), info)
+    return found
 
 
-def _require(need: int, recipe: Recipe, smallest: str) -> None:
-    """Refuse a budget below ``need`` bytes, the size of the network that ``smallest`` says."""
-    limit = recipe.budget.packed_bytes
+def require_fits(need: int, budget: Budget, which: str, remedy: str) -> None:
+    """Refuse a budget below ``need`` bytes, the size of the network that ``which`` says.
+
+    Raises:
+        InputError: it is below.
+    """
+    limit = budget.packed_bytes
     if limit is not None and need > limit:
         raise InputError(
-            f"the budget of {limit} B packed cannot be kept: {smallest} needs {need} B; "
-            f"allow more, or lower model.width, search.keeps or search.widths"
+            f"the budget of {limit} B packed cannot be kept: {which} needs {need} B; allow more, or lower {remedy}"
         )
+
+
+def _require(need: int, recipe: Recipe, which: str) -> None:
+    require_fits(need, recipe.budget, which, "model.width, search.keeps or search.widths")
 
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
@@ -256,12 +306,11 @@ def largest_file(genotype: Genotype, info: InputInfo) -> int:
 
 
 def _choose_with(
-    options: list[list[_Option]], preferences: Preferences, recipe: Recipe, overhead: int, least_bytes: int
-) -> tuple[list[_Option], int, str | None]:
-    budget = recipe.budget
+    options: list[list[Option]], psi: FloatArray, budget: Budget, overhead: int, least_bytes: int
+) -> tuple[list[Option], int, str | None]:
     room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
-    timesteps = [steps for steps, score in enumerate(preferences.psi, start=1) if score > -np.inf]
-    best: tuple[float, int, list[_Option]] | None = None
+    timesteps = [steps for steps, score in enumerate(psi, start=1) if score > -np.inf]
+    best: tuple[float, int, list[Option]] | None = None
     for steps in timesteps:
         limits: list[tuple[list[float], float]] = []
         if room is not None:
@@ -273,7 +322,7 @@ def _choose_with(
         found = _solve(options, [option.score for row in options for option in row], limits)
         if found is None:
             continue
-        score = sum(option.score for option in found) + preferences.psi[steps - 1]
+        score = sum(option.score for option in found) + psi[steps - 1]
         if best is None or score > best[0]:
             best = score, steps, found
     if best is not None:
@@ -293,7 +342,7 @@ def _choose_with(
     return frugal, fewest, warning
 
 
-def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
+def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
     model, search = recipe.model, recipe.search
     cells = tuple(
         CellGene(
@@ -317,7 +366,7 @@ def _genotype(chosen: Sequence[_Option], timesteps: int, edges: tuple[Edge, ...]
 
 def _cell_options(
     index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
-) -> list[_Option]:
+) -> list[Option]:
     """Every way to make cell ``index``, with its price."""
     search, model = recipe.search, recipe.model
     sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
@@ -354,7 +403,7 @@ def _cell_options(
                 size += math.ceil(model.nodes * outputs * classes * model.io_bits / 8)
                 cost += inner * model.nodes * outputs * pixels * classes * model.io_bits
             score = preferences.compression[index, b, k] + preferences.width[index, width]
-            options.append(_Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
+            options.append(Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
     return options
 
 
@@ -375,8 +424,8 @@ def _rate(rates: Mapping[str, Sequence[float]], index: int, nodes: int) -> Float
 
 
 def _solve(
-    options: list[list[_Option]], scores: Sequence[float], limits: Sequence[tuple[Sequence[float], float]]
-) -> list[_Option] | None:
+    options: list[list[Option]], scores: Sequence[float], limits: Sequence[tuple[Sequence[float], float]]
+) -> list[Option] | None:
     """One option per cell with the largest summed score, widths consistent, every limit kept; ``None`` if impossible.
 
     Args:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -42,17 +42,18 @@ from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
+from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.runs import RunFolder
-from litesnn.snn.cell import CellMix
+from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import step_footprint
+from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.supernet import Choices, Supernet
 
-__all__ = ["SearchLoop", "build_supernet", "read_search", "search"]
+__all__ = ["SearchLoop", "Searchable", "build_supernet", "learn", "read_into", "read_search", "search"]
 
 _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
@@ -60,8 +61,76 @@ _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 _RATE = "rate of "
 """Before the name of a population, among those values."""
 
-_HEADER_ESTIMATE = 1000
-"""Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
+
+MixT = TypeVar("MixT")
+NetT = TypeVar("NetT", bound="Searchable[Any]")
+
+
+class Searchable(Protocol[MixT]):
+    """What can be searched: a network with weights, and architecture parameters that weigh its candidates.
+
+    ``MixT`` is what :meth:`mixes` makes of these parameters, once per step.
+    """
+
+    psi: nn.Parameter
+    """The logits of the numbers of timesteps [T]."""
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        ...
+
+    def architecture(self) -> dict[str, list[nn.Parameter]]:
+        """Architecture parameters besides ψ; ``"alpha"`` learns at its own rate, all others at that of β."""
+        ...
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """All that is neither a score nor an architecture parameter."""
+        ...
+
+    def score_parameters(self) -> list[nn.Parameter]:
+        """Pruning scores."""
+        ...
+
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """What one draw of :meth:`mixes` takes [n], on the device of the generator."""
+        ...
+
+    def mixes(self, noise: Tensor | None = None) -> list[MixT]:
+        """The mixtures of a step, or with :meth:`noise` one draw from each."""
+        ...
+
+    def __call__(
+        self, x: Tensor, mixes: list[MixT], *, meter: Meter | None = None, execution: Execution = Execution()
+    ) -> Output:
+        """Quantized images [B, C, H, W], or frames [B, T, C, H, W] → logits y_t [T, B, K]."""
+        ...
+
+    def expected_packed_bits(self, mixes: list[MixT]) -> Tensor:
+        """Expected bits of the packed file, header left out; a scalar."""
+        ...
+
+    def expected_model_size_bits(self, mixes: list[MixT]) -> Tensor:
+        """Expected model size by the paper's definition, in bits; a scalar."""
+        ...
+
+    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
+        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture parameters as probabilities, for the log."""
+        ...
 
 
 def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> Supernet:
@@ -88,17 +157,17 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
     return supernet
 
 
-class SearchLoop:
+class SearchLoop(Generic[NetT]):
     """The state of a search between two steps, and the steps. No step waits for the device."""
 
     def __init__(
-        self, recipe: Recipe, supernet: Supernet, *, execution: Execution = Execution(), micro_batches: int = 1
+        self, recipe: Recipe, supernet: NetT, *, execution: Execution = Execution(), micro_batches: int = 1
     ) -> None:
         self.settings, self.supernet, self.recipe = recipe.search, supernet, recipe
         self.execution, self.micro_batches = execution, micro_batches
         settings = recipe.search
         self.weights, self.scores = supernet.weight_parameters(), supernet.score_parameters()
-        self.device = device = supernet.backbone.device
+        self.device = device = supernet.device
         options = partial(optimizer_options, device, execution)
 
         def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -109,8 +178,10 @@ class SearchLoop:
             "weights": torch.optim.SGD(
                 self.weights, momentum=settings.momentum, weight_decay=settings.weight_decay, **options(settings.lr)
             ),
-            "alpha": adam([supernet.alpha], settings.alpha_lr),
-            "beta": adam([supernet.beta, supernet.width], settings.beta_lr),
+            **{
+                name: adam(parameters, settings.alpha_lr if name == "alpha" else settings.beta_lr)
+                for name, parameters in supernet.architecture().items()
+            },
             "scores": adam(self.scores, settings.score_lr),
             "psi": torch.optim.SGD([supernet.psi], **options(settings.psi_lr)),
         }
@@ -183,7 +254,7 @@ class SearchLoop:
         self._update_weights()
         return self._update_architecture(found, epoch)
 
-    def _mixes(self, noise: Tensor) -> list[CellMix]:
+    def _mixes(self, noise: Tensor) -> list[Any]:
         return self.supernet.mixes(noise if self.settings.sampling else None)
 
     def _with_costs(self, split: str, noise: Tensor, epoch: int) -> _Forward:
@@ -199,7 +270,7 @@ class SearchLoop:
             loss, accuracy = _weighted_loss(output.logits, y, psi)
             mixed = supernet.mixes()
             costs = {
-                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + _HEADER_ESTIMATE,
+                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + supernet.header_bytes,
                 "bit_synops": supernet.expected_bit_synops(meter, psi),
             }
             total = loss
@@ -218,7 +289,7 @@ class SearchLoop:
 
         Returns the values of the forward pass.
         """
-        self.supernet.zero_grad(set_to_none=True)
+        self.supernet.module.zero_grad(set_to_none=True)
         found = backward_in_parts(x, y, forward, self.micro_batches)
         processes.average_gradients(parameters([self.optimizers[name] for name in learning]))
         return found
@@ -240,25 +311,15 @@ class SearchLoop:
         """The optimizers that take part in the architecture's updates of an epoch."""
         yield "scores"
         if epoch >= self.settings.architecture_warmup_epochs:
-            yield from ("alpha", "beta")
+            yield from self.supernet.architecture()
         if epoch >= self.settings.warmup_epochs:
             yield "psi"
 
     def describe(self) -> dict[str, Any]:
         """The architecture parameters as probabilities, for the log."""
-        supernet = self.supernet
-        pairs = supernet.compression_weights()  # [L, bits, keeps]
         return {
-            "psi": supernet.psi.softmax(0).tolist(),
-            "alpha": supernet.alpha.softmax(1).tolist(),
-            "ops": supernet.choices.ops,
-            "bits": pairs.sum(2).tolist(),
-            "bit_choices": supernet.choices.bits,
-            "keep": pairs.sum(1).tolist(),
-            "keep_choices": supernet.choices.keeps,
-            "compression": pairs.tolist(),
-            "width": supernet.width.softmax(1).tolist(),
-            "width_choices": supernet.choices.widths,
+            "psi": self.supernet.psi.softmax(0).tolist(),
+            **self.supernet.describe(),
             "multipliers": {key: constraint.multiplier for key, constraint in self.constraints.items()},
         }
 
@@ -270,30 +331,42 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
         InputError: the checkpoint is damaged, or a file cannot be written.
     """
     recipe, info = run.recipe(), input_info(data)
+    supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
+
+    def plan(batch: int) -> StepPlan:
+        def footprint(execution: Execution) -> Footprint:
+            return step_footprint(
+                supernet.backbone,
+                supernet.timesteps,
+                execution,
+                frames=info.frames,
+                bits=len(recipe.search.bits),
+                keeps=len(recipe.search.keeps),
+            )
+
+        return session.plan("search", footprint, batch)
+
+    return learn(run, data, session, supernet, plan)
+
+
+def learn(
+    run: RunFolder, data: Data, session: Session, supernet: Searchable[Any], plan_steps: Callable[[int], StepPlan]
+) -> Path:
+    """The search of anything searchable, as :func:`search`; ``plan_steps`` of a batch size plans the steps."""
+    recipe, info = run.recipe(), input_info(data)
     run.start("search")
     together = recipe.search.update == "joint"
     train = session.samples(data.train, info, recipe.augment)
     validation = session.samples(data.validation, info, recipe.augment if together else None)
     if together:
         train = joined(train, validation)
-    supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device).train()
-    processes.equalize(supernet.state_dict().values())
-    plan = session.plan(
-        "search",
-        lambda execution: step_footprint(
-            supernet.backbone,
-            supernet.timesteps,
-            execution,
-            frames=info.frames,
-            bits=len(recipe.search.bits),
-            keeps=len(recipe.search.keeps),
-        ),
-        min(recipe.search.batch_size, len(train), len(validation)),
-    )
+    module = supernet.module.train()
+    processes.equalize(module.state_dict().values())
+    plan = plan_steps(min(recipe.search.batch_size, len(train), len(validation)))
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
-        saved = load_state(checkpoint, "search state", supernet, state.optimizers)
+        saved = load_state(checkpoint, "search state", module, state.optimizers)
         done, state.rates = saved["epoch"], saved["rates"]
         for key, constraint in state.constraints.items():
             constraint.multiplier = saved["multipliers"][key]
@@ -323,9 +396,9 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
             bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
-            save_state(checkpoint, "search state", supernet, state.optimizers, memory)
+            save_state(checkpoint, "search state", module, state.optimizers, memory)
     log.close()
-    save_tensors(run.output("search"), "search", supernet.state_dict(), {"rates": state.rates})
+    save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
     checkpoint.unlink(missing_ok=True)
     return run.output("search")
 
@@ -336,11 +409,21 @@ def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tu
     Raises:
         InputError: the file is missing or damaged, or belongs to another recipe.
     """
+    supernet = build_supernet(run.recipe(), shape, classes)
+    return supernet, read_into(supernet, run)
+
+
+def read_into(module: nn.Module, run: RunFolder) -> dict[str, list[float]]:
+    """Give a module the state that a search left; returns the rates per timestep that it measured.
+
+    Raises:
+        InputError: as :func:`read_search`.
+    """
     path = run.need("search")
     tensors, info = load_tensors(path, "search")
-    supernet = build_supernet(run.recipe(), shape, classes)
-    load_into(supernet, tensors, path)
-    return supernet, info["rates"]
+    load_into(module, tensors, path)
+    rates: dict[str, list[float]] = info["rates"]
+    return rates
 
 
 def _constraints(budget: Budget, recipe: Recipe, device: torch.device) -> dict[str, Constraint]:

@@ -33,6 +33,7 @@ __all__ = [
     "CompConv",
     "Compression",
     "Connection",
+    "accumulate",
     "count_reached",
     "fold",
     "measure",
@@ -94,6 +95,14 @@ class CompConv(nn.Module):
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
         return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
+
+    @torch.no_grad()
+    def exact(self, compression: Compression, gain: Tensor, *, input_scale: float, largest_input: int) -> Exact:
+        """The finished layer as integer codes, with a ``gain`` [O] behind it. Arguments as in :func:`fold`."""
+        bits, _ = compression.choice()
+        codes = weight_codes(self.weight, bits) * self.masks(compression)[0]
+        step = step_size(self.weight, bits).double() / 2
+        return Exact(codes, gain * step * input_scale, largest_input * codes.double().abs().flatten(1).sum(1))
 
 
 def stack_masks(convs: Sequence[CompConv], compression: Compression) -> list[Tensor]:
@@ -216,10 +225,14 @@ class Connection(nn.Module):
         """
         if self.conv is None or folded.codes is None:
             return x
-        codes = folded.codes
-        if codes[0].numel() * _LARGEST_CODE * _LARGEST_INPUT >= _EXACT_IN_FLOAT32:
-            x, codes = x.double(), codes.double()
-        return self.conv.convolve(x, codes).round_()
+        return accumulate(self.conv, x, folded.codes)
+
+
+def accumulate(conv: CompConv, x: Tensor, codes: Tensor) -> Tensor:
+    """:meth:`Connection.accumulate` of a layer with these codes."""
+    if codes[0].numel() * _LARGEST_CODE * _LARGEST_INPUT >= _EXACT_IN_FLOAT32:
+        x, codes = x.double(), codes.double()
+    return conv.convolve(x, codes).round_()
 
 
 def remember(connections: Sequence[Connection], mean: Tensor, variance: Tensor, values: int) -> None:
@@ -284,7 +297,6 @@ def fold(
         input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
         largest_input: the largest magnitude of an input (1 for spikes, 127 for the analog input).
     """
-    bits, _ = compression.choice()
     exact = []
     bias = torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
     for connection in connections:
@@ -296,9 +308,5 @@ def fold(
         if connection.conv is None:
             exact.append(Exact(None, gain * input_scale, torch.full_like(gain, largest_input)))
             continue
-        weight = connection.conv.weight
-        codes = weight_codes(weight, bits) * connection.conv.masks(compression)[0]
-        step = step_size(weight, bits).double() / 2
-        largest = largest_input * codes.double().abs().sum(dim=(1, 2, 3))
-        exact.append(Exact(codes, gain * step * input_scale, largest))
+        exact.append(connection.conv.exact(compression, gain, input_scale=input_scale, largest_input=largest_input))
     return arithmetic.fold(exact, bias)

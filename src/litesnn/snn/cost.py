@@ -21,6 +21,7 @@ from litesnn.snn.prune import kept_count
 __all__ = [
     "AFFINE_BITS",
     "ENERGY_NOTE",
+    "Axis",
     "Meter",
     "conv_output",
     "energy_table",
@@ -29,6 +30,7 @@ __all__ = [
     "packed_bits",
     "synops",
     "tap_spikes",
+    "taps_along",
 ]
 
 Number = TypeVar("Number", float, Tensor)
@@ -80,18 +82,40 @@ def tap_spikes(mean_spikes: Tensor, kernel: int, stride: int) -> Tensor:
     Returns:
         [T, C, k, k]: the spikes of input channel C that a weight at this position of the kernel is added for.
     """
+    axis = Axis(kernel, stride, kernel // 2, kernel // 2)
+    return taps_along(mean_spikes, axis, axis)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A convolution along the rows or the columns: size of the kernel, and zeros before and after the input."""
+
+    kernel: int
+    stride: int
+    before: int
+    after: int
+    dilation: int = 1
+
+    def outputs(self, size: int) -> int:
+        """Places behind the convolution."""
+        return (size + self.before + self.after - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+def taps_along(mean_spikes: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """:func:`tap_spikes` of a convolution that need not be square: [T, C, H, W] → [T, C, kernel rows, columns]."""
+    height, width = mean_spikes.shape[-2:]
     kind = (mean_spikes.dtype, mean_spikes.device)
-    rows, columns = (_taken(size, kernel, stride, *kind) for size in mean_spikes.shape[-2:])
-    return torch.einsum("kh,tchw,lw->tckl", rows, mean_spikes, columns)
+    return torch.einsum("kh,tchw,lw->tckl", _taken(height, rows, *kind), mean_spikes, _taken(width, columns, *kind))
 
 
 @cache
-def _taken(size: int, kernel: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _taken(size: int, axis: Axis, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Which of ``size`` places each of a kernel's rows (or columns) reads, over all outputs [k, size] of 0. and 1."""
-    read = torch.arange(conv_output(size, stride))[:, None] * stride + torch.arange(kernel) - kernel // 2  # [out, k]
-    table = torch.zeros(kernel, size + 2 * kernel + stride)
-    table[torch.arange(kernel).expand_as(read), read + kernel] = 1  # no place is read twice
-    return table[:, kernel : kernel + size].to(device, dtype)
+    taps = torch.arange(axis.kernel)
+    read = torch.arange(axis.outputs(size))[:, None] * axis.stride + taps * axis.dilation  # [out, k]
+    table = torch.zeros(axis.kernel, axis.before + size + axis.after)
+    table[taps.expand_as(read), read] = 1  # no place is read twice
+    return table[:, axis.before : axis.before + size].to(device, dtype)
 
 
 def synops(taps: Tensor, reached: Tensor) -> Tensor:

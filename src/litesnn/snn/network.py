@@ -88,6 +88,21 @@ class Network(nn.Module):
         self.genotype, self.info = genotype, info
         self.backbone = Backbone(genotype, info.shape, len(info.classes))
 
+    @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.backbone.device
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        return self.genotype.timesteps
+
     def mixes(self) -> list[CellMix]:
         """One-hot mixtures: what the genotype says."""
         device = self.backbone.device

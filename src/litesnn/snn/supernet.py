@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from litesnn.snn.constants import constant
 from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
 from litesnn.snn.execution import Execution
 
-__all__ = ["Choices", "Supernet", "cell_width"]
+__all__ = ["Choices", "Supernet", "cell_width", "draw", "weigh_timesteps"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,38 @@ class Supernet(nn.Module):
         """T_max of the search."""
         return len(self.psi)
 
+    header_bytes = 1000
+    """Of a packed file, near enough for a search; the derivation counts the real ones."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.backbone.device
+
+    def architecture(self) -> dict[str, list[nn.Parameter]]:
+        """α, and what learns at the rate of β."""
+        return {"alpha": [self.alpha], "beta": [self.beta, self.width]}
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture parameters but ψ as probabilities, for the log."""
+        pairs = self.compression_weights()  # [L, bits, keeps]
+        return {
+            "alpha": self.alpha.softmax(1).tolist(),
+            "ops": self.choices.ops,
+            "bits": pairs.sum(2).tolist(),
+            "bit_choices": self.choices.bits,
+            "keep": pairs.sum(1).tolist(),
+            "keep_choices": self.choices.keeps,
+            "compression": pairs.tolist(),
+            "width": self.width.softmax(1).tolist(),
+            "width_choices": self.choices.widths,
+        }
+
     def score_parameters(self) -> list[nn.Parameter]:
         """Pruning scores of all cells."""
         return [p for name, p in self.backbone.cells.named_parameters() if name.endswith(".scores")]
@@ -80,7 +113,7 @@ class Supernet(nn.Module):
 
     def compression_weights(self) -> Tensor:
         """softmax(β) over the pairs of bit-width and keep ratio of each cell [L, bits, keeps]."""
-        return _draw(self.beta, None)
+        return draw(self.beta, None)
 
     def noise(self, generator: torch.Generator) -> Tensor:
         """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
@@ -106,7 +139,7 @@ class Supernet(nn.Module):
         weights = probabilities.flatten()  # in the order of the cells' edges
         shares = (probabilities * chance).flatten()
         bits, keeps = self.choices.bits, self.choices.keeps
-        pairs, widths = _draw(self.beta, pair_noise), self._channel_weights(width_noise)
+        pairs, widths = draw(self.beta, pair_noise), self._channel_weights(width_noise)
         return [
             CellMix(Compression(bits, keeps, pair), weights, shares, width)
             for pair, width in zip(pairs, widths, strict=True)
@@ -121,7 +154,7 @@ class Supernet(nn.Module):
         if len(self.choices.widths) == 1:
             return [None for _ in cells]
         present: list[Tensor] = []
-        for index, shares in zip(cells, _draw(self.width, noise), strict=True):
+        for index, shares in zip(cells, draw(self.width, noise), strict=True):
             full = self.backbone.cell(index).width
             kept = constant(tuple(cell_width(full, w) for w in self.choices.widths), torch.int64, shares.device)
             exists = torch.arange(full, device=shares.device) < kept[:, None]  # [widths, C]
@@ -142,8 +175,7 @@ class Supernet(nn.Module):
 
     def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
         """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar (section 3.3)."""
-        weights = self.psi.softmax(0) if psi is None else psi
-        return (weights * meter.bit_synops().cumsum(0)).sum()
+        return weigh_timesteps(meter, self.psi.softmax(0) if psi is None else psi)
 
     def expected_packed_bits(self, mixes: Sequence[CellMix]) -> Tensor:
         """Expected bits of the derived network's packed file, header left out; a scalar."""
@@ -180,7 +212,12 @@ class Supernet(nn.Module):
         yield _Layer(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
 
 
-def _draw(logits: Tensor, noise: Tensor | None) -> Tensor:
+def weigh_timesteps(meter: Meter, psi: Tensor) -> Tensor:
+    """Expected Bit-SynOps, a scalar, for the probabilities ``psi`` [T] of the numbers of timesteps."""
+    return (psi * meter.bit_synops().cumsum(0)).sum()
+
+
+def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
     """Softmax over all but the first dimension, or a one-hot draw from it with the gradient of a relaxed one."""
     flat = logits.flatten(1)
     if noise is None:

@@ -12,14 +12,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.budget import Budget
+from litesnn.config import Recipe
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
@@ -29,12 +31,24 @@ from litesnn.files import write_atomically
 from litesnn.loop.session import Session
 from litesnn.networks import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder
+from litesnn.snn.backbone import Output
 from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
-from litesnn.snn.network import Network
+from litesnn.snn.execution import Execution
+from litesnn.snn.network import InputInfo, Network
 from litesnn.train.neurobench import Watch, neurobench_metrics
 from litesnn.version import __version__
 
-__all__ = ["Measured", "evaluate", "measure", "silence"]
+__all__ = [
+    "MeasurableNetwork",
+    "Measured",
+    "compare",
+    "energy",
+    "evaluate",
+    "measure",
+    "preamble",
+    "require_same_data",
+    "silence",
+]
 
 _BATCH = 256
 
@@ -51,28 +65,11 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     recipe = run.recipe()
     path = run.need("train")
     network = load_network(path).to(session.device)
-    if (network.info.shape, network.info.classes) != (data.shape, data.classes):
-        raise InputError(f"{path} was trained on other data than {data.name}: shapes or classes differ")
+    require_same_data(network.info, data, path)
     run.start("evaluate")
     test = session.samples(data.test(), network.info)
-    metrics: dict[str, Any] = {
-        "version": METRICS_VERSION,
-        "litesnn": __version__,
-        "data": {
-            "name": data.name,
-            "shape": data.shape,
-            "train": len(data.train.y),
-            "validation": len(data.validation.y),
-            "test": len(test),
-            "notes": data.notes,
-        },
-        "recipe": recipe.name,
-        "mode": recipe.search.mode,
-        "arithmetic": network.genotype.arithmetic,
-        "seed": recipe.seed,
-        "command": "litesnn design --recipe recipe.toml --run AGAIN",
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-    }
+    metrics = preamble(recipe, data, len(test), "litesnn design --recipe recipe.toml --run AGAIN")
+    metrics["arithmetic"] = network.genotype.arithmetic
     with Watch(network) as watch:
         measured = measure(network, test)
     metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
@@ -83,15 +80,86 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         neurons=metrics["neurons"],
         packed_bytes=metrics["packed_bytes"],
     )
-    metrics["energy"] = _energy(metrics["layers"], metrics["stem_macs"], network)
-    metrics["budgets"] = _compare(metrics, recipe.budget)
-    metrics["budgets_kept"] = all(row["kept"] for row in metrics["budgets"])
+    metrics["energy"] = energy(metrics["layers"], [(metrics["stem_macs"], network.genotype.stem.bits)])
+    metrics |= compare(metrics, recipe.budget)
     note = silence(measured.rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
     if note is not None:
         session.console.print(f"[yellow]{note}[/]")
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
     return run.output("evaluate")
+
+
+def require_same_data(info: InputInfo, data: Data, path: Path) -> None:
+    """Refuse a network that was trained on inputs or classes of another kind.
+
+    Raises:
+        InputError: ``path``, where the network is from, and what differs.
+    """
+    if (info.shape, info.classes) != (data.shape, data.classes):
+        raise InputError(f"{path} was trained on other data than {data.name}: shapes or classes differ")
+
+
+def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, Any]:
+    """What ``metrics.json`` says before anything is measured.
+
+    Args:
+        recipe, data: of the run.
+        test: test rows.
+        command: what makes the run again.
+    """
+    return {
+        "version": METRICS_VERSION,
+        "litesnn": __version__,
+        "data": {
+            "name": data.name,
+            "shape": data.shape,
+            "train": len(data.train.y),
+            "validation": len(data.validation.y),
+            "test": test,
+            "notes": data.notes,
+        },
+        "recipe": recipe.name,
+        "mode": recipe.search.mode,
+        "seed": recipe.seed,
+        "command": command,
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+
+
+class MeasurableNetwork(Protocol):
+    """A network whose choices are made."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        ...
+
+    @property
+    def info(self) -> InputInfo:
+        """Its input and classes."""
+        ...
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        ...
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        meter: Meter | None = None,
+        tap: int | None = None,
+        execution: Execution = Execution(),
+    ) -> Output:
+        """Encoded images [B, C, H, W] → logits y_t of every timestep; in evaluation as they are deployed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -120,11 +188,11 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(network: Network, rows: Samples) -> Measured:
+def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
     """Run a network over a split with the deployed arithmetic, and count; several processes share the rows."""
-    network.eval()
+    network.module.eval()
     classes, count = len(network.info.classes), len(rows)
-    correct = torch.zeros(network.genotype.timesteps, dtype=torch.int64)
+    correct = torch.zeros(network.timesteps, dtype=torch.int64)
     confusion = torch.zeros(classes**2, dtype=torch.int64)
     loss = 0.0
     synops: defaultdict[str, float] = defaultdict(float)
@@ -223,20 +291,20 @@ def _size_rows(table: SizeTable, layers: Sequence[str], populations: Sequence[st
     ]
 
 
-def _energy(layers: Sequence[Mapping[str, Any]], stem_macs: int, network: Network) -> dict[str, Any]:
-    """Estimated nanojoules per inference, with the table behind them."""
+def energy(layers: Sequence[Mapping[str, Any]], stems: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Estimated nanojoules per inference, with the table behind them; ``stems``: MACs and bits of analog layers."""
     table = energy_table()
-    stem = stem_macs * table[f"stem_mac_{network.genotype.stem.bits}bit"] / 1000
+    stem = sum(macs * table[f"stem_mac_{bits}bit"] for macs, bits in stems) / 1000
     spikes = (
         sum(layer["synops"] * table[f"synop_{max(1, layer['bits'])}bit"] for layer in layers if layer["synops"]) / 1000
     )
     return {"total_nj": stem + spikes, "stem_nj": stem, "synops_nj": spikes, "table_pj": table, "note": ENERGY_NOTE}
 
 
-def _compare(metrics: Mapping[str, Any], budget: Budget) -> list[dict[str, Any]]:
-    """Every figure that a budget can limit, beside its limit."""
+def compare(metrics: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+    """Every figure that a budget can limit, beside its limit, and whether all limits are kept."""
     rows = []
     for name in ("packed_bytes", "bit_synops", "timesteps"):
         value, limit = metrics[name], getattr(budget, name)
         rows.append({"name": name, "value": value, "limit": limit, "kept": limit is None or value <= limit})
-    return rows
+    return {"budgets": rows, "budgets_kept": all(row["kept"] for row in rows)}

@@ -11,10 +11,10 @@ Cosine learning rates; the pruning scores go on learning, ever slower. Shapes: T
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
+from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
@@ -37,9 +38,11 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import step_footprint
 from litesnn.snn.network import Network
-from litesnn.train.evaluate import measure, silence
+from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 
-__all__ = ["AuxiliaryHead", "TrainLoop", "Trainee", "auxiliary_cell", "fit", "validate"]
+__all__ = ["AuxiliaryHead", "Learner", "TrainLoop", "Trainee", "auxiliary_cell", "fit", "fit_learner", "validate"]
+
+LearnerT = TypeVar("LearnerT", bound="Learner")
 
 LIMIT_MARGIN = 0.97
 """Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
@@ -65,6 +68,31 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
+class Learner(Protocol):
+    """A network with what only training has."""
+
+    tap: int | None
+    auxiliary: AuxiliaryHead | None
+
+    @property
+    def module(self) -> nn.Module:
+        """All that learns."""
+        ...
+
+    @property
+    def network(self) -> MeasurableNetwork:
+        """What is trained."""
+        ...
+
+    def scores(self) -> list[nn.Parameter]:
+        """Pruning scores that learn."""
+        ...
+
+    def weights(self) -> list[nn.Parameter]:
+        """All other parameters that learn."""
+        ...
+
+
 class Trainee(nn.Module):
     """The network, its auxiliary head, and the best network so far."""
 
@@ -80,6 +108,11 @@ class Trainee(nn.Module):
                 torch.manual_seed(generator_for(recipe.seed, "auxiliary").initial_seed())
                 self.auxiliary = AuxiliaryHead(channels, len(network.info.classes))
 
+    @property
+    def module(self) -> nn.Module:
+        """All that learns."""
+        return self
+
     def scores(self) -> list[nn.Parameter]:
         """Pruning scores of the cells."""
         return [p for name, p in self.network.backbone.cells.named_parameters() if name.endswith(".scores")]
@@ -89,16 +122,16 @@ class Trainee(nn.Module):
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
 
 
-class TrainLoop:
+class TrainLoop(Generic[LearnerT]):
     """The state of a training between two steps, and the step."""
 
     def __init__(
-        self, trainee: Trainee, recipe: Recipe, *, execution: Execution = Execution(), micro_batches: int = 1
+        self, trainee: LearnerT, recipe: Recipe, *, execution: Execution = Execution(), micro_batches: int = 1
     ) -> None:
         settings = recipe.train
         self.trainee, self.settings = trainee, settings
         self.execution, self.micro_batches = execution, micro_batches
-        device = trainee.network.backbone.device
+        device = trainee.network.device
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
@@ -180,21 +213,52 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     """
     recipe, info = run.recipe(), input_info(data)
     genotype = Genotype.read(run.need("derive"))
-    run.start("train")
-    train, validation = session.samples(data.train, info, recipe.augment), session.samples(data.validation, info)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
-    processes.equalize(trainee.state_dict().values())
-    plan = session.plan(
-        "train",
-        lambda execution: step_footprint(network.backbone, genotype.timesteps, execution, frames=info.frames),
-        min(recipe.train.batch_size, len(train)),
+
+    def plan(batch: int) -> StepPlan:
+        return session.plan(
+            "train",
+            lambda execution: step_footprint(network.backbone, genotype.timesteps, execution, frames=info.frames),
+            batch,
+        )
+
+    return fit_learner(
+        *(run, data, session, trainee, plan),
+        save=lambda path: save_network(path, network),
+        load=lambda path: load_network(path).to(session.device),
     )
+
+
+def fit_learner(
+    run: RunFolder,
+    data: Data,
+    session: Session,
+    trainee: Learner,
+    plan_steps: Callable[[int], StepPlan],
+    *,
+    save: Callable[[Path], None],
+    load: Callable[[Path], MeasurableNetwork],
+) -> Path:
+    """The training of any network, as :func:`fit`.
+
+    Args:
+        trainee: on the session's device.
+        plan_steps: plans the steps of a batch size.
+        save: writes the network of ``trainee``.
+        load: reads it again, onto the session's device.
+    """
+    recipe, network, module = run.recipe(), trainee.network, trainee.module
+    run.start("train")
+    train = session.samples(data.train, network.info, recipe.augment)
+    validation = session.samples(data.validation, network.info)
+    processes.equalize(module.state_dict().values())
+    plan = plan_steps(min(recipe.train.batch_size, len(train)))
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, best_path = run.checkpoint("train"), run.best
     done, best = 0, None
     if checkpoint.exists():
-        saved = load_state(checkpoint, "train state", trainee, training.optimizers)
+        saved = load_state(checkpoint, "train state", module, training.optimizers)
         done, best = saved["epoch"], saved["best"]
         if training.activity is not None:
             training.activity.multiplier = saved["multiplier"]
@@ -206,7 +270,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
         task = bar.add_task("train", total=epochs * steps, completed=done * steps, status="")
         for epoch in range(done, epochs):
             started, means = time.perf_counter(), RunningMeans()
-            trainee.train()
+            module.train()
             batches = shuffled_batches(train, size, generator_for(recipe.seed, "train", epoch), recipe.augment)
             for step, (x, y) in enumerate(batches):
                 means.add(training.step(x, y, (epoch + step / steps) / epochs))
@@ -227,12 +291,12 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
             log.write(row)
             bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")
             if is_best:
-                save_network(best_path, network)
+                save(best_path)
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
             memory["deployed_ratio"] = training.deployed_ratio
-            save_state(checkpoint, "train state", trainee, training.optimizers, memory)
+            save_state(checkpoint, "train state", module, training.optimizers, memory)
     log.close()
-    note = silence(measure(load_network(best_path).to(session.device), validation).rates, "validation", recipe.budget)
+    note = silence(measure(load(best_path), validation).rates, "validation", recipe.budget)
     if note is not None:
         session.console.print(f"[yellow]{note}[/]")
     best_path.replace(run.output("train"))
@@ -241,9 +305,9 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
 
 
 @torch.no_grad()
-def validate(network: Network, rows: Samples) -> dict[str, float]:
+def validate(network: MeasurableNetwork, rows: Samples) -> dict[str, float]:
     """Loss, accuracy and Bit-SynOps per sample of the deployed arithmetic on a split."""
-    network.eval()
+    network.module.eval()
     loss = correct = bit_synops = 0.0
     part = rows.part()
     with processes.apart():

@@ -1,0 +1,1 @@
+"""Compression of a spiking network that somebody else wrote: a torch module is given, its architecture stays."""

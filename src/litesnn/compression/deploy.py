@@ -1,0 +1,235 @@
+"""The deployed numbers of a given module: codes, scales and biases of its graph, and the packed model made of them.
+
+In: a :class:`~litesnn.compression.graph.Graph`, the module, and finished choices. Out: a :class:`Folding`, from which
+the module itself computes in evaluation, and the :class:`~litesnn.deploy.packed.PackedModel` that is written.
+
+Both take the same float16 numbers. The module's own neurons do the rest in float32 and may round a membrane otherwise
+than the packed file's neuron does: SpikingJelly adds (x − u)/τ where the file has λ·u + x. Where a membrane meets the
+threshold to the last bit a spike may then differ, which is what :func:`prove_equal` allows for.
+
+Shapes: O output channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
+from litesnn.compression.layers import CompressedLayer, Deployed
+from litesnn.deploy.integerize import array_of, codes_of
+from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses, read
+from litesnn.deploy.packed import Population as PackedPopulation
+from litesnn.deploy.reference import Reference
+from litesnn.errors import LitesnnError
+from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
+from litesnn.snn.backbone import INPUT_SCALE
+from litesnn.snn.compconv import Compression
+from litesnn.snn.network import InputInfo
+
+__all__ = ["Folding", "fold_graph", "packed_model", "prove_equal"]
+
+_INPUT_STEPS = round(1 / INPUT_SCALE)
+_LARGEST_INPUT = 127
+_ROUNDING = 1e-4
+"""Share of spikes that may differ between the module's neurons and the packed file's."""
+_POOL_SCALE = 2.0  # times the threshold: one spike in the window is enough
+
+
+@dataclass(frozen=True)
+class Folding:
+    """The numbers of every population, in the order of its summands, and of the readout."""
+
+    populations: tuple[FoldedGroup, ...]
+    readout: FoldedGroup
+
+    def layers(self, graph: Graph) -> dict[str, Deployed]:
+        """What each layer of the module computes with. A population's bias is added by its first layer."""
+        found = {}
+        for population, group in zip(graph.populations, self.populations, strict=True):
+            if population.current is None:
+                continue
+            bias: Tensor | None = group.bias
+            unit = population.lif.threshold / graph.lif.threshold
+            for leaf, folded in zip(leaves_of(population.current), group.connections, strict=True):
+                if leaf.layer is None:
+                    continue
+                assert folded.codes is not None
+                steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+                found[leaf.layer] = Deployed(folded.codes, steps, folded.scale, bias, unit)
+                bias = None
+        (part,) = self.readout.connections
+        assert part.codes is not None
+        found[graph.readout] = Deployed(part.codes, graph.readout_pixels, None, None)
+        return found
+
+
+@torch.no_grad()
+def fold_graph(
+    graph: Graph,
+    net: nn.Module,
+    layers: Mapping[str, CompressedLayer],
+    compressions: Mapping[str, Compression],
+    timesteps: int,
+) -> Folding:
+    """Batch norm, quantization steps and thresholds as float16 scales and biases."""
+    arithmetic = ARITHMETICS["float"]
+    groups = []
+    for population in graph.populations:
+        folder = _Folder(net, layers, compressions, graph.lif.threshold / population.lif.threshold)
+        exact, bias = folder.fold(population, graph)
+        groups.append(arithmetic.fold(exact, bias))
+    last = layers[graph.readout]
+    exact_readout = last.exact(
+        compressions[graph.readout],
+        torch.ones(last.outputs, dtype=torch.float64, device=last.weight.device),
+        input_scale=1 / graph.readout_pixels,
+        largest_input=graph.readout_pixels * timesteps,
+    )
+    nothing = torch.zeros(last.outputs, dtype=torch.float64, device=last.weight.device)
+    bias = nothing if last.bias is None else last.bias.double()
+    return Folding(tuple(groups), arithmetic.fold_readout(exact_readout, bias, timesteps))
+
+
+class _Folder:
+    def __init__(
+        self,
+        net: nn.Module,
+        layers: Mapping[str, CompressedLayer],
+        compressions: Mapping[str, Compression],
+        unit: float,
+    ) -> None:
+        self.net, self.layers, self.compressions, self.unit = net, layers, compressions, unit
+
+    def fold(self, population: Population, graph: Graph) -> tuple[list[Exact], Tensor]:
+        """The summands of a population and its bias, in units of the packed file's currents."""
+        ones = torch.ones(population.channels, dtype=torch.float64, device=self._device())
+        if population.current is None:
+            return [_pool(ones * _POOL_SCALE * graph.lif.threshold)], torch.zeros_like(ones)
+        return self._fold(population.current, self.unit * ones)
+
+    def _fold(self, node: Node, gain: Tensor) -> tuple[list[Exact], Tensor]:
+        match node:
+            case Sum():
+                (left, before), (right, after) = self._fold(node.left, gain), self._fold(node.right, gain)
+                return left + right, before + after
+            case Norm():
+                norm = self.net.get_submodule(node.name)
+                assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                factor = (norm.running_var.double() + norm.eps).rsqrt()
+                if norm.affine:
+                    factor = factor * norm.weight.double()
+                exact, bias = self._fold(node.child, gain * factor)
+                bias = bias - gain * factor * norm.running_mean.double()
+                return exact, bias + gain * norm.bias.double() if norm.affine else bias
+            case Leaf():
+                nothing = torch.zeros_like(gain)
+                if node.layer is None:
+                    return [Exact(None, gain, torch.ones_like(gain))], nothing
+                layer, image = self.layers[node.layer], node.sources == (IMAGE,)
+                exact_layer = layer.exact(
+                    self.compressions[node.layer],
+                    gain,
+                    input_scale=INPUT_SCALE if image else 1.0,
+                    largest_input=_LARGEST_INPUT if image else 1,
+                )
+                return [exact_layer], nothing if layer.bias is None else gain * layer.bias.double()
+
+    def _device(self) -> torch.device:
+        return next(iter(self.layers.values())).weight.device
+
+
+def _pool(scale: Tensor) -> Exact:
+    """A weight at the four pixels of each channel's own window of 2 × 2, in a kernel of 3 × 3 and stride 2."""
+    channels = torch.arange(len(scale), device=scale.device)
+    codes = torch.zeros(len(scale), len(scale), 3, 3, device=scale.device)
+    codes[channels, channels, 1:, 1:] = 1.0
+    return Exact(codes, scale, torch.full_like(scale, 4.0))
+
+
+@torch.no_grad()
+def packed_model(
+    graph: Graph,
+    folding: Folding,
+    layers: Mapping[str, CompressedLayer],
+    compressions: Mapping[str, Compression],
+    info: InputInfo,
+    timesteps: int,
+    rates: Mapping[str, float] | None = None,
+) -> PackedModel:
+    """The packed form of a module that has a graph; ``rates``: measured firing rates by name of the neurons."""
+    populations = []
+    for population, group in zip(graph.populations, folding.populations, strict=True):
+        synapses = []
+        if population.pools is not None:
+            (part,) = group.connections
+            assert part.codes is not None
+            synapses = [Synapses((population.pools,), 3, 2, 1, codes_of(part.codes), array_of(part.scale))]
+        else:
+            assert population.current is not None
+            for leaf, part in zip(leaves_of(population.current), group.connections, strict=True):
+                if leaf.layer is None or part.codes is None:
+                    empty = np.zeros((population.channels, 0, 0, 0), np.int8)
+                    synapses.append(Synapses(leaf.sources, 0, 1, 0, empty, array_of(part.scale)))
+                    continue
+                layer, (bits, _) = layers[leaf.layer], compressions[leaf.layer].choice()
+                codes = part.codes[..., None, None] if layer.is_linear else part.codes
+                synapses.append(
+                    Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes_of(codes), array_of(part.scale))
+                )
+        rate = (rates or {}).get(population.name)
+        populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate))
+    (head,) = folding.readout.connections
+    assert head.codes is not None
+    bits, _ = compressions[graph.readout].choice()
+    return PackedModel(
+        input=InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end),
+        timesteps=timesteps,
+        leak=graph.lif.leak,
+        threshold=graph.lif.threshold,
+        classes=info.classes,
+        populations=tuple(populations),
+        readout=Readout(
+            graph.readout_sources,
+            bits,
+            codes_of(head.codes.flatten(1)),
+            array_of(head.scale),
+            array_of(folding.readout.bias),
+        ),
+    )
+
+
+@torch.no_grad()
+def prove_equal(network: Any, graph: Graph, path: Path, images: Tensor) -> dict[str, int]:
+    """Run module and packed file on raw images, or frames: equal predictions, and equal spikes but for rounding.
+
+    Returns the images, and of all neurons and timesteps how many spikes were compared and how many differ.
+
+    Raises:
+        LitesnnError: they differ; the message names the first neuron that does.
+    """
+    record: dict[str, Tensor] = {}
+    logits = network.eval()(network.encode(images), record=record).logits
+    trace = Reference(read(path)).run(images.numpy(), record=True)
+    assert trace.spikes is not None
+    compared = different = 0
+    for population, theirs in zip(graph.populations, trace.spikes, strict=True):
+        if population.current is None:
+            continue
+        ours = record[population.name].cpu().numpy().astype(np.uint8).reshape(theirs.shape)
+        count = int(np.count_nonzero(ours != theirs))
+        if count > _ROUNDING * ours.size:
+            raise LitesnnError(f"{path}: packed model and module differ in {count} spikes of {population.name}")
+        compared, different = compared + ours.size, different + count
+    same = int((logits[-1].argmax(1).cpu().numpy() == trace.logits[-1].argmax(1)).sum())
+    if same != len(images):
+        raise LitesnnError(f"{path}: packed model and module differ in {len(images) - same} predictions")
+    return {"images": len(images), "spikes": compared, "different_spikes": different}

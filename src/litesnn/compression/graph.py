@@ -1,0 +1,398 @@
+"""From a tape to the graph of the packed file: populations of neurons, the layers between them, and a readout.
+
+In: the tape of a module. Out: a :class:`Graph` of names, or :class:`Inexpressible`, which names what the file has no
+words for. What a packed file can hold is in docs/format.md: hard-reset LIF neurons with one leak and one threshold,
+convolutions with padding kernel // 2 on concatenated spikes, their sums, identities, and a linear readout of spikes
+summed over the map.
+
+Exact equivalents that are used:
+
+- Batch norm behind a layer, or behind a sum of layers, folds into scales and bias.
+- A neuron with another threshold θ' gets its currents times θ/θ'.
+- Max pooling of spikes, 2 × 2 on even maps, is a population: 3 × 3 convolution of stride 2 with a weight at the four
+  pixels of each channel's own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because
+  it has either fired and been reset, or been given nothing.
+
+Shapes: C channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litesnn.compression.layers import CompressedLayer, Kind
+from litesnn.compression.neurons import Lif, NotLif, identify
+from litesnn.compression.tape import Call, Tape, Value, is_neuron
+
+__all__ = [
+    "IMAGE",
+    "Graph",
+    "Inexpressible",
+    "Leaf",
+    "Node",
+    "Norm",
+    "Population",
+    "Sum",
+    "build_graph",
+    "leaves_of",
+    "read_kinds",
+]
+
+IMAGE = -1
+
+_KEEP_VALUES = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "dropout", "clone", "detach", "to"}
+_AVERAGES = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
+_SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+_JOINS = {"cat", "concat", "concatenate"}
+
+
+class Inexpressible(Exception):
+    """What in a module the packed file has no words for, with the name of the layer."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Currents of a layer, or of an identity (``layer`` is ``None``), from populations or the image."""
+
+    layer: str | None
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch norm of currents."""
+
+    name: str
+    child: Node
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of currents."""
+
+    left: Node
+    right: Node
+
+
+Node = Leaf | Norm | Sum
+
+
+@dataclass(frozen=True)
+class Population:
+    """Neurons and what makes their currents; max pooling of the population ``pools`` has no currents of its own."""
+
+    name: str
+    current: Node | None
+    lif: Lif
+    channels: int
+    pools: int | None = None
+
+
+@dataclass
+class Graph:
+    """What the packed file will hold, by the names of the module's parts. Populations are in topological order."""
+
+    populations: list[Population] = field(default_factory=list)
+    readout: str = ""
+    readout_sources: tuple[int, ...] = ()
+    readout_pixels: int = 1
+
+    @property
+    def lif(self) -> Lif:
+        """The neuron of the file: that of the first population."""
+        return self.populations[0].lif
+
+
+def build_graph(tape: Tape, output: Value, steps: int, *, static: bool) -> Graph:
+    """The graph of the last of ``steps`` timesteps on a tape, whose output is ``output`` [B, K].
+
+    ``static``: the image is the same at every timestep, so that a layer which reads it may be called just once.
+
+    Raises:
+        Inexpressible: the packed file has no words for a part of it.
+    """
+    return _Builder(tape, steps, static=static).build(output)
+
+
+class _Builder:
+    def __init__(self, tape: Tape, steps: int, *, static: bool) -> None:
+        self.tape, self.steps, self.static = tape, steps, static
+        self.graph = Graph()
+        self.known: dict[tuple[str, int], int] = {}
+
+    def build(self, output: Value) -> Graph:
+        value = self.through(output)
+        call = self.made(value, "the output")
+        layer = call.module
+        if layer is not None and is_neuron(layer):
+            raise Inexpressible(f"the output is that of the neuron {call.name}; the packed file ends in a linear layer")
+        if not isinstance(layer, CompressedLayer):
+            raise Inexpressible(f"the output is made by {_named(call)}; the packed file ends in a linear layer")
+        self.once(call)
+        self.plain(call, layer)
+        graph = self.graph
+        graph.readout = call.name
+        pooled = self.through(call.inputs[0])
+        before = self.made(pooled, call.name)
+        if _averages(before):
+            source = before.inputs[0]
+            pixels = source.shape[2:].numel() if source.tensor.dim() == 4 else 0
+            if pixels == 0 or pooled.tensor.numel() != source.shape[:2].numel() or not _is_mean(before):
+                raise Inexpressible(f"{_named(before)} averages windows; the packed readout averages the whole map")
+            graph.readout_sources, graph.readout_pixels = self.spikes(source, call.name), pixels
+        else:
+            graph.readout_sources = self.spikes(pooled, call.name)
+        if IMAGE in graph.readout_sources:
+            raise Inexpressible(f"{call.name} reads the image; the packed readout reads spikes")
+        for population in graph.populations:
+            if abs(population.lif.leak - graph.lif.leak) > 1e-6 and population.pools is None:
+                raise Inexpressible(
+                    f"neuron {population.name} leaks to {population.lif.leak:g} of its membrane and neuron "
+                    f"{graph.populations[0].name} to {graph.lif.leak:g}; the packed file has one leak"
+                )
+        return graph
+
+    def spikes(self, value: Value, reader: str) -> tuple[int, ...]:
+        """The populations whose concatenated spikes a value is, or ``(IMAGE,)``."""
+        value = self.through(value)
+        if value.tensor is self.tape.image:
+            return (IMAGE,)
+        call = self.made(value, reader)
+        if call.name in _JOINS and call.module is None:
+            if (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) not in (1, 1 - value.tensor.dim()):
+                raise Inexpressible(f"{reader} reads a concatenation of other than channels")
+            parts = [self.spikes(part, reader) for part in call.inputs]
+            if any(IMAGE in part for part in parts):
+                raise Inexpressible(f"{reader} reads the image beside spikes")
+            return tuple(source for part in parts for source in part)
+        if call.module is not None and is_neuron(call.module):
+            return (self.neuron(call, value),)
+        if isinstance(call.module, nn.MaxPool2d) or call.name in ("max_pool2d", "boolean_dispatch"):
+            return self.max_pool(call, reader)
+        raise Inexpressible(f"{reader} reads {_named(call)}; in the packed file, layers read spikes")
+
+    def neuron(self, call: Call, value: Value) -> int:
+        key = (call.name, call.index)
+        if key in self.known:
+            return self.known[key]
+        if value.tensor is not _first(call.output):
+            raise Inexpressible(f"the membrane of {call.name} is read; the packed file knows spikes alone")
+        assert call.module is not None
+        calls = self.once(call)
+        try:
+            lif = identify(calls[0])
+        except NotLif as error:
+            kind = f"{type(call.module).__module__.partition('.')[0]}.{type(call.module).__name__}"
+            raise Inexpressible(
+                f"neuron {call.name} ({kind}) is no hard-reset LIF, which is all that the packed file has: {error}"
+            ) from None
+        current = self.current(call.inputs[0], call.name)
+        if not _layers(current):
+            raise Inexpressible(f"neuron {call.name} has no layer with weights before it")
+        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1]))
+
+    def add(self, key: tuple[str, int], population: Population) -> int:
+        self.known[key] = len(self.graph.populations)
+        self.graph.populations.append(population)
+        return self.known[key]
+
+    def max_pool(self, call: Call, reader: str) -> tuple[int, ...]:
+        before, after = call.inputs[0], _first(call.output)
+        height, width = before.shape[2:]
+        if height % 2 or width % 2 or not _is_max_of_two(call):
+            raise Inexpressible(
+                f"{_named(call)} before {reader} is no max pooling of 2 × 2 on an even map; "
+                "no other pooling of spikes can be packed"
+            )
+        found = []
+        for source in self.spikes(before, reader):
+            if source == IMAGE:
+                raise Inexpressible(f"{_named(call)} pools the image; the packed file pools spikes alone")
+            key = (f"max pool of {self.graph.populations[source].name}", call.index)
+            if key not in self.known:
+                channels = self.graph.populations[source].channels
+                self.add(key, Population(key[0], None, self.graph.lif, channels, pools=source))
+            found.append(self.known[key])
+        assert after is not None
+        return tuple(found)
+
+    def current(self, value: Value, reader: str) -> Node:
+        """What makes the currents of the neuron ``reader``."""
+        value = self.through(value)
+        if value.tensor is self.tape.image:
+            raise Inexpressible(f"neuron {reader} reads the image without a layer between")
+        call = self.made(value, f"neuron {reader}")
+        module = call.module
+        if isinstance(module, CompressedLayer):
+            self.plain(call, module)
+            sources = self.spikes(call.inputs[0], call.name)
+            self.once(call, repeated=not (self.static and sources == (IMAGE,)))
+            return Leaf(call.name, sources)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is None:
+                raise Inexpressible(f"{call.name} has no running statistics to fold")
+            child = self.current(call.inputs[0], reader)
+            if _identities(child):
+                raise Inexpressible(f"{call.name} normalises spikes; the packed file folds norms of layers alone")
+            return Norm(call.name, child)
+        if call.name in _SUMS and module is None:
+            if len(call.inputs) != 2 or call.kwargs:
+                raise Inexpressible(f"neuron {reader} reads a sum with a number; the packed file sums currents alone")
+            return Sum(self.current(call.inputs[0], reader), self.current(call.inputs[1], reader))
+        if module is not None and is_neuron(module):
+            return Leaf(None, (self.neuron(call, value),))
+        raise Inexpressible(
+            f"neuron {reader} reads {_named(call)}; in the packed file, neurons read sums of convolutions"
+        )
+
+    def plain(self, call: Call, layer: CompressedLayer) -> None:
+        if (reason := layer.unusual()) is not None:
+            raise Inexpressible(f"layer {call.name} has {reason}")
+
+    def once(self, call: Call, *, repeated: bool = True) -> list[Call]:
+        """A module's calls, of which ``call`` has to be the last: one in each timestep, or one if not ``repeated``."""
+        assert call.module is not None
+        calls = self.tape.of(call.module)
+        if len(calls) != self.steps and (repeated or len(calls) != 1):
+            raise Inexpressible(f"{call.name} is called {len(calls)} times in {self.steps} timesteps, not once in each")
+        if call is not calls[-1]:
+            raise Inexpressible(f"{call.name} is read a timestep later; the packed file has no recurrence")
+        return calls
+
+    def through(self, value: Value) -> Value:
+        """What a value was before reshaping, dropout and the like, as long as channels stay channels."""
+        while (call := value.call) is not None and _keeps_values(call) and call.inputs:
+            before = call.inputs[0]
+            if before.shape[:2] != value.shape[:2] or before.tensor.numel() != value.tensor.numel():
+                break
+            value = before
+        return value
+
+    def made(self, value: Value, reader: str) -> Call:
+        if (call := value.call) is None:
+            raise Inexpressible(f"{reader} reads a tensor that is neither the image nor made of it")
+        if _keeps_values(call) and call.inputs[0].tensor.dim() == 4 and value.tensor.dim() == 2:
+            by = "×".join(map(str, call.inputs[0].shape[2:]))
+            raise Inexpressible(
+                f"{reader} reads a flattened map of {by}; the packed file flattens 1×1 and averages larger ones"
+            )
+        return call
+
+
+def read_kinds(tape: Tape) -> dict[str, tuple[Kind, float, int]]:
+    """Of every compressed layer on a tape what it reads ("image", "analog", "spikes"), how many spikes an input of 1
+    stands for, and how often it is called.
+    """
+    found: dict[str, tuple[Kind, float, int]] = {}
+    for call in tape.calls:
+        if isinstance(call.module, CompressedLayer):
+            kind, per_unit = _kind(call.inputs[0], tape)
+            before = found.get(call.name)
+            if before is not None and before[:2] != (kind, per_unit):
+                kind, per_unit = "analog", 1.0
+            found[call.name] = (kind, per_unit, 1 + (0 if before is None else before[2]))
+    return found
+
+
+def _kind(value: Value, tape: Tape) -> tuple[Kind, float]:
+    """What a value is, and how many spikes one unit of it stands for."""
+    if value.tensor is tape.image:
+        return "image", 1.0
+    call = value.call
+    if call is None or not call.inputs:
+        return "analog", 1.0
+    if call.module is not None and is_neuron(call.module):
+        binary = value.tensor is _first(call.output) and bool(((value.tensor == 0) | (value.tensor == 1)).all())
+        return ("spikes", 1.0) if binary else ("analog", 1.0)
+    kind, per_unit = _kind(call.inputs[0], tape)
+    if _keeps_values(call):
+        return kind, per_unit
+    if kind != "spikes":
+        return "analog", 1.0
+    if _averages(call):
+        area = _window(call)
+        return ("analog", 1.0) if area is None else ("spikes", per_unit * area)
+    if isinstance(call.module, nn.MaxPool2d) and per_unit == 1.0:
+        return kind, per_unit
+    if (
+        call.module is None
+        and call.name in _SUMS | _JOINS
+        and all(_kind(part, tape) == (kind, per_unit) for part in call.inputs)
+    ):
+        return kind, per_unit
+    return "analog", 1.0
+
+
+def _keeps_values(call: Call) -> bool:
+    if call.module is not None:
+        return isinstance(call.module, nn.Flatten | nn.Unflatten | nn.Identity | nn.modules.dropout._DropoutNd)
+    return call.name in _KEEP_VALUES
+
+
+def _averages(call: Call) -> bool:
+    if call.module is not None:
+        return isinstance(call.module, nn.AvgPool2d | nn.AdaptiveAvgPool2d)
+    return call.name in _AVERAGES
+
+
+def _random(value: Value) -> Tensor:
+    return torch.rand(value.shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _is_mean(call: Call) -> bool:
+    """Whether a call averages whole maps."""
+    x = _random(call.inputs[0])
+    return torch.allclose(call.again(x).flatten(), x.mean(dim=(2, 3)).flatten(), atol=1e-5)
+
+
+@torch.no_grad()
+def _window(call: Call) -> float | None:
+    """Pixels in each window of an average whose windows share none and leave out none; else ``None``."""
+    x = _random(call.inputs[0])
+    out = call.again(x)
+    ratio = float(x.double().sum() / out.double().sum())
+    return float(round(ratio)) if abs(ratio - round(ratio)) < 1e-4 and round(ratio) >= 1 else None
+
+
+@torch.no_grad()
+def _is_max_of_two(call: Call) -> bool:
+    x = _random(call.inputs[0])
+    theirs = _first(call.target(*(x if arg is call.inputs[0].tensor else arg for arg in call.args), **call.kwargs))
+    expected = torch.nn.functional.max_pool2d(x, 2)
+    return theirs is not None and theirs.shape == expected.shape and torch.equal(theirs, expected)
+
+
+def _first(output: Any) -> Tensor | None:
+    if isinstance(output, tuple | list):
+        return _first(output[0]) if output else None
+    return output if isinstance(output, Tensor) else None
+
+
+def _layers(node: Node) -> list[str]:
+    return [leaf.layer for leaf in leaves_of(node) if leaf.layer is not None]
+
+
+def _identities(node: Node) -> bool:
+    return any(leaf.layer is None for leaf in leaves_of(node))
+
+
+def leaves_of(node: Node) -> list[Leaf]:
+    """The summands of currents, in their order."""
+    match node:
+        case Leaf():
+            return [node]
+        case Norm():
+            return leaves_of(node.child)
+        case Sum():
+            return leaves_of(node.left) + leaves_of(node.right)
+
+
+def _named(call: Call) -> str:
+    if call.module is not None:
+        return f"{call.name} ({type(call.module).__name__})"
+    return f"the operation {call.name}"

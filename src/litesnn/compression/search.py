@@ -1,0 +1,233 @@
+"""The search of a given module: bits and keep ratio of every layer and T, its architecture as it is.
+
+In: a recipe with a module, and data. Out: what :mod:`litesnn.search.joint` and :mod:`litesnn.search.derive` write, by
+their loop, constraints and exact choice.
+
+Shapes: L searched layers, T timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litesnn.compression.network import Given, extras, run, whole_cost
+from litesnn.config import Recipe
+from litesnn.genotype import Compressed
+from litesnn.search.derive import FloatArray, Option, choose_within, fill_budget, require_fits, smallest
+from litesnn.snn.backbone import Output
+from litesnn.snn.compconv import Compression
+from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes, model_size_bits, packed_bits
+from litesnn.snn.execution import Execution
+from litesnn.snn.supernet import draw, weigh_timesteps
+
+__all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enough"]
+
+
+def most_timesteps(given: Given, recipe: Recipe) -> int:
+    """T_max of the search: the least that recipe, budget and module allow."""
+    return min(recipe.timesteps, given.own_timesteps or recipe.timesteps)
+
+
+class Candidates(nn.Module):
+    """A given module with every bit-width and keep ratio at once, mixed by learned weights.
+
+    β [L, bits, keeps] is per layer, ψ [T] chooses the timesteps; as in :class:`~litesnn.snn.supernet.Supernet`.
+    """
+
+    def __init__(self, given: Given, recipe: Recipe) -> None:
+        super().__init__()
+        self.given = given
+        self.bits, self.keeps = recipe.search.bits, recipe.search.keeps
+        self.beta = nn.Parameter(torch.zeros(len(given.searched), len(self.bits), len(self.keeps)))
+        self.psi = nn.Parameter(torch.zeros(most_timesteps(given, recipe)))
+
+    @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.beta.device
+
+    @property
+    def header_bytes(self) -> int:
+        """Of a packed file, near enough."""
+        return self.given.header_bytes
+
+    def architecture(self) -> dict[str, list[nn.Parameter]]:
+        """Architecture parameters besides ψ."""
+        return {"beta": [self.beta]}
+
+    def score_parameters(self) -> list[nn.Parameter]:
+        """Pruning scores of the searched layers."""
+        return [self.given.layers[name].scores for name in self.given.searched]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Everything that the module learns."""
+        return [p for name, p in self.given.named_parameters() if not name.endswith("scores")]
+
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
+        return torch.rand(self.beta.numel(), generator=generator)
+
+    def mixes(self, noise: Tensor | None = None) -> list[Compression]:
+        """The mixture of every searched layer, or with :meth:`noise` one draw from each."""
+        return [Compression(self.bits, self.keeps, pairs) for pairs in draw(self.beta, noise)]
+
+    def forward(
+        self,
+        x: Tensor,
+        mixes: Sequence[Compression] | None = None,
+        *,
+        meter: Meter | None = None,
+        execution: Execution = Execution(),
+    ) -> Output:
+        """Encoded images [B, C, H, W], or frames [B, T_max, C, H, W] → y_t [T_max, B, K].
+
+        ``execution`` has no meaning here.
+        """
+        mixes = self.mixes() if mixes is None else mixes
+        return run(self.given, x, self._named(mixes), len(self.psi), meter=meter)
+
+    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
+        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""
+        return weigh_timesteps(meter, self.psi.softmax(0) if psi is None else psi)
+
+    def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
+        """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
+        one = self.psi.new_ones(())
+        rows = [(self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        return torch.stack(
+            [
+                packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs()) + AFFINE_BITS * layer.outputs
+                for layer, mix in rows
+            ]
+        ).sum()
+
+    def expected_model_size_bits(self, mixes: Sequence[Compression]) -> Tensor:
+        """Expected model size by the paper's definition, in bits; a scalar."""
+        one = self.psi.new_ones(())
+        rows = [(self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        return torch.stack([model_size_bits(one * layer.weight.numel(), mix.pairs()) for layer, mix in rows]).sum()
+
+    def describe(self) -> dict[str, Any]:
+        """β as probabilities, for the log."""
+        pairs = draw(self.beta, None)
+        return {
+            "layers": self.given.searched,
+            "bits": pairs.sum(2).tolist(),
+            "bit_choices": self.bits,
+            "keep": pairs.sum(1).tolist(),
+            "keep_choices": self.keeps,
+            "compression": pairs.tolist(),
+        }
+
+    def _named(self, mixes: Sequence[Compression]) -> dict[str, Compression]:
+        """The compression of every layer, the last one's with them."""
+        named = dict(zip(self.given.searched, mixes, strict=True))
+        if self.given.last is not None:
+            named[self.given.last] = Compression.fixed(self.given.io_bits, 1.0, self.device)
+        return named
+
+
+def choose_layers(
+    candidates: Candidates,
+    rates: Mapping[str, Sequence[float]],
+    recipe: Recipe,
+    finish: Callable[[int, Mapping[str, tuple[int, float]]], tuple[Compressed, int]],
+) -> tuple[Compressed, str | None]:
+    """The exact best choice within the budget, and a warning if Bit-SynOps are expected to pass their limit.
+
+    Args:
+        candidates: as searched.
+        rates: what the search measured.
+        recipe: of the run.
+        finish: makes of T and the choices by layer the record, and the most bytes that its file can take.
+
+    Raises:
+        InputError: no choice fits the packed-size budget.
+    """
+    options = _options(candidates, rates)
+    names = list(candidates.given.layers)
+
+    def record(chosen: Sequence[Option], steps: int) -> tuple[Compressed, int]:
+        picked = {
+            name: (candidates.bits[option.bits], candidates.keeps[option.keep])
+            for name, option in zip(names, chosen, strict=True)
+            if name != candidates.given.last
+        }
+        return finish(steps, picked)
+
+    psi = candidates.psi.detach().double().log_softmax(0).cpu().numpy()
+    require_fits(record(smallest(options), 1)[1], recipe.budget, "the smallest choice", "search.keeps or search.bits")
+
+    def choose(least_bytes: int) -> tuple[Compressed, str | None]:
+        chosen, steps, warning = choose_within(
+            options, psi, recipe.budget, lambda *choice: record(*choice)[1], least_bytes=least_bytes
+        )
+        return record(chosen, steps)[0], warning
+
+    return fill_budget(recipe, choose)
+
+
+def require_small_enough(
+    candidates: Candidates,
+    recipe: Recipe,
+    finish: Callable[[int, Mapping[str, tuple[int, float]]], tuple[Compressed, int]],
+) -> None:
+    """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
+    silent = [0.0] * len(candidates.psi)
+    given = candidates.given
+    names = list(given.layers) + ([] if given.graph is None else [name for name, _ in extras(given.graph)])
+    rates = {whole_cost(name): silent for name in names}
+    free = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"bit_synops": None})})
+    choose_layers(candidates, rates, free, finish)
+
+
+def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> list[list[Option]]:
+    """Every choice of every layer with its price; the last layer has one."""
+    given, options = candidates.given, []
+    scores = dict(
+        zip(
+            given.searched,
+            candidates.beta.detach().double().flatten(1).log_softmax(1).view_as(candidates.beta).tolist(),
+            strict=True,
+        )
+    )
+    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _ in extras(given.graph)]
+    fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
+    for name, layer in given.layers.items():
+        work = np.zeros(len(candidates.psi))
+        if layer.reads == "spikes":
+            work = np.asarray(rates[whole_cost(name)], np.float64)
+        pairs = (
+            [(0, 0, given.io_bits, 1.0)]
+            if name == given.last
+            else [
+                (b, k, bits, keep) for b, bits in enumerate(candidates.bits) for k, keep in enumerate(candidates.keeps)
+            ]
+        )
+        options.append(
+            [
+                Option(
+                    older=0,
+                    newer=0,
+                    width=0,
+                    bits=b,
+                    keep=k,
+                    score=0.0 if name == given.last else scores[name][b][k],
+                    size=layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
+                    bit_synops=(work * keep * bits + fixed).cumsum(),
+                )
+                for b, k, bits, keep in pairs
+            ]
+        )
+        fixed = np.zeros_like(fixed)  # it is counted with the first layer
+    return options

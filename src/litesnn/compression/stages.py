@@ -1,0 +1,277 @@
+"""The stages of ``litesnn compress``: the same files in the same run folder as those of ``litesnn design``.
+
+In: a run whose recipe has a module, and data. Out: ``search.safetensors`` (the module with its candidates) →
+``genotype.json`` (bits and keep ratio of every layer, and T) → ``network.safetensors`` (fine-tuned from the search) →
+``metrics.json`` → ``model.safetensors`` (packed, if it can be) → ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from litesnn.compression.deploy import packed_model, prove_equal
+from litesnn.compression.network import Given, SteppedNetwork, extras, fixed_choice
+from litesnn.compression.search import Candidates, choose_layers, require_small_enough
+from litesnn.compression.source import build_module
+from litesnn.config import Recipe
+from litesnn.data.sources import Data
+from litesnn.deploy.pack import PROOF_IMAGES
+from litesnn.deploy.packed import PackedModel, size_bound, to_bytes, write
+from litesnn.errors import InputError, LitesnnError
+from litesnn.files import write_atomically
+from litesnn.genotype import Compressed
+from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
+from litesnn.loop.memory import StepPlan
+from litesnn.loop.session import Session, input_info
+from litesnn.runs import RunFolder
+from litesnn.search.joint import learn, read_into
+from litesnn.snn.network import InputInfo
+from litesnn.train.evaluate import compare, energy, measure, preamble, require_same_data, silence
+from litesnn.train.fit import AuxiliaryHead, fit_learner
+
+__all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack"]
+
+_KIND = "compressed network"
+
+
+def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
+    """Search bits, keep ratios and T. Returns the path of ``search.safetensors``.
+
+    Raises:
+        InputError: the module cannot be compressed, the budget is impossible, or a file is damaged.
+    """
+    recipe = run.recipe()
+    _require_sensible(recipe)
+    given = _given(recipe, input_info(data))
+    candidates = Candidates(given, recipe)
+    require_small_enough(candidates, recipe, lambda *choice: _finish(given, *choice))
+    if given.reason is not None:
+        session.console.print(f"[yellow]there will be no packed file: {given.reason}[/]")
+    return learn(run, data, session, candidates.to(session.device), _plan(session))
+
+
+def derive(run: RunFolder, data: Data, session: Session) -> Path:
+    """Choose bits and keep ratios within the budget. Returns the path of ``genotype.json``.
+
+    Raises:
+        InputError: the search's result is missing or damaged, or nothing fits the budget.
+    """
+    recipe = run.recipe()
+    given = _given(recipe, input_info(data))
+    candidates = Candidates(given, recipe)
+    rates = read_into(candidates, run)
+    run.start("derive")
+    choice, warning = choose_layers(candidates, rates, recipe, lambda *picked: _finish(given, *picked))
+    if warning:
+        session.console.print(f"[yellow]{warning}[/]")
+    write_atomically(run.output("derive"), choice.to_json())
+    return run.output("derive")
+
+
+class _Tuned(nn.Module):
+    """A network that is fine-tuned, without an auxiliary head."""
+
+    tap: int | None = None
+    auxiliary: AuxiliaryHead | None = None
+
+    def __init__(self, network: SteppedNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def module(self) -> nn.Module:
+        """All that learns."""
+        return self
+
+    def scores(self) -> list[nn.Parameter]:
+        """Pruning scores."""
+        given = self.network.given
+        return [given.layers[name].scores for name in given.searched]
+
+    def weights(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        return [p for name, p in self.named_parameters() if not name.endswith("scores")]
+
+
+def fit(run: RunFolder, data: Data, session: Session) -> Path:
+    """Fine-tune the module with its choices, from what the search left. Returns the path of ``network.safetensors``.
+
+    Raises:
+        InputError: a file is missing or damaged, or cannot be written.
+    """
+    recipe, info = run.recipe(), input_info(data)
+    choice = Compressed.read(run.need("derive"))
+    given = _given(recipe, info)
+    read_into(Candidates(given, recipe), run)
+    network = SteppedNetwork(given, _checked(choice, given, run.output("derive"))).to(session.device)
+
+    def save(path: Path) -> None:
+        save_tensors(path, _KIND, network.state_dict(), {"choice": choice.model_dump_json()})
+
+    return fit_learner(
+        *(run, data, session, _Tuned(network), _plan(session)),
+        save=save,
+        load=lambda path: _load(path, recipe, info).to(session.device),
+    )
+
+
+def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
+    """Measure the fine-tuned module on test. Returns the path of ``metrics.json``.
+
+    Raises:
+        InputError: the network is missing or damaged, or does not fit the data.
+    """
+    recipe = run.recipe()
+    network = load_compressed(run, input_info(data)).to(session.device)
+    require_same_data(network.info, data, run.output("train"))
+    run.start("evaluate")
+    test = session.samples(data.test(), network.info)
+    metrics = preamble(recipe, data, len(test), "litesnn compress --recipe recipe.toml --run AGAIN")
+    measured = measure(network, test)
+    given = network.given
+    assert recipe.module is not None
+    stems = network.analog_macs()
+    metrics |= measured.summary(network.info.classes)
+    metrics |= {
+        "arithmetic": "float",
+        "module": f"{Path(recipe.module.file).name}:{recipe.module.name}",
+        "packing": {"possible": given.graph is not None, "reason": given.reason},
+        "stem_macs": sum(macs for macs, _ in stems),
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "bits": layer.bits,
+                "keep": layer.keep,
+                "weights": layer.weights,
+                "kept": layer.kept,
+                "synops": measured.synops.get(layer.name),
+                "bit_synops": measured.bit_synops.get(layer.name),
+            }
+            for layer in network.layers()
+        ],
+    }
+    if given.graph is not None:
+        metrics["layers"] += [
+            {"name": name, "kind": "edge", "bits": 0, "keep": 1.0, "weights": 0, "kept": 0}
+            | {"synops": measured.synops[name], "bit_synops": measured.bit_synops[name]}
+            for name, _ in extras(given.graph)
+        ]
+    metrics["neurons"] = [
+        {"name": name, "firing_rate": measured.rates[name]} for name in given.neurons if name in measured.rates
+    ]
+    metrics["weights"] = sum(layer["weights"] for layer in metrics["layers"])
+    metrics["kept_weights"] = sum(layer["kept"] for layer in metrics["layers"])
+    metrics["model_size_bytes"] = sum(layer["kept"] * layer["bits"] for layer in metrics["layers"]) / 8
+    metrics["packed_bytes"] = (
+        network.estimated_bytes() if given.graph is None else len(to_bytes(_packed(network, measured.rates)))
+    )
+    metrics["energy"] = energy(metrics["layers"], stems)
+    metrics |= compare(metrics, recipe.budget)
+    rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
+    note = silence(rates, "test", recipe.budget)
+    metrics["notes"] = [] if note is None else [note]
+    if given.reason is not None:
+        metrics["notes"].append(f"no packed file, its size is an estimate: {given.reason}")
+    if note is not None:
+        session.console.print(f"[yellow]{note}[/]")
+    write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
+    return run.output("evaluate")
+
+
+def pack(run: RunFolder, data: Data, session: Session) -> Path:
+    """Pack the module and check the file against it. Returns the path of ``model.safetensors``.
+
+    Raises:
+        InputError: the module has a part that the packed file has no words for; or a file is missing or damaged.
+        LitesnnError: the file computes something else than the module, or has another size than evaluation said.
+    """
+    network = load_compressed(run, input_info(data))
+    metrics = run.metrics()
+    graph = network.given.graph
+    if graph is None:
+        raise InputError(f"{network.given.origin} cannot be packed: {network.given.reason}")
+    run.start("pack")
+    path = run.output("pack")
+    write(_packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]}), path)
+    try:
+        if path.stat().st_size != metrics["packed_bytes"]:
+            raise LitesnnError(
+                f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B"
+            )
+        proof = prove_equal(network, graph, path, data.validation.x[:PROOF_IMAGES])
+    except LitesnnError:
+        path.unlink()
+        raise
+    run.amend_metrics(packing=metrics["packing"] | {"proof": proof})
+    return path
+
+
+def load_compressed(run: RunFolder, info: InputInfo) -> SteppedNetwork:
+    """The fine-tuned module of a run, in evaluation mode.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return _load(run.need("train"), run.recipe(), info)
+
+
+def _load(path: Path, recipe: Recipe, info: InputInfo) -> SteppedNetwork:
+    tensors, saved = load_tensors(path, _KIND)
+    given = _given(recipe, info)
+    choice = _checked(Compressed.model_validate_json(saved["choice"]), given, path)
+    network = SteppedNetwork(given, choice)
+    load_into(network, tensors, path)
+    given.learn()
+    return network.eval()
+
+
+def _given(recipe: Recipe, info: InputInfo) -> Given:
+    settings = recipe.module
+    assert settings is not None
+    origin = f"{settings.file}: class {settings.name}"
+    return Given(build_module(settings, recipe.seed), info, origin=origin, io_bits=recipe.model.io_bits)
+
+
+def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:
+    if [gene.name for gene in choice.layers] != list(given.layers):
+        raise InputError(f"{path} was made for another module than {given.origin}: its layers differ")
+    return choice
+
+
+def _finish(given: Given, steps: int, picked: Mapping[str, tuple[int, float]]) -> tuple[Compressed, int]:
+    """The record of a choice, and the most bytes that its file can take (an estimate, where there can be no file)."""
+    choice = fixed_choice(given, steps, picked)
+    network = SteppedNetwork(given, choice)
+    return choice, network.estimated_bytes() if given.graph is None else size_bound(_packed(network))
+
+
+def _packed(network: SteppedNetwork, rates: Mapping[str, float] | None = None) -> PackedModel:
+    given = network.given
+    assert given.graph is not None
+    compressions = network.compressions()
+    return packed_model(
+        *(given.graph, network.folding(), given.layers, compressions, given.info, network.timesteps), rates
+    )
+
+
+def _require_sensible(recipe: Recipe) -> None:
+    """Refuse settings that mean nothing for a given module."""
+    if recipe.search.widths != (1.0,):
+        raise InputError("search.widths: a given module keeps its widths; expected [1.0]")
+    if recipe.model.arithmetic != "float":
+        raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
+
+
+def _plan(session: Session) -> Callable[[int], StepPlan]:
+    """Steps are neither planned nor recorded: what a given module needs, and what its code does, is not known."""
+
+    def plan(batch: int) -> StepPlan:
+        return StepPlan(replace(session.execution, graphs=False), micro_batches=1, bytes=0)
+
+    return plan

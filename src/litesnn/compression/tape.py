@@ -1,0 +1,203 @@
+"""A tape of what a module does: its calls of layers and of torch functions, and which call made what each one read.
+
+In: a module and an input. Out: a :class:`Tape`. The module is run, not parsed, so that its Python may be what it likes;
+what depends on values takes the way that this input takes.
+
+Shapes: B batch, C channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from litesnn.compression.layers import CompressedLayer
+
+__all__ = ["Call", "Tape", "Value", "is_neuron", "leaves", "tensors_in"]
+
+_TORCH_OPERATIONS = (
+    *(nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
+    *(nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.modules.conv._ConvNd),
+    *(nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten, nn.Identity, nn.Linear),
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a call read or made: the call that made it (``None``: it was there before), and itself."""
+
+    tensor: Tensor
+    call: Call | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Its shape."""
+        return self.tensor.shape
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a leaf module or of a torch function.
+
+    Attributes:
+        index: its place on the tape.
+        target: what was called.
+        name: the module's path, or the function's name.
+        inputs: the tensors among its arguments, lists taken apart.
+        output: what it returned.
+    """
+
+    index: int
+    target: nn.Module | Callable[..., Any]
+    name: str
+    inputs: tuple[Value, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any = None
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that was called, if it was one."""
+        return self.target if isinstance(self.target, nn.Module) else None
+
+    def again(self, x: Tensor) -> Tensor:
+        """What the call makes of another first tensor of the same shape."""
+        first = self.inputs[0].tensor
+        out = self.target(*(x if arg is first else arg for arg in self.args), **self.kwargs)
+        assert isinstance(out, Tensor)
+        return out
+
+
+@dataclass(eq=False)
+class Tape:
+    """Calls in their order. ``image`` is the input."""
+
+    image: Tensor
+    calls: list[Call] = field(default_factory=list)
+    _makers: dict[int, Call] = field(default_factory=dict)
+    _kept: list[Any] = field(default_factory=list)  # so that no tensor's id is given to another
+
+    def value(self, tensor: Tensor) -> Value:
+        """A tensor with the call that made it."""
+        return Value(tensor, self._makers.get(id(tensor)))
+
+    def of(self, module: nn.Module) -> list[Call]:
+        """The calls of a module."""
+        return [call for call in self.calls if call.target is module]
+
+    def record(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+        """Add what ``run`` does with ``module`` to the tape; returns what it returns. No gradients."""
+        with torch.no_grad(), _Listener(self, leaves(module)):
+            return run()
+
+    def _begin(self, target: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        inputs = tuple(map(self.value, tensors_in((args, kwargs))))
+        return Call(len(self.calls), target, name, inputs, args, kwargs)
+
+    def _end(self, call: Call, output: Any) -> None:
+        made = list(tensors_in(output))
+        self._kept.append((call.args, output))
+        if not made:
+            return
+        call.index, call.output = len(self.calls), output
+        self.calls.append(call)
+        for tensor in made:
+            if call.module is None or not any(tensor is value.tensor for value in call.inputs):
+                self._makers[id(tensor)] = call
+
+
+def leaves(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules whose insides do not matter: layers, torch's operations, and neurons, by name."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(path: str, module: nn.Module) -> None:
+        if isinstance(module, CompressedLayer) or is_neuron(module) or _is_operation(module):
+            found[path] = module
+            return
+        for name, child in module.named_children():
+            visit(f"{path}.{name}" if path else name, child)
+
+    for name, child in module.named_children():
+        visit(name, child)
+    return found
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Whether a module of somebody's making may be a neuron: nothing in it has weights or is a layer of torch's."""
+    if isinstance(module, (CompressedLayer, *_TORCH_OPERATIONS)) or type(module).__module__.startswith("torch.nn."):
+        return False
+    inside = [child for child in module.modules() if child is not module]
+    if any(isinstance(child, (CompressedLayer, *_TORCH_OPERATIONS)) for child in inside):
+        return False
+    return not inside or any(callable(getattr(module, name, None)) for name in ("reset", "reset_mem"))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def _is_operation(module: nn.Module) -> bool:
+    return isinstance(module, _TORCH_OPERATIONS) or (
+        type(module).__module__.startswith("torch.nn.")
+        and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        and not list(module.children())
+    )
+
+
+class _Listener(TorchFunctionMode):
+    """Puts calls on a tape while it is a context; what happens inside a leaf is part of the leaf's call."""
+
+    def __init__(self, tape: Tape, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.tape, self.modules, self.open = tape, modules, 0
+        self.pending: list[Call] = []
+        self.hooks: list[Any] = []
+
+    def __enter__(self) -> _Listener:
+        for name, module in self.modules.items():
+            self.hooks.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self.hooks.append(module.register_forward_hook(self._after, with_kwargs=True))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self.hooks:
+            hook.remove()
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.open += 1
+            if self.open == 1:
+                self.pending.append(self.tape._begin(module, name, args, kwargs))
+
+        return hook
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self.open -= 1
+        if self.open == 0:
+            self.tape._end(self.pending.pop(), output)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.open:
+            return func(*args, **kwargs)
+        call = self.tape._begin(func, getattr(func, "__name__", str(func)), args, kwargs)
+        output = func(*args, **kwargs)
+        self.tape._end(call, output)
+        return output

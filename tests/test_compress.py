@@ -1,0 +1,359 @@
+"""``litesnn compress``: the whole job on a module in a file, its errors, and its resumption."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import litesnn as package
+from event_data import dataset, write_tree
+from given import MODULE
+from litesnn.compression import stages
+from litesnn.compression.search import Candidates
+from litesnn.compression.source import build_module, describe_module
+from litesnn.config import Recipe
+from litesnn.data.sources import load
+from litesnn.deploy import native_evaluation
+from litesnn.errors import InputError
+from litesnn.genotype import Compressed
+from litesnn.loop import checkpoint
+from litesnn.runs import RunFolder
+from litesnn.search import joint
+from litesnn.train import fit
+from test_cli import refused
+from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, contents, litesnn, stamps, write_data
+
+RECIPE = """
+version = 1
+name = "tiny"
+
+[budget]
+packed_bytes = 900
+bit_synops = 3e4
+timesteps = 2
+
+[search]
+epochs = 3
+warmup_epochs = 1
+architecture_warmup_epochs = 1
+batch_size = 24
+timesteps = 3
+bits = [1, 2, 4]
+keeps = [0.5, 1.0]
+sampling = true
+lr = 0.2
+beta_lr = 0.1
+psi_lr = 0.2
+
+[train]
+epochs = 8
+batch_size = 24
+lr = 0.2
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a module, data and a recipe."""
+    folder = tmp_path_factory.mktemp("compress")
+    (folder / "net.py").write_text(MODULE)
+    (folder / "tiny.toml").write_text(RECIPE)
+    write_data(folder / "blobs.npz")
+    return folder
+
+
+def compress(place: Path, run: Path, *more: str, name: str = "Net") -> Outcome:
+    options = ["--data", str(place / "blobs.npz"), "--recipe", str(place / "tiny.toml"), "--device", "cpu", "--quiet"]
+    return litesnn("compress", "--model", f"{place / 'net.py'}:{name}", "--run", run, *options, *more)
+
+
+@pytest.fixture(scope="module")
+def first(place: Path) -> tuple[Path, Outcome]:
+    """A finished run, and what the command said; to be read or copied."""
+    run = place / "first"
+    outcome = compress(place, run)
+    assert outcome.code == 0, outcome.err
+    return run, outcome
+
+
+@pytest.fixture
+def copy(first: tuple[Path, Outcome], tmp_path: Path) -> Path:
+    """A finished run that a test may spoil."""
+    shutil.copytree(first[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+# --- the whole job ---
+
+
+def test_it_leaves_the_files_of_a_design(first: tuple[Path, Outcome]) -> None:
+    run, outcome = first
+    assert outcome.err == ""
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.8
+    assert metrics["packed_bytes"] == (run / "model.safetensors").stat().st_size <= 900
+    assert metrics["budgets_kept"] is True
+    assert metrics["bit_synops"] == pytest.approx(sum(row["bit_synops"] or 0 for row in metrics["layers"]))
+    assert [row["name"] for row in metrics["layers"]] == ["conv1", "conv2", "head"]
+    assert [row["name"] for row in metrics["neurons"]] == ["lif1", "lif2"]
+    assert metrics["packing"]["possible"] is True
+    assert metrics["packing"]["proof"]["different_spikes"] == 0
+
+
+def test_the_choice_is_that_of_the_metrics(first: tuple[Path, Outcome]) -> None:
+    choice = Compressed.read(first[0] / "genotype.json")
+    metrics = json.loads((first[0] / "metrics.json").read_text())
+    assert [(gene.name, gene.bits, gene.keep) for gene in choice.layers] == [
+        (row["name"], row["bits"], row["keep"]) for row in metrics["layers"]
+    ]
+    assert choice.layers[-1].bits == 4
+    assert choice.timesteps == metrics["timesteps"] <= 2
+
+
+def test_the_engine_predicts_what_the_module_does(first: tuple[Path, Outcome]) -> None:
+    run = first[0]
+    test = load(RunFolder(run).recipe().data).test()
+    metrics = json.loads((run / "metrics.json").read_text())
+    network = package.Design(run, metrics).load()
+    classes = network.predict(test.x)
+    np.testing.assert_array_equal(package.Engine(run / "model.safetensors").predict(test.x), classes.numpy())
+    assert float((classes == test.y).float().mean()) == pytest.approx(metrics["test_accuracy"])
+
+
+def test_the_engine_is_measured_like_that_of_a_design(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_evaluation, "ROUNDS", 1)
+    monkeypatch.setattr(native_evaluation, "SAMPLE_SECONDS", 0.001)
+    assert litesnn("evaluate", copy, "--engine", "native").code == 0
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert metrics["engine"]["same_predictions"] == metrics["engine"]["test"] == 30
+
+
+def test_the_report_tells_of_layers_and_not_of_cells(first: tuple[Path, Outcome]) -> None:
+    page = (first[0] / "report.html").read_text()
+    for words in ("net.py:Net", "Layer by layer", "conv2", "lif2"):
+        assert words in page
+    assert "The found cell" not in page
+
+
+def test_a_finished_run_is_left_as_it_is(copy: Path, place: Path) -> None:
+    before = stamps(copy)
+    assert compress(place, copy).code == 0
+    assert litesnn("compress", "--run", copy, "--quiet").code == 0
+    after = stamps(copy)
+    assert {name for name in before if before[name] != after[name]} <= {".lock"}
+
+
+@pytest.mark.parametrize("stage", ["search", "train"])
+def test_a_stage_that_was_cut_short_goes_on(
+    stage: str, first: tuple[Path, Outcome], place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a stage, at its second checkpoint, and begun again."""
+    for name in STAGE_RESULTS[STAGE_RESULTS.index(f"{'search' if stage == 'search' else 'network'}.safetensors") :]:
+        (copy / name).unlink()
+    (copy / f"{stage}.jsonl").unlink()
+    saved: list[Path] = []
+
+    def save_and_die(path: Path, *rest: object) -> None:
+        checkpoint.save_state(path, *rest)  # type: ignore[arg-type]
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(joint if stage == "search" else fit, "save_state", save_and_die)
+        assert compress(place, copy).code == 130
+    assert len(saved) == 2
+    assert (copy / f"{stage}.checkpoint.safetensors").exists()
+    assert compress(place, copy).code == 0
+    assert contents(copy) == contents(first[0])
+
+
+def test_weights_to_start_from_are_started_from(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_weights(place, tmp_path)
+
+    def look(run: RunFolder, data: object, session: object, candidates: Candidates, plan: object) -> Path:
+        state = candidates.given.net.state_dict()
+        for name, value in safetensors.torch.load_file(path).items():
+            assert torch.equal(state[name], value), name
+        raise InputError("seen")
+
+    monkeypatch.setattr(stages, "learn", look)
+    assert refused(compress(place, tmp_path / "run", "--weights", str(path))) == "seen"
+    module = RunFolder(tmp_path / "run").recipe().module
+    assert module is not None
+    assert module.weights == str(path)
+
+
+def test_python_does_the_same(place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same arguments it is the same run, of which one stage is missing here."""
+    (copy / "report.html").unlink()
+    found = package.compress(
+        f"{place / 'net.py'}:Net", data=str(place / "blobs.npz"), recipe=place / "tiny.toml", run=copy, device="cpu"
+    )
+    assert found.metrics == json.loads((copy / "metrics.json").read_text())
+    assert (copy / "report.html").exists()
+
+
+# --- events ---
+
+
+def compress_events(name: str, place: Path, folder: Path, run: Path) -> Outcome:
+    """Compress a module on recordings of two classes that are made for it."""
+    data = write_tree(folder / "recordings", dataset(train=40, test=10))
+    (folder / "events.toml").write_text(f"{RECIPE}\n[events]\nframe_ms = 20.0\nheight = 6\nwidth = 5\n")
+    options = ["--data", str(data), "--recipe", str(folder / "events.toml"), "--device", "cpu", "--quiet"]
+    return litesnn("compress", "--model", f"{place / 'net.py'}:{name}", "--run", run, *options)
+
+
+def test_a_module_that_makes_one_timestep_sees_a_frame_in_each(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    outcome = compress_events("Events", place, tmp_path, run)
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.8
+    assert metrics["packing"]["proof"]["different_spikes"] == 0
+    conv1 = metrics["layers"][0]
+    assert (conv1["name"], conv1["weights"]) == ("conv1", 4 * 2 * 9)
+    assert metrics["stem_macs"] == metrics["timesteps"] * conv1["kept"] * 6 * 5
+
+
+def test_a_module_that_makes_all_timesteps_of_an_image_is_refused_for_events(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+    line = refused(compress_events("Loop", place, tmp_path, tmp_path / "run"))
+    assert "class Loop: its forward makes all timesteps of one input; events need one that makes one timestep" in line
+
+
+# --- what cannot be packed, and what costs too much ---
+
+
+def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = compress(place, run, name="Soft")
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in run.iterdir()} == ALL_FILES - {"model.safetensors"}
+    assert "no model.safetensors, and its size is an estimate: neuron lif2 (litesnn_given_net.Lif)" in outcome.out
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["packing"]["possible"] is False
+    assert metrics["test_accuracy"] > 0.8
+    assert metrics["packed_bytes"] > 0
+    assert "an estimate: it cannot be packed" in (run / "report.html").read_text()
+    line = refused(litesnn("pack", run))
+    assert "class Soft cannot be packed: neuron lif2" in line
+    assert "cannot be packed" in refused(litesnn("info", run))
+    before = stamps(run)
+    assert litesnn("compress", "--run", run, "--quiet").code == 0
+    assert {name for name in before if stamps(run)[name] != before[name]} <= {".lock"}
+
+
+def test_a_broken_budget_is_exit_code_3(copy: Path) -> None:
+    recipe = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(recipe.replace("bit_synops = 30000.0", "bit_synops = 10.0"))
+    (copy / "metrics.json").unlink()
+    line = refused(litesnn("compress", "--run", copy, "--quiet"), code=3)
+    assert line.startswith("budget exceeded: bit_synops")
+    assert (copy / "report.html").exists()
+
+
+def test_an_impossible_budget_is_refused_before_the_search(place: Path, tmp_path: Path) -> None:
+    line = refused(compress(place, tmp_path / "run", "--budget", "300 B"))
+    assert "the budget of 300 B packed cannot be kept: the smallest choice needs" in line
+    assert not (tmp_path / "run" / "search.jsonl").exists()
+
+
+# --- errors ---
+
+
+def write_weights(place: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None] | None = None) -> Path:
+    tensors = dict(build_module(describe_module(f"{place / 'net.py'}:Net"), seed=5).state_dict())
+    if change is not None:
+        change(tensors)
+    safetensors.torch.save_file(tensors, folder / "start.safetensors")
+    return folder / "start.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("net.py", "model 'net.py' is not understood; expected FILE.py:Class"),
+        ("net:Net", "is not understood"),
+        ("none.py:Net", "none.py: cannot be read: No such file or directory"),
+        ("net.py:Missing", "class Missing is not in it; it has Spike, Lif, Net, Soft, Sized, Flat, Large, Events, "),
+        ("net.py:Other", "class Other is no torch module"),
+        ("net.py:Sized", "class Sized needs the arguments size; give them defaults"),
+        ("net.py:Flat", "class Flat has no convolution (torch.nn.Conv2d) to compress"),
+        ("net.py:Large", "class Large: its forward fails on a batch of 1×8×8: RuntimeError: shape"),
+        ("broken.py:Net", "broken.py: cannot be imported: ZeroDivisionError"),
+        ("raises.py:Net", "class Net: cannot be made: ValueError: no"),
+    ],
+)
+def test_modules_that_are_none(
+    model: str, why: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(place / "net.py", tmp_path)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "raises.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        raise ValueError('no')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", str(place / "blobs.npz"), "--recipe", str(place / "tiny.toml"), "--quiet"]
+    assert why in refused(litesnn("compress", "--model", model, "--run", tmp_path / "run", *options))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda tensors: tensors.pop("conv2.weight"), "has no conv2.weight"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "has the unknown extra"),
+        (
+            lambda tensors: tensors.update({"head.bias": torch.zeros(4)}),
+            "has other shapes: head.bias is [4] and not [3]",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(
+    change: Callable[[dict[str, torch.Tensor]], None], why: str, place: Path, tmp_path: Path
+) -> None:
+    path = write_weights(place, tmp_path, change)
+    line = refused(compress(place, tmp_path / "run", "--weights", str(path)))
+    assert line == f"{path} does not fit Net: it {why}"
+
+
+def test_weights_are_safetensors_alone(place: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "start.pt")
+    line = refused(compress(place, tmp_path / "run", "--weights", str(tmp_path / "start.pt")))
+    assert "start.pt is damaged or not a safetensors file" in line
+
+
+def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
+    widths = compress(place, tmp_path / "run", "--set", "search.widths=[0.5, 1.0]")
+    assert refused(widths).startswith("search.widths: a given module keeps its widths")
+    fixed = compress(place, tmp_path / "run", "--set", "model.arithmetic=fixed")
+    assert refused(fixed).startswith("model.arithmetic")
+    assert "expected --model FILE.py:CLASS" in refused(litesnn("compress", "--run", tmp_path / "none", "--quiet"))
+    assert "--weights" in refused(litesnn("compress", "--run", tmp_path / "none", "--weights", "a.safetensors"))
+
+
+def test_a_module_that_changed_is_not_mixed_with_the_old_one(copy: Path, place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / "net.py", tmp_path)
+    recipe = RunFolder(copy).recipe()
+    assert recipe.module is not None
+    moved = recipe.model_copy(update={"module": recipe.module.model_copy(update={"file": str(tmp_path / "net.py")})})
+    (copy / "recipe.toml").write_text(moved.to_toml())
+    (tmp_path / "net.py").write_text(MODULE + "\n# changed\n")
+    (copy / "network.safetensors").unlink()
+    assert "net.py has changed since the run began" in refused(litesnn("compress", "--run", copy, "--quiet"))
+    assert Recipe.from_toml(moved.to_toml()) == moved

@@ -1,0 +1,411 @@
+"""A given module: how it is called, what its layers cost, and how the packed file says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from given import INFO, Lif, Row, given, known, pixels, tail
+from litesnn.compression.deploy import packed_model, prove_equal
+from litesnn.compression.layers import CompressedLayer
+from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
+from litesnn.compression.search import Candidates
+from litesnn.config import Recipe
+from litesnn.deploy.packed import PackedModel, population_shapes, write
+from litesnn.deploy.reference import Reference
+from litesnn.errors import InputError, LitesnnError
+from litesnn.front_end import EventFrames
+from litesnn.snn.compconv import Compression
+from litesnn.snn.cost import Axis, Meter, taps_along
+from litesnn.snn.network import InputInfo
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+class Residual(nn.Module):
+    """A sum of two convolutions and an identity, normalised in part, and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.lif = conv(1, 4), nn.BatchNorm2d(4), Lif()
+        self.left, self.right, self.between = conv(4, 4), conv(4, 4, 5), nn.BatchNorm2d(4)
+        self.sum, self.last = Lif(threshold=0.6), Lif()
+        self.joined, self.head = conv(8, 3, 1, 2), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.lif(self.norm(self.stem(x)))
+        second = self.sum(self.between(self.left(first) + self.right(first)) + first)
+        third = self.last(self.joined(torch.cat([second, first], dim=1)))
+        out: Tensor = self.head(third.mean(dim=(-1, -2)))
+        return out
+
+
+class Loop(nn.Module):
+    """All timesteps in one forward, the membrane handed on by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.head = conv(1, 4), Handed(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, outputs = torch.zeros(1), []
+        for _ in range(4):
+            spikes, membrane = self.hidden(self.conv(x), membrane)
+            outputs.append(self.head(spikes.mean((2, 3))))
+        return torch.stack(outputs)
+
+
+class Handed(nn.Module):
+    def forward(self, x: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor]:
+        membrane = 0.5 * membrane + x
+        spikes = (membrane > 1).float()
+        return spikes, membrane * (1 - spikes)
+
+
+def network(found: Given, timesteps: int = 3, bits: int = 2, keep: float = 0.5) -> SteppedNetwork:
+    choice = fixed_choice(found, timesteps, dict.fromkeys(found.searched, (bits, keep)))
+    return SteppedNetwork(found, choice).eval()
+
+
+def packed(net: SteppedNetwork) -> PackedModel:
+    graph = net.given.graph
+    assert graph is not None, net.given.reason
+    compressions = net.compressions()
+    return packed_model(graph, net.folding(), net.given.layers, compressions, net.info, net.timesteps)
+
+
+EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
+    "strides": lambda: Row(conv(1, 4, 3, 2), nn.BatchNorm2d(4), Lif(), conv(4, 4, 5, 2), Lif(), *tail()),
+    "kernel 1": lambda: Row(conv(1, 4, 1), Lif(), nn.Dropout(0.5), conv(4, 4, 7), nn.Identity(), Lif(), *tail()),
+    "thresholds": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(threshold=0.25), *tail()),
+    "max pooling": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail()),
+    "hidden linear": lambda: Row(
+        *(conv(1, 8), Lif(), conv(8, 24, 7, 8), Lif(), nn.Flatten(), nn.Linear(24, 32), nn.BatchNorm1d(32), Lif()),
+        nn.Linear(32, 3),
+    ),
+    "sums": Residual,
+    "loop": Loop,
+    "no leak": lambda: Row(conv(1, 4), Lif(1.0), *tail()),
+}
+
+
+@torch.no_grad()
+def lively(make: Callable[[], nn.Module], info: InputInfo = INFO) -> SteppedNetwork:
+    """A network whose neurons fire, but not always."""
+    torch.manual_seed(2)
+    net = network(known(make(), info))
+    for layer in net.given.layers.values():
+        layer.weight.mul_(3)
+    return net
+
+
+@pytest.mark.parametrize("name", EXPRESSIBLE)
+@torch.no_grad()
+def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
+    net = lively(EXPRESSIBLE[name])
+    write(packed(net), tmp_path / "model.safetensors")
+    assert net.given.graph is not None
+    proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", pixels())
+    assert proof["images"] == 16
+    assert proof["different_spikes"] == 0
+    record: dict[str, Tensor] = {}
+    logits = net(net.encode(pixels()), record=record).logits
+    assert all(0 < float(spikes.mean()) < 0.9 for spikes in record.values()), record.keys()
+    assert len({tuple(row) for row in logits[-1].tolist()}) > 4  # images are told apart
+    np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(pixels().numpy()).logits)
+
+
+FRAMES = EventFrames(height=6, width=5)
+EVENTS = InputInfo(FRAMES.shape, FRAMES.kind, FRAMES.mean, FRAMES.std, ("a", "b", "c"), FRAMES)
+
+
+class Remembering(Row):
+    """Currents of what it saw first, at every timestep: right for an image, which is always the same."""
+
+    currents: Tensor | None = None
+
+    def reset(self) -> None:
+        self.currents = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem, *others = self.layers
+        self.currents = x = stem(x) if self.currents is None else self.currents
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+@torch.no_grad()
+def test_frames_are_seen_one_at_each_timestep(tmp_path: Path) -> None:
+    net = lively(lambda: Row(conv(2, 4), nn.BatchNorm2d(4), Lif(), conv(4, 4), Lif(), *tail()), EVENTS)
+    frames = torch.randint(0, 4, (16, 4, *FRAMES.shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    write(packed(net), tmp_path / "model.safetensors")
+    assert net.given.graph is not None
+    proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", frames)
+    assert proof["different_spikes"] == 0
+    logits = net(net.encode(frames)).logits
+    np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(frames.numpy()).logits)
+    assert torch.equal(net(net.encode(frames[:, :3])).logits, logits)  # T = 3: the fourth comes too late
+    other = net(net.encode(frames[:, [0, 2, 1]])).logits
+    assert torch.equal(other[0], logits[0])
+    assert not torch.equal(other[1], logits[1])
+    with pytest.raises(ValueError, match="3 or more"):
+        net(net.encode(frames[:, :2]))
+
+
+@torch.no_grad()
+def test_what_a_module_remembers_of_its_first_frame_is_not_in_the_file() -> None:
+    image, frames = (
+        known(Remembering(conv(1, 4), Lif(), *tail())),
+        known(Remembering(conv(2, 4), Lif(), *tail()), EVENTS),
+    )
+    assert image.graph is not None
+    assert frames.reason == "layers.0 is called 1 times in 2 timesteps, not once in each"
+
+
+@torch.no_grad()
+def test_the_proof_fails_for_another_network(tmp_path: Path) -> None:
+    net = lively(EXPRESSIBLE["strides"])
+    write(packed(net), tmp_path / "model.safetensors")
+    graph = net.given.graph
+    assert graph is not None
+    layer = net.given.layers["layers.3"]
+    layer.weight.neg_()
+    with pytest.raises(LitesnnError, match=r"differ in \d+ spikes of layers.4"):
+        prove_equal(net, graph, tmp_path / "model.safetensors", pixels())
+
+
+@torch.no_grad()
+def test_deployed_is_the_module_itself_with_quantized_weights() -> None:
+    """Independent of all folding: plain torch layers with Q(W)∘M and batch norm as it is."""
+    torch.manual_seed(3)
+    found = given(conv(1, 4), nn.BatchNorm2d(4), Lif(), conv(4, 4), Lif(threshold=0.7), *tail())
+    net = network(found, timesteps=4, bits=3, keep=1.0)
+    ours = net(net.encode(pixels())).logits
+    plain = [conv(1, 4), nn.BatchNorm2d(4), Lif(), conv(4, 4), Lif(threshold=0.7), *tail()]
+    for name, target in (("layers.0", plain[0]), ("layers.3", plain[3]), ("layers.7", plain[7])):
+        layer, (bits, keep) = found.layers[name], net.compressions()[name].choice()
+        assert isinstance(target, nn.Conv2d | nn.Linear)
+        compression = Compression.fixed(bits, keep, layer.weight.device)
+        target.weight.copy_(layer.effective_weight(compression, layer.masks(compression)))
+        assert layer.bias is not None
+        assert target.bias is not None
+        target.bias.copy_(layer.bias)
+    plain[1].load_state_dict(found.net.get_submodule("layers.1").state_dict())
+    model = nn.Sequential(*plain).eval()
+    x = net.encode(pixels()).float() / 32
+    theirs = torch.stack([model(x) for _ in range(4)]).cumsum(0) / torch.arange(1, 5)[:, None, None]
+    assert (ours - theirs).abs().max() < 0.02  # scales and biases are float16
+    assert torch.equal(ours[-1].argmax(1), theirs[-1].argmax(1))
+
+
+def test_max_pooling_is_a_population_of_its_own() -> None:
+    found = given(conv(1, 4), Lif(), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail())
+    model = packed(network(found))
+    pool = model.populations[1]
+    assert (pool.synapses[0].sources, pool.synapses[0].kernel, pool.synapses[0].stride) == ((0,), 3, 2)
+    assert population_shapes(model) == ((4, 8, 8), (4, 4, 4), (4, 4, 4))
+    assert np.count_nonzero(pool.synapses[0].codes) == 4 * 4
+
+
+class Twice(Row):
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.layers[1](self.layers[0](x))
+        out: Tensor = self.layers[5](self.layers[3](self.layers[2](self.layers[2](spikes))).mean((2, 3)))
+        return out
+
+
+class Delayed(Row):
+    """Reads spikes a timestep later."""
+
+    before: Tensor | None = None
+
+    def reset(self) -> None:
+        self.before = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.layers[1](self.layers[0](x))
+        late, self.before = (spikes if self.before is None else self.before), spikes
+        out: Tensor = self.layers[2](late.mean((2, 3)))
+        return out
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "soft reset": (lambda: Row(conv(1, 4), Lif(soft=True), *tail()), r"neuron layers.1 \(given.Lif\) is no hard-reset"),
+    "leaks": (lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), *tail()), "neuron layers.3 leaks to 0.25"),
+    "no padding": (lambda: Row(nn.Conv2d(1, 4, 3), Lif(), *tail()), "layer layers.0 has padding = 0"),
+    "groups": (
+        lambda: Row(conv(1, 4), Lif(), nn.Conv2d(4, 4, 3, padding=1, groups=4), Lif(), *tail()),
+        "layer layers.2 has groups = 4",
+    ),
+    "dilation": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, dilation=2), Lif(), *tail()), "dilation"),
+    "oblong": (lambda: Row(nn.Conv2d(1, 4, (3, 5), padding=(1, 2)), Lif(), *tail()), "square"),
+    "even": (lambda: Row(nn.Conv2d(1, 4, 2, padding=1), Lif(), *tail()), "a kernel of 2"),
+    "border": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), Lif(), *tail()), "padding_mode"),
+    "average": (lambda: Row(conv(1, 4), Lif(), nn.AvgPool2d(2), conv(4, 4), Lif(), *tail()), "layers.3 reads layers.2"),
+    "max of 3": (lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(3, 2, 1), conv(4, 4), Lif(), *tail()), "max pooling of 2"),
+    "max of currents": (lambda: Row(conv(1, 4), nn.MaxPool2d(2), Lif(), *tail()), "neuron layers.2 reads layers.1"),
+    "flatten": (
+        lambda: Row(conv(1, 4), Lif(), nn.Flatten(), nn.Linear(256, 3)),
+        "layers.3 reads a flattened map of 8×8",
+    ),
+    "spiking output": (lambda: Row(conv(1, 4), Lif(), *tail(), Lif()), "output is that of the neuron layers.5"),
+    "norm first": (lambda: Row(nn.BatchNorm2d(1), conv(1, 4), Lif(), *tail()), "layers.1 reads layers.0"),
+    "rectifier": (lambda: Row(conv(1, 4), nn.ReLU(), Lif(), *tail()), "neuron layers.2 reads layers.1"),
+    "shared": (lambda: Twice(conv(1, 4), Lif(), conv(4, 4), Lif(), nn.Identity(), nn.Linear(4, 3)), "layers.2"),
+    "recurrence": (lambda: Delayed(conv(1, 4), Lif(), nn.Linear(4, 3)), "a timestep later"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@torch.no_grad()
+def test_what_has_no_words_in_the_file_is_named_and_runs_all_the_same(name: str) -> None:
+    make, why = REFUSED[name]
+    found = known(make())
+    assert found.graph is None
+    assert found.reason is not None
+    assert "\n" not in found.reason
+    assert re.search(why, found.reason), found.reason
+    net, meter = network(found), Meter()
+    logits = net(net.encode(pixels()), meter=meter).logits
+    assert logits.shape == (3, 16, 3)
+    assert bool(logits.isfinite().all())
+    assert meter.layers
+
+
+# --- costs ---
+
+
+def test_taps_of_a_convolution_that_is_not_square() -> None:
+    """By hand: a kernel of 1 × 2 with dilation 2 and no padding on a row of five reads 0…2 and 2…4."""
+    spikes = torch.tensor([[[[1.0, 0.0, 1.0, 1.0, 0.0]]]])
+    taps = taps_along(spikes, Axis(1, 1, 0, 0), Axis(2, 1, 0, 0, dilation=2))
+    assert taps.tolist() == [[[[2.0, 2.0]]]]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.Conv2d(4, 6, 3, stride=2),
+        nn.Conv2d(4, 6, (3, 2), padding=(2, 0), dilation=(2, 1)),
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        nn.Conv2d(4, 6, 2, padding="same"),
+        nn.Conv2d(4, 6, 3, padding="valid", stride=3),
+    ],
+)
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Using padding")
+def test_synops_count_the_weights_that_each_spike_reaches(layer: nn.Conv2d) -> None:
+    """The oracle: a convolution of spikes with the mask counts them, border by border."""
+    generator = torch.Generator().manual_seed(0)
+    ours = CompressedLayer(layer)
+    ours.reads = "spikes"
+    spikes = (torch.rand(3, 5, 4, 7, 6, generator=generator) < 0.3).float()  # [T, B, C, H, W]
+    ours.prepare(Compression.fixed(2, 0.4, ours.weight.device))
+    ours.listen(on=True)
+    for step in spikes:
+        ours(step)
+    used, bit_used, whole = ours.used(1, 3)
+    mask = ours.masks(Compression.fixed(2, 0.4, ours.weight.device))[0]
+    expected = torch.stack([ours.convolve(step, mask).sum() / 5 for step in spikes])
+    torch.testing.assert_close(used, expected)
+    torch.testing.assert_close(bit_used, 2 * expected)
+    everything = torch.stack([ours.convolve(step, torch.ones_like(mask)).sum() / 5 for step in spikes])
+    torch.testing.assert_close(whole, everything)
+
+
+@torch.no_grad()
+def test_costs_are_those_of_the_spikes() -> None:
+    torch.manual_seed(0)
+    found = given(conv(1, 4), Lif(), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail())
+    net, meter = network(found, timesteps=2, bits=2, keep=1.0), Meter()
+    record: dict[str, Tensor] = {}
+    net(net.encode(pixels()), meter=meter, record=record)
+    layers = {name: float(layer.synops.sum()) for name, layer in meter.layers.items()}
+    assert set(layers) == {"layers.3", "layers.7", "max pool of layers.1"}  # the first layer's input is analog
+    assert layers["layers.7"] == pytest.approx(3 * float(record["layers.4"].sum()) / 16)
+    assert layers["max pool of layers.1"] == pytest.approx(float(record["layers.1"].sum()) / 16)
+    bits = {name: float(layer.bit_synops.sum()) for name, layer in meter.layers.items()}
+    assert bits["layers.3"] == pytest.approx(2 * layers["layers.3"])
+    assert bits["layers.7"] == pytest.approx(4 * layers["layers.7"])
+    assert net.analog_macs() == [(4 * 9 * 64, 2)]
+
+
+# --- how it is called ---
+
+
+class Silent(Row):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 3)
+
+
+class Summed(Row):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([super(Summed, self).forward(x) for _ in range(3)]).sum(0)
+
+
+class Stateless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (Row(nn.Flatten(), nn.Linear(64, 3)), "has no convolution"),
+        (Row(conv(3, 4), Lif(), *tail()), "forward fails on a batch of 1×8×8: RuntimeError"),
+        (Row(conv(1, 4), Lif(), *tail()[:2]), r"makes \[2, 4\] of 2 inputs; expected \[2, 3\]"),
+        (Silent(conv(1, 4), Lif(), *tail()), "does not call the layers layers.0, layers.4"),
+        (Summed(conv(1, 4), Lif(), *tail()), "calls neuron layers.1 3 times and gives one output"),
+        (Row(conv(1, 4), Stateless(), *tail()), r"layers.1 \(Stateless\) has no reset\(\)"),
+    ],
+)
+def test_modules_that_are_called_in_no_known_way(module: nn.Module, why: str) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        known(module)
+    assert str(caught.value).startswith("net.py: class Net")
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_loop_and_a_step_are_the_same_network() -> None:
+    torch.manual_seed(0)
+    loop = known(Loop())
+    step = given(conv(1, 4), Lif(), *tail())
+    step.net.load_state_dict(
+        {
+            name: loop.net.state_dict()[theirs]
+            for name, theirs in zip(step.net.state_dict(), loop.net.state_dict(), strict=True)
+        }
+    )
+    assert (loop.own_timesteps, step.own_timesteps) == (4, None)
+    meters = Meter(), Meter()
+    x = pixels().float() - 128
+    ours, theirs = (network(row)(x, meter=meter).logits for row, meter in zip((loop, step), meters, strict=True))
+    assert torch.equal(ours, theirs)
+    assert meters[0].bit_synops().tolist() == meters[1].bit_synops().tolist()
+
+
+def test_gradients_reach_weights_scores_and_shares() -> None:
+    class Soft(Lif):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(x)  # any gradient will do
+
+    recipe = Recipe.from_toml("[search]\nbits = [1, 2]\nkeeps = [0.5, 1.0]\ntimesteps = 2")
+    candidates = Candidates(given(conv(1, 4), Soft(), conv(4, 4), Soft(), *tail()), recipe)
+    mixes = candidates.mixes()
+    out = candidates(pixels().float() - 128, mixes).logits
+    (out.square().mean() + candidates.expected_packed_bits(mixes) / 1e5).backward()
+    for name, parameter in candidates.named_parameters():
+        if name not in ("psi", "given.net.layers.6.scores"):  # ψ weighs losses; the last layer is not pruned
+            assert parameter.grad is not None, name
+            assert bool((parameter.grad != 0).any()), name
