@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -131,6 +132,11 @@ def litesnn(*arguments: str | Path) -> Outcome:
     return Outcome(end.value.code, out.getvalue(), err.getvalue())
 
 
+def heed_interrupts() -> None:
+    """The jobs that a shell runs in the background ignore them, and so would the processes that these start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """``litesnn`` in a process of its own, on one thread."""
     return subprocess.Popen(
@@ -139,6 +145,7 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        preexec_fn=heed_interrupts,
     )
 
 
