@@ -76,6 +76,17 @@ def test_recomputing_changes_no_bit(level: int) -> None:
     assert 0 < kept[0].detach().mean() < 1
 
 
+def test_what_is_soon_computed_again_is_not_kept() -> None:
+    cell = make_cell().float()
+    out = cell(*states(cell, torch.float32), CellMix(Compression.fixed(2, 0.5, CPU))).spikes
+    function = out.grad_fn
+    while not hasattr(function, "inside"):
+        assert function is not None
+        function = function.next_functions[0][0]
+    kept = {conv.kernel: z is not None for conv, z in zip(function.settings.plan.convs, function.inside.z, strict=True)}
+    assert kept == {1: False, 3: True}
+
+
 def with_kernels(monkeypatch: pytest.MonkeyPatch, kernels: Kernels) -> None:
     def chosen(_like: Tensor, *, compiled: bool = False) -> Kernels:
         return kernels

@@ -7,7 +7,8 @@ In: the spikes of the two cells before and the weights of merged convolutions. O
 Convolutions that read the same state with the same kernel and stride are one convolution with more output channels;
 z_e is a slice of its output, or for an identity the source itself. Statistics are of the whole batch and all timesteps
 (and over all processes), or given. What autograd would do in a dozen passes over every z takes five: statistics, sum
-and neuron; on the way back the gradients' sums, and the gradient of z, which takes the place of z.
+and neuron; on the way back the gradients' sums, and the gradient of z, which takes the place of z. Kept for that way
+are spikes and z, but not what is soon computed again (:func:`keeps_output`).
 
 Maps are matrices [P, C], as in :mod:`litesnn.snn.kernels`. Shapes: T timesteps, B batch, C channels per node,
 N nodes, E edges, P = T·B·H·W.
@@ -31,7 +32,7 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, Node, kernels_for
 from litesnn.snn.membrane import Neuron
 
-__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "from_rows", "run_cell", "to_rows"]
+__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "from_rows", "keeps_output", "run_cell", "to_rows"]
 
 EPSILON = 1e-5
 """Added to variances, as in torch's batch normalisation."""
@@ -76,6 +77,15 @@ class Statistics:
 
     mean: Tensor
     variance: Tensor
+
+
+def keeps_output(kernel: int, device: torch.device) -> bool:
+    """Whether the output of a convolution is kept for the way back, where it would have to be computed again.
+
+    On a CPU one of kernel 1 is not: it takes as much memory as one of kernel 3 and a ninth of its operations. On a GPU,
+    where these are no fraction of the time, all are.
+    """
+    return kernel > 1 or device.type != "cpu"
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -139,9 +149,15 @@ class _Inside:
     Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
     """
 
-    z: list[Tensor | None]  # the outputs of each convolution [P, O]
-    nodes: list[Node | None]  # what the neurons of each node are given: columns of those, normalised
+    z: list[Tensor | None]  # the outputs of each convolution [P, O]; ``None``: not there yet, or no more
+    sums: list[tuple[Tensor, Tensor]]  # how they are summed into each node: scales [N_e, C] and bias [C]
     size: tuple[int, int]
+
+    def forget(self, plan: CellPlan, device: torch.device) -> None:
+        """Drop the outputs that are not worth their memory until the way back."""
+        for index, conv in enumerate(plan.convs):
+            if not keeps_output(conv.kernel, device):
+                self.z[index] = None
 
 
 class _Cell(torch.autograd.Function):
@@ -150,6 +166,7 @@ class _Cell(torch.autograd.Function):
         ctx: Any, settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         spikes, statistics, inside = _forward(settings, older, newer, scales, biases, weights)
+        inside.forget(settings.plan, newer.device)
         ctx.settings = settings
         ctx.inside = None if settings.execution.recompute else inside
         ctx.save_for_backward(older, newer, scales, biases, spikes, statistics.mean, statistics.variance, *weights)
@@ -196,17 +213,16 @@ def _forward(
     inputs, size = (older, newer), _output_size(plan, (older, newer))
     spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
     states = _states(inputs, spikes, plan)
-    inside = _Inside([None] * len(plan.convs), [None] * len(plan.terms), size)
+    inside = _Inside([None] * len(plan.convs), [], size)
     mean, variance = scales.new_empty(2, *scales.shape)
     moments: dict[int, tuple[Tensor, Tensor]] = {}
     for node, terms in enumerate(plan.terms):
         for index, conv in enumerate(plan.convs):
             # A state's convolutions are computed for all of its readers when the first of them can be.
             if inside.z[index] is None and (conv.source < 2 or conv.source == node + 1):
-                x = _as_input(states[conv.source], inputs, conv.source, size)
-                inside.z[index] = to_rows(_convolve(settings, conv, x, weights[index]))
+                z = inside.z[index] = _output(settings, conv, states, inputs, weights[index], size)
                 if settings.given is None:
-                    moments[index] = _global_moments(kernels, inside.z[index])
+                    moments[index] = _global_moments(kernels, z)
         maps = [_term_map(term, inside, states, plan) for term in terms]
         edges = indices(tuple(term.edge for term in terms), scales.device)
         if settings.given is None:
@@ -217,9 +233,21 @@ def _forward(
         mean[edges], variance[edges] = node_mean, node_variance
         scale = scales[edges] * (node_variance + EPSILON).rsqrt()
         bias = biases[node] - (scale * node_mean).sum(0)
-        given = inside.nodes[node] = Node(maps, scale, bias, settings.steps, settings.neuron)
-        kernels.fire(given, states[2 + node])
+        inside.sums.append((scale, bias))
+        kernels.fire(Node(maps, scale, bias, settings.steps, settings.neuron), states[2 + node])
     return from_rows(spikes, size), Statistics(mean, variance), inside
+
+
+def _output(
+    settings: _Settings,
+    conv: Convolution,
+    states: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    size: tuple[int, int],
+) -> Tensor:
+    """The output of a convolution [P, O]."""
+    return to_rows(_convolve(settings, conv, _as_input(states[conv.source], inputs, conv.source, size), weight))
 
 
 def _convolve(settings: _Settings, conv: Convolution, x: Tensor, weight: Tensor) -> Tensor:
@@ -274,9 +302,8 @@ def _term_moments(
     return mean[columns], variance[columns]
 
 
-def _global_moments(kernels: Kernels, z: Tensor | None) -> tuple[Tensor, Tensor]:
+def _global_moments(kernels: Kernels, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of every column over all processes, which have equally many rows."""
-    assert z is not None
     mean, variance = kernels.moments(z)
     count = processes.count()
     if count == 1:
@@ -339,7 +366,9 @@ class _Backward:
         # Maps that add up to the gradient of a state.
         self.grads: list[list[Tensor]] = [[] for _ in self.states]
         self.g = torch.empty_like(rows)  # the gradients of all nodes' currents [P, N·C]
-        self.grad_scales = torch.zeros_like(scales)
+        self.spreads = (statistics.variance + EPSILON).rsqrt()
+        self.coefficients = scales.new_empty(3, *scales.shape)  # dz_e = a · g + b · z_e + c, for nodes that are done
+        self.grad_scales = torch.empty_like(scales)
         self.grad_biases = scales.new_zeros(len(self.plan.terms), self.plan.channels)
         self.grad_weights: list[Tensor | None] = [None] * len(weights)
 
@@ -358,12 +387,34 @@ class _Backward:
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
-        given = self.inside.nodes[node]
-        assert given is not None
-        g = self._columns(self.g, node, 1)
-        self.grad_biases[node] = self.kernels.fire_backward(given, self.grads[2 + node], g)
-        self.inside.nodes[node] = None  # it holds the outputs of convolutions, which can go one by one from here
+        terms = self.plan.terms[node]
+        for index in {term.conv for term in terms if term.conv is not None}:
+            self._output(index)
+        maps = [_term_map(term, self.inside, self.states, self.plan) for term in terms]
+        given = Node(maps, *self.inside.sums[node], self.settings.steps, self.settings.neuron)
+        edges = indices(tuple(term.edge for term in terms), self.scales.device)
+        mean, spread = self.statistics.mean[edges], self.spreads[edges]
+        sums = self.kernels.fire_backward(given, self.grads[2 + node], mean, self._columns(self.g, node, 1))
         self.grads[2 + node] = []
+        self.grad_biases[node] = sums[0]
+        self.grad_scales[edges] = sums[1:] * spread  # Σ g·ẑ
+        # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
+        a = self.scales[edges] * spread
+        b, c = torch.zeros_like(a), torch.zeros_like(a)
+        if self.settings.given is None:
+            averages = processes.total_(sums) / (len(self.g) * processes.count())
+            b = -a * spread.square() * averages[1:]
+            c = -a * averages[0] - b * mean
+        self.coefficients[:, edges] = torch.stack([a, b, c])
+
+    def _output(self, index: int) -> Tensor:
+        """The output of a convolution, or the gradient that has taken its place; computed again if it was not kept."""
+        z = self.inside.z[index]
+        if z is None:
+            conv, size = self.plan.convs[index], self.inside.size
+            z = _output(self.settings, conv, self.states, self.inputs, self.weights[index], size)
+            self.inside.z[index] = z
+        return z
 
     def _read(self, source: int) -> None:
         """Through all edges that read a state: those into later nodes, whose gradients are there."""
@@ -376,37 +427,23 @@ class _Backward:
 
     def _normalise(self, run: _Run) -> None:
         """Through the batch normalisation of a run of edges: z becomes its own gradient."""
-        edges, width = indices(run.edges, self.scales.device), len(run.edges)
+        width = len(run.edges)
+        if run.conv is None and not self.needs_input[run.source]:
+            return
         g = self._columns(self.g, run.node, width)
         if run.conv is None:
             z = self.states[run.source]
         else:
-            whole = self.inside.z[run.conv]
-            assert whole is not None
-            z = whole[:, run.column : run.column + width * self.plan.channels]
-        mean, spread = self.statistics.mean[edges], (self.statistics.variance[edges] + EPSILON).rsqrt()
-        products = self.kernels.products(g, z, mean.flatten()).view_as(mean)
-        self.grad_scales[edges] = products * spread  # Σ g·ẑ
-        if run.conv is None and not self.needs_input[run.source]:
-            return
-        # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
-        a = self.scales[edges] * spread
-        b, c = torch.zeros_like(a), torch.zeros_like(a)
-        if self.settings.given is None:
-            count = len(g) * processes.count()
-            sums = torch.stack([self.grad_biases[run.node : run.node + width], products])
-            plain, weighted = processes.total_(sums) / count
-            b = -a * spread.square() * weighted
-            c = -a * plain - b * mean
+            z = self._output(run.conv)[:, run.column : run.column + width * self.plan.channels]
+        a, b, c = self.coefficients[:, indices(run.edges, g.device)].flatten(1)
         out = torch.empty_like(g) if run.conv is None else z
-        self.kernels.spread(g, z, a.flatten(), b.flatten(), c.flatten(), out)
+        self.kernels.spread(g, z, a, b, c, out)
         if run.conv is None:
             self._add_grad(run.source, out)
 
     def _convolve(self, index: int, conv: Convolution) -> None:
         """Through a convolution, whose output has become its gradient."""
-        z = self.inside.z[index]
-        assert z is not None
+        z = self._output(index)
         x = _as_input(self.states[conv.source], self.inputs, conv.source, self.inside.size)
         grad_x, self.grad_weights[index] = _convolve_back(
             *(self.settings, conv, from_rows(z, self.inside.size), x, self.weights[index]),

@@ -105,7 +105,7 @@ def taps_along(mean_spikes: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """:func:`tap_spikes` of a convolution that need not be square: [T, C, H, W] → [T, C, kernel rows, columns]."""
     height, width = mean_spikes.shape[-2:]
     kind = (mean_spikes.dtype, mean_spikes.device)
-    return torch.einsum("kh,tchw,lw->tckl", _taken(height, rows, *kind), mean_spikes, _taken(width, columns, *kind))
+    return _taken(height, rows, *kind) @ (mean_spikes @ _taken(width, columns, *kind).T)
 
 
 @cache

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from litesnn.snn.backbone import Backbone
+from litesnn.snn.cell_function import keeps_output
 from litesnn.snn.execution import Execution
 
 __all__ = ["Footprint", "step_footprint"]
@@ -64,6 +65,7 @@ def step_footprint(
         spikes = maps * cell.nodes * cell.width
         convs = [cell.connection(edge) for edge in cell.edges if cell.connection(edge).conv is not None]
         inside = maps * cell.width * len(convs)  # outputs of convolutions
+        lasting = maps * cell.width * sum(keeps_output(conv.kernel, backbone.device) for conv in convs)
         weights += sum(conv.weights for conv in convs)
         kept += spikes
         # Gradients of both inputs, each with one more part that is about to be added, of spikes, and of currents.
@@ -71,7 +73,8 @@ def step_footprint(
         if execution.recompute:
             passing += inside + spikes  # made once more
         else:
-            kept += inside
+            kept += lasting
+            passing += inside - lasting
         moment = max(moment, passing)
         read = [read[1], spikes]
     # A mixture keeps, of each bit-width, the quantized weight, its mask and their product; a mask for each keep ratio.

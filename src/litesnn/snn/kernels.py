@@ -54,21 +54,18 @@ class Kernels(Protocol):
         """Set the spikes (0. or 1.) of a node, a map [P, C]."""
         ...
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
         """The way back through a node's neurons, whose membranes are computed once more.
 
         Args:
             node: as for :meth:`fire`.
             gradients: maps [P, C] whose sum is the gradient of the spikes.
+            centres: of each term [N, C].
             g: receives the gradient of x, a map [P, C].
 
         Returns:
-            Σ_p g [C].
+            [1 + N, C]: Σ_p g, and of each term Σ_p g · (term − centre).
         """
-        ...
-
-    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
-        """Σ_p g · (z − centre) of every column [C] of maps [P, C]; ``centres`` [C]."""
         ...
 
     def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
@@ -96,16 +93,13 @@ class TorchKernels:
         """See :class:`Kernels`."""
         spikes.copy_(integrate(_currents(node), node.neuron)[1].flatten(0, 1))
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`Kernels`."""
         total = gradients[0] if len(gradients) == 1 else torch.stack(list(gradients)).sum(0)
         membranes, _ = integrate(_currents(node), node.neuron)
         g.copy_(integrate_backward(total.reshape(membranes.shape), membranes, node.neuron).flatten(0, 1))
-        return g.sum(0)
-
-    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
-        """See :class:`Kernels`."""
-        return (g * (z - centres)).sum(0)
+        products = [(g * (term - centre)).sum(0) for term, centre in zip(node.terms, centres, strict=True)]
+        return torch.stack([g.sum(0), *products])
 
     def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`Kernels`."""
@@ -138,10 +132,6 @@ class CompiledKernels(TorchKernels):
     def fire_backward(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""
         return _compiled("fire_backward")(self, *arguments)  # type: ignore[no-any-return]
-
-    def products(self, *arguments: Any) -> Tensor:
-        """See :class:`Kernels`."""
-        return _compiled("products")(self, *arguments)  # type: ignore[no-any-return]
 
     def spread(self, *arguments: Any) -> None:
         """See :class:`Kernels`."""

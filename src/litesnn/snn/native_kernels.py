@@ -22,7 +22,7 @@ from litesnn.snn.membrane import Neuron
 
 __all__ = ["NativeKernels", "instruction_sets", "use_instruction_set"]
 
-ABI = 2  # LSNN_TRAINING_ABI of the header that this file mirrors
+ABI = 3  # LSNN_TRAINING_ABI of the header that this file mirrors
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -41,8 +41,7 @@ _NODE = (_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _
 _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
     "fire": (*_NODE, _MAPS),
-    "fire_backward": (*_NODE, _NUMBER, _MAPS, _MAPS, _ADDRESS, _ADDRESS),
-    "products": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
+    "fire_backward": (*_NODE, _NUMBER, _MAPS, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS),
     "spread": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
     "lif": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _COUNT, _NEURON, _ADDRESS, _ADDRESS),
     "lif_backward": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _NEURON, _ADDRESS, _ADDRESS),
@@ -153,29 +152,18 @@ class NativeKernels:
         scales, bias = node.scales.contiguous(), node.bias.contiguous()
         _call("fire", spikes, *_node(node, spikes, scales, bias), _maps([spikes]))
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
-        scales, bias = node.scales.contiguous(), node.bias.contiguous()
-        workers, columns = _workers.get()[1], g.shape[1]
-        sums, scratch = (torch.empty(count, columns, dtype=torch.float64) for count in (1, workers))
+        scales, bias, centres = (tensor.contiguous() for tensor in (node.scales, node.bias, centres))
+        size = (1 + len(node.terms), g.shape[1])
+        sums = torch.empty(*size, dtype=torch.float64)
+        scratch = torch.empty(_workers.get()[1], *size, dtype=torch.float64)
         _call(
             *("fire_backward", g),
             *_node(node, g, scales, bias),
-            *(len(gradients), _maps(gradients), _maps([g]), _address(scratch), _address(sums)),
+            *(len(gradients), _maps(gradients), _address(centres), _maps([g]), _address(scratch), _address(sums)),
         )
-        return sums[0].to(g.dtype)
-
-    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
-        """See :class:`litesnn.snn.kernels.Kernels`."""
-        rows, columns = g.shape
-        team, workers = _workers.get()
-        centres = centres.contiguous()
-        sums, scratch = (torch.empty(count, columns, dtype=torch.float64) for count in (1, workers))
-        _call(
-            *("products", g, team, rows, columns, _maps([g]), _maps([z]), _address(centres)),
-            *(_address(scratch), _address(sums)),
-        )
-        return sums[0].to(g.dtype)
+        return sums.to(g.dtype)
 
     def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`litesnn.snn.kernels.Kernels`."""

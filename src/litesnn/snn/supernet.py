@@ -19,7 +19,7 @@ from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
-from litesnn.snn.constants import constant
+from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
 from litesnn.snn.execution import Execution
 
@@ -179,37 +179,38 @@ class Supernet(nn.Module):
 
     def expected_packed_bits(self, mixes: Sequence[CellMix]) -> Tensor:
         """Expected bits of the derived network's packed file, header left out; a scalar."""
-        biases = torch.stack([layer.biases for layer in self._layers(mixes)]).sum()
-        layers = [
-            layer.share * packed_bits(layer.weights, layer.outputs, layer.compression.pairs())
-            for layer in self._layers(mixes)
+        layers = list(self._layers(mixes))
+        biases = torch.stack([layer.biases for layer in layers]).sum()
+        parts = [
+            (layer.shares * packed_bits(layer.weights, layer.outputs, layer.compression.pairs())).sum()
+            for layer in layers
         ]
-        return AFFINE_BITS * biases + torch.stack(layers).sum()
+        return AFFINE_BITS * biases + torch.stack(parts).sum()
 
     def expected_model_size_bits(self, mixes: Sequence[CellMix]) -> Tensor:
         """Expected model size by the paper's definition, in bits; a scalar."""
-        layers = [
-            layer.share * model_size_bits(layer.weights, layer.compression.pairs()) for layer in self._layers(mixes)
+        parts = [
+            (layer.shares * model_size_bits(layer.weights, layer.compression.pairs())).sum()
+            for layer in self._layers(mixes)
         ]
-        return torch.stack(layers).sum()
+        return torch.stack(parts).sum()
 
-    def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layer]:
+    def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layers]:
         backbone, one = self.backbone, self.psi.new_ones(())
         stem = one * backbone.stem.outputs
-        yield _Layer(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
+        yield _Layers(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
         channels = [stem, stem]  # expected channels of the two cells before
         for index, mix in enumerate(mixes):
             cell = backbone.cell(index)
             width = one * cell.width if mix.channel_weights is None else mix.channel_weights.sum()
-            for position, edge in enumerate(cell.edges):
-                kernel = cell.connection(edge).kernel
-                inputs = channels[edge.source] if edge.source < 2 else width
-                share = one if mix.edge_shares is None else mix.edge_shares[position]
-                biases = width * cell.nodes if position == 0 else 0 * one
-                yield _Layer(inputs * width * kernel**2, width, mix.compression, share, biases=biases)
+            read = indices(tuple(min(edge.source, 2) for edge in cell.edges), one.device)
+            taps = tuple(float(cell.connection(edge).kernel ** 2) for edge in cell.edges)
+            weights = torch.stack([*channels, width])[read] * width * constant(taps, one.dtype, one.device)
+            shares = one if mix.edge_shares is None else mix.edge_shares
+            yield _Layers(weights, width, mix.compression, shares, biases=width * cell.nodes)
             channels = [channels[1], width * cell.nodes]
         classes = one * len(backbone.classifier_bias)
-        yield _Layer(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
+        yield _Layers(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
 
 
 def weigh_timesteps(meter: Meter, psi: Tensor) -> Tensor:
@@ -229,11 +230,14 @@ def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """Expected size of one layer; an identity has no weights. All scalar tensors."""
+class _Layers:
+    """Expected sizes of layers with the same outputs and compression, [layers] or a scalar; identities have 0 weights.
+
+    ``biases`` are those of all of them together, a scalar.
+    """
 
     weights: Tensor
     outputs: Tensor
     compression: Compression
-    share: Tensor
+    shares: Tensor
     biases: Tensor

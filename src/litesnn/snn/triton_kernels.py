@@ -1,4 +1,4 @@
-"""The kernels of :mod:`litesnn.snn.kernels` on a GPU, in Triton: each is one launch and one pass over memory.
+"""The kernels of :mod:`litesnn.snn.kernels` on a GPU, in Triton: few launches, each one pass over memory.
 
 Programs share the rows and columns of a map in blocks. Sums over rows are made block by block and then added up, always
 in the same order, so that equal inputs give equal results. Products and sums may be fused: results round differently
@@ -96,18 +96,19 @@ def _fire_backward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _products(  # type: ignore[no-untyped-def]
-    g, g_stride, z, z_stride, centres, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    terms, strides, centres, g, g_stride, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    centre = tl.load(centres + column, mask=column < columns, other=0.0)
-    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
-        row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]
-        here = (row < rows) & (column < columns)
-        factor = tl.load(g + row * g_stride + column, mask=here, other=0.0)
-        total += factor * (tl.load(z + row * z_stride + column, mask=here, other=0.0) - centre)
-    place = tl.program_id(0) * columns
-    tl.store(sums + place + column, tl.sum(total, axis=0, keep_dims=True), mask=column < columns)
+    for n in tl.static_range(len(terms)):
+        centre = tl.load(centres + n * columns + column, mask=column < columns, other=0.0)
+        total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+            row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]
+            here = (row < rows) & (column < columns)
+            factor = tl.load(g + row * g_stride + column, mask=here, other=0.0)
+            total += factor * (tl.load(terms[n] + row * strides[n] + column, mask=here, other=0.0) - centre)
+        place = (tl.program_id(0) * len(terms) + n) * columns
+        tl.store(sums + place + column, tl.sum(total, axis=0, keep_dims=True), mask=column < columns)
 
 
 @triton.jit
@@ -172,7 +173,7 @@ class TritonKernels:
             *(node.steps, rows, columns),
         )
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         pixels, (rows, columns) = len(g) // node.steps, _block(g.shape[1])
         programs = min(_PROGRAMS, triton.cdiv(pixels, rows))
@@ -182,15 +183,16 @@ class TritonKernels:
             *(tuple(gradients), _strides(gradients), g, g.stride(0), sums, pixels, g.shape[1]),
             *(*_surrogate(node.neuron), node.steps, rows, columns),
         )
-        return sums.sum(0)
+        return torch.cat([sums.sum(0, keepdim=True), self._products(node, centres, g)])
 
-    def products(self, g: Tensor, z: Tensor, centres: Tensor) -> Tensor:
-        """See :class:`litesnn.snn.kernels.Kernels`."""
+    def _products(self, node: Node, centres: Tensor, g: Tensor) -> Tensor:
+        """Of each term Σ_p g · (term − centre) [N, C]."""
         rows, columns = _block(g.shape[1])
         programs = min(_PROGRAMS, triton.cdiv(len(g), rows))
-        sums = g.new_empty(programs, g.shape[1])
+        sums = g.new_empty(programs, len(node.terms), g.shape[1])
         _products[programs, triton.cdiv(g.shape[1], columns)](
-            *(g, g.stride(0), z, z.stride(0), centres.contiguous(), sums, *g.shape, rows, columns)
+            *(tuple(node.terms), _strides(node.terms), centres.contiguous()),
+            *(g, g.stride(0), sums, *g.shape, rows, columns),
         )
         return sums.sum(0)
 

@@ -14,7 +14,7 @@
         int64_t steps, rows, columns;                                                                                  \
         int32_t terms, gradients; /* `gradient`, backwards only: maps that add up to the gradient of spikes */         \
         const lsnn_map *term, *gradient;                                                                               \
-        const real *scales, *bias;                                                                                     \
+        const real *scales, *bias, *centres; /* `centres`: backwards only */                                           \
         const lsnn_neuron *neuron;                                                                                     \
         lsnn_map out; /* spikes; backwards: g; membranes until then */                                                 \
     } lsnn_node_##end;                                                                                                 \
@@ -22,7 +22,7 @@
     typedef struct {                                                                                                   \
         int64_t rows, columns;                                                                                         \
         lsnn_map g, z, out;                                                                                            \
-        const real *a, *b, *c; /* for products, b are the centres; for moments, the shifts */                          \
+        const real *a, *b, *c; /* for moments, b are the shifts */                                                     \
     } lsnn_maps_##end;                                                                                                 \
                                                                                                                        \
     typedef struct {                                                                                                   \
@@ -32,12 +32,11 @@
         real *membranes, *spikes;                                                                                      \
     } lsnn_alone_##end;                                                                                                \
                                                                                                                        \
-    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], otherwise [C]. */         \
+    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], sums [1 + terms, C]. */   \
     typedef struct {                                                                                                   \
         void (*moments)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                       \
         void (*fire)(const lsnn_node_##end *node, int64_t first, int64_t last);                                        \
         void (*fire_backward)(const lsnn_node_##end *node, int64_t first, int64_t last, double *work);                 \
-        void (*products)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                      \
         void (*spread)(const lsnn_maps_##end *maps, int64_t first, int64_t last);                                      \
         void (*lif)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                                       \
         void (*lif_backward)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                              \

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 2 /* raised whenever a function of this header changes */
+#define LSNN_TRAINING_ABI 3 /* raised whenever a function of this header changes */
 
 /* Columns of a matrix. */
 typedef struct {
@@ -62,16 +62,13 @@ LSNN_API void lsnn_training_stop(void *team);
                                   const lsnn_map *term, const real *scales, const real *bias,                          \
                                   const lsnn_neuron *neuron, const lsnn_map *spikes);                                  \
                                                                                                                        \
-    /* Its gradient g = d loss / dx [P, C], from those of its spikes (a sum of maps), and Σ g [C]; membranes are       \
-     * computed again from the terms. `scratch`: C doubles for each worker. */                                         \
+    /* Its gradient g = d loss / dx [P, C], from those of its spikes (a sum of maps); `sums` [1 + N, C]: Σ g, and      \
+     * Σ g · (term_n − centre_n) for the `centres` [N, C]. Membranes are computed again from the terms. `scratch`:     \
+     * (1 + N) · C doubles for each worker. */                                                                         \
     LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,    \
                                            const lsnn_map *term, const real *scales, const real *bias,                 \
                                            const lsnn_neuron *neuron, int32_t gradients, const lsnn_map *gradient,     \
-                                           const lsnn_map *g, double *scratch, double *sums);                          \
-                                                                                                                       \
-    /* Σ g · (z − centre) of every column [C] of maps [P, C]; `scratch`: C doubles for each worker. */                 \
-    LSNN_API void lsnn_products_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z, \
-                                      const real *centres, double *scratch, double *sums);                             \
+                                           const real *centres, const lsnn_map *g, double *scratch, double *sums);     \
                                                                                                                        \
     /* out = a · g + b · z + c for maps [P, C] and a, b, c [C]; out may be z. */                                       \
     LSNN_API void lsnn_spread_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z,   \
