@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gpu_steps
 import plain
 import rounds
 import step_report
@@ -310,3 +311,18 @@ def test_peak_memory_holds_what_a_step_keeps() -> None:
     assert kept < peak < 40 * kept
     with pytest.raises(LitesnnError, match="memory of nobody: exit code 1"):
         peak_in_new_process(case, "nobody", threads=1)
+
+
+def test_gpu_steps_measure_what_is_missing_and_ways_compute_the_same() -> None:
+    rows = [
+        {"case": "cifar10-s:2", "stage": stage, "way": way}
+        | gpu_steps.measure("cifar10-s", 2, stage, way, torch.device("cpu"), 1)
+        for stage in ("search", "train")
+        for way in ("torch", "triton")
+    ]
+    assert not [row["error"] for row in rows if "error" in row]
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert one["first"] == pytest.approx(other["first"], rel=1e-4)
+        assert one["ms"] > 0
+    left = list(gpu_steps.remaining(rows, ["cifar10-s:2"], ["torch", "compiled"]))
+    assert left == [("cifar10-s:2", "search", "compiled"), ("cifar10-s:2", "train", "compiled")]

@@ -6,9 +6,8 @@ from rich.console import Console
 
 from litesnn.data.sources import Split
 from litesnn.errors import InputError
-from litesnn.loop.graphs import optimizer_options, recordable, recorded, set_lr
+from litesnn.loop.graphs import set_lr
 from litesnn.loop.session import Session, begin_session, cosine_lr, find_device
-from litesnn.snn.execution import Execution
 from tiny import input_info
 
 
@@ -79,13 +78,3 @@ def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("cuda", "cuda:1"):
         begin_session(name, Console(quiet=True))
     assert taken == [0, 1]
-
-
-def test_steps_are_recorded_on_a_gpu_alone() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
-    assert recordable(gpu, Execution())
-    assert not recordable(gpu, Execution(graphs=False))
-    assert not recordable(cpu, Execution())
-    step = dict
-    assert recorded(step, cpu, Execution()) is step
-    assert optimizer_options(cpu, Execution(), 0.1, adam=True) == {"lr": 0.1, "fused": True}
