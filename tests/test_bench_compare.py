@@ -15,6 +15,7 @@ import pytest
 
 import compare
 import compare_report
+import curve
 import plot_compare
 from compare_arms import ARMS, PAPER, Plan, Task
 from compare_workers import GRACE, Progress, TimeUp, time_limit
@@ -263,3 +264,25 @@ def test_the_plots_name_every_arm_and_do_not_change(tmp_path: Path) -> None:
         assert f">{words}</text>" in texts[0]
     assert ">joint − random</text>" in texts[1]
     assert [path.read_text() for path in plot_compare.write_plots(RESULTS, tmp_path, "blobs")] == texts
+
+
+def test_a_curve_has_a_comparison_per_size(
+    problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = arguments(problem, tmp_path / "runs", "--bytes", "1500,3000", "--json", str(tmp_path / "curve.json"))
+    assert curve.curve([*said, "--plots", str(tmp_path)]) == 0
+    assert "| joint | 1,500 | 1 |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "curve.json").read_text(encoding="utf-8"))
+    assert [point["limit"] for point in found["curves"]["joint"]] == [1500, 3000]
+    assert all(point["packed_bytes"] <= point["limit"] for point in found["curves"]["joint"])
+    (plot,) = tmp_path.glob("curve_*.svg")
+    assert "joint" in plot.read_text(encoding="utf-8")
+    before = stamps(tmp_path / "runs" / "1500" / "results")
+    assert curve.curve([*said, "--time-limit", "1"]) == 0  # nothing is left to do
+    assert stamps(tmp_path / "runs" / "1500" / "results") == before
+
+
+def test_the_limit_on_operations_grows_with_the_size(tmp_path: Path) -> None:
+    found = curve.arguments_for(4000, tmp_path, ["--recipe", "digits"])
+    assert found[-2:] == ["budget.packed_bytes=4000", "budget.bit_synops=500000"]
+    assert str(tmp_path / "4000") in found
