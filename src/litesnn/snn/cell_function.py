@@ -6,9 +6,9 @@ In: the spikes of the two cells before and the weights of merged convolutions. O
 
 Convolutions that read the same state with the same kernel and stride are one convolution with more output channels;
 z_e is a slice of its output, or for an identity the source itself. Statistics are of the whole batch and all timesteps
-(and over all processes), or given. What autograd would do in a dozen passes over every z takes five: statistics, sum
-and neuron; on the way back the gradients' sums, and the gradient of z, which takes the place of z. Kept for that way
-are spikes and z, but not what is soon computed again (:func:`keeps_output`).
+(and over all processes), or given. What autograd would do in a dozen passes over every z takes four: statistics; sum
+and neuron; on the way back the neuron again, with the gradients' sums; and the gradient of z, which takes the place of
+z. Kept for that way are spikes and z, but not what is soon computed again (:func:`keeps_output`).
 
 Maps are matrices [P, C], as in :mod:`litesnn.snn.kernels`. Shapes: T timesteps, B batch, C channels per node,
 N nodes, E edges, P = T·B·H·W.
