@@ -194,7 +194,8 @@ class Backbone(nn.Module):
             current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
             currents = current.view(-1, batch, *current.shape[1:])  # [S, B, C, H, W]
             return self.arithmetic.fire(currents.expand(timesteps, *currents.shape[1:]))
-        current = self.stem(x * INPUT_SCALE, self.stem_compression())
+        scaled = (x * INPUT_SCALE).contiguous(memory_format=torch.channels_last)
+        current = self.stem(scaled, self.stem_compression())
         rows = to_rows(current.contiguous(memory_format=torch.channels_last))  # [S·B·H·W, C]
         height, width = current.shape[-2:]
         currents = rows.view(-1, batch * height * width, rows.shape[-1])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from litesnn import processes
 from litesnn.genotype import OPS, Edge
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
+from litesnn.snn.batch_mean import with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell
 from litesnn.snn.compconv import (
     CompConv,
@@ -60,7 +61,7 @@ class State:
         """A state; ``counted``: with means, which are over the batches of all processes."""
         if not counted:
             return cls(spikes, spikes.new_empty(0))
-        mean = spikes.mean(dim=1)
+        spikes, mean = with_batch_mean(spikes)
         return cls(spikes, mean if processes.count() == 1 else processes.total(mean) / processes.count())
 
     @property

@@ -196,16 +196,14 @@ class Connection(nn.Module):
         """
         if self.conv is not None:
             x = self.conv.convolve(x, self.conv.effective_weight(compression, self.conv.masks(compression)))
-        mean, variance = self.running()
-        if self.training:
-            count = processes.count()
-            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-            if count > 1:
-                square = processes.total(variance + mean.square()) / count
-                mean = processes.total(mean) / count
-                variance = square - mean.square()
-            values = count * x.numel() // self.outputs
-            remember([self], mean.detach()[None], variance.detach()[None], values)
+        count = processes.count()
+        if count == 1 or not self.training:
+            return self.norm(x)  # type: ignore[no-any-return]
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        square = processes.total(variance + mean.square()) / count
+        mean = processes.total(mean) / count
+        variance = square - mean.square()
+        remember([self], mean.detach()[None], variance.detach()[None], count * x.numel() // self.outputs)
         scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
         offset = self.norm.bias - scale * mean
         return x * scale[:, None, None] + offset[:, None, None]
