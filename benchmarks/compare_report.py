@@ -210,6 +210,12 @@ def describe_task(results: Mapping[str, Sequence[Result]]) -> str:
     )
 
 
+def settings_to_show(result: Result) -> dict[str, Any]:
+    """The settings of a result, with the name of its data in the place of their path, which means nothing elsewhere."""
+    settings: dict[str, Any] = result["settings"]
+    return settings | {"data": settings["data"] | {"source": result["data"]["name"]}}
+
+
 def report(
     runs: Path, *, json_path: Path | None = None, plots: Path | None = None, diagnose: bool = False
 ) -> dict[str, float]:
@@ -275,5 +281,6 @@ def write_json(path: Path, results: Mapping[str, Sequence[Result]], figures: Map
         arm: [{key: value for key, value in row.items() if key not in SHARED} for row in group]
         for arm, group in results.items()
     }
-    content = {"task": describe_task(results), "settings": first["settings"], "figures": numbers, "results": short}
+    said = {"task": describe_task(results), "settings": settings_to_show(first), "match": first["match"]}
+    content = said | {"figures": numbers, "results": short}
     write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -44,16 +44,16 @@ def curve(arguments: Sequence[str]) -> int:
     parser.add_argument("--plots", type=Path, help="write the plot into this folder")
     options, others = parser.parse_known_args(arguments)
     deadline = None if options.time_limit is None else time.time() + options.time_limit
-    code = 0
+    codes = []
     for size in options.bytes:
         limit = [] if deadline is None else ["--deadline", str(deadline)]
         said = arguments_for(size, options.runs, ["--arms", options.arms, *others])
-        code = max(code, compare.compare([*said, *limit]))
+        codes.append(compare.compare([*said, *limit]))
     results = {size: compare_report.read_results(options.runs / str(size)) for size in options.bytes}
     results = {size: arms for size, arms in results.items() if arms}
     if results:
         _report(results, options.json, options.plots)
-    return code
+    return 1 if 1 in codes else max(codes)
 
 
 def arguments_for(size: int, runs: Path, others: Sequence[str]) -> list[str]:
@@ -115,7 +115,7 @@ def _report(results: Results, json_path: Path | None, plots: Path | None) -> Non
     if json_path is not None:
         tasks = {str(size): compare_report.describe_task(arms) for size, arms in results.items()}
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"tasks": tasks, "curves": curves, "settings": first["settings"]}
+        content = {"tasks": tasks, "curves": curves, "settings": compare_report.settings_to_show(first)}
         write_atomically(json_path, json.dumps(content, indent=1) + "\n")
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)

@@ -117,6 +117,8 @@ def test_all_arms_once(problem: Problem, tmp_path: Path, capsys: pytest.CaptureF
     assert "Spearman" in out
     written = json.loads(figures.read_text())
     assert set(written["results"]) == set(ARMS)
+    assert written["match"] == "joint"
+    assert str(tmp_path) not in figures.read_text()
     assert written["figures"]["joint.test_accuracy"] == first["test_accuracy"]
     assert written["figures"]["joint-random.paired_se"] is None
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["compare_tiny.svg", "compare_tiny_gain.svg"]
