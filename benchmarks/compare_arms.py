@@ -149,10 +149,9 @@ class Bench:
 
     def stages(self, run: RunFolder, recipe: Recipe, *stages: str) -> None:
         """Begin or resume a run, and do those of the stages that are not done."""
-        run.begin(recipe)
         job = Job(run, self.session)
         job.data = self.data
-        with held(run):
+        with held(run, recipe):
             for stage in stages:
                 if not run.done(stage):
                     job.do(stage)

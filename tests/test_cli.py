@@ -75,6 +75,19 @@ def test_quiet_is_quiet_until_the_summary_and_progress_names_every_stage(problem
     assert "held-out accuracy" in loud.out
 
 
+def test_a_long_path_is_one_line_as_it_is(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / ("long " * 40) / ("[bold]" * 40)
+    shutil.copytree(finished, run)
+    outcome = litesnn("report", run)
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"{run / 'report.html'}\n", "")
+
+
+def test_the_native_engine_takes_no_other_device(finished: Path) -> None:
+    outcome = litesnn("evaluate", finished, "--engine", "native", "--device", "cuda")
+    assert outcome.code == 2
+    assert "--engine native runs on the CPU" in outcome.err
+
+
 def test_the_report_stands_alone(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
@@ -139,8 +152,10 @@ def test_over_budget_is_exit_code_3_with_every_file_there(problem: Problem, tmp_
     run = tmp_path / "run"
     heedless = ("search.epochs=1", "train.epochs=4", "train.penalty=1e-9", "train.dual_lr=1e-9")
     sets = [word for change in heedless for word in ("--set", change)]
-    outcome = litesnn("design", *problem.options(run), "--budget", "2500 B, 1 Bit-SynOps", *sets)
+    options = [word for word in problem.options(run) if word != "--quiet"]
+    outcome = litesnn("design", *options, "--budget", "2500 B, 1 Bit-SynOps", *sets)
     message = refused(outcome, code=3)
+    assert "training will push the firing rates down" in outcome.out
     metrics = json.loads((run / "metrics.json").read_text())
     assert message.startswith("budget exceeded: bit_synops ")
     assert message.endswith("over its limit of 1")
@@ -398,6 +413,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(copy: Path, stage: str, damage:
     """And it stays: whether to begin anew is for a person to say, by deleting it."""
     checkpoint = copy / f"{stage}.checkpoint.safetensors"
     shutil.copy(copy / "network.safetensors", checkpoint)
+    shutil.copy(copy / "network.safetensors", copy / "train.best.safetensors")
     assert f"{checkpoint} is not a litesnn {stage} state file" in refused(
         litesnn(stage, *(["--run"] * (stage == "search")), copy)
     )

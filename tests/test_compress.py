@@ -344,6 +344,11 @@ def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
     fixed = compress(place, tmp_path / "run", "--set", "model.arithmetic=fixed")
     assert refused(fixed).startswith("model.arithmetic")
     assert "expected --model FILE.py:CLASS" in refused(litesnn("compress", "--run", tmp_path / "none", "--quiet"))
+    kept = compress(place, tmp_path / "run", "--set", "search.epochs=1")
+    assert kept.code in (0, 3)
+    for option in (["--memory", "6 GB"], ["--bf16"]):
+        message = refused(litesnn("train", tmp_path / "run", *option, "--quiet", "--device", "cpu"))
+        assert message == "--memory, --compile and --bf16 do nothing for a given module; leave them out"
     assert "--weights" in refused(litesnn("compress", "--run", tmp_path / "none", "--weights", "a.safetensors"))
 
 

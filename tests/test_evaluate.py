@@ -203,8 +203,10 @@ def test_the_file_itself_is_asked_for_test_rows_only_by_evaluation(tmp_path: Pat
     run, data, session = begin(tmp_path / "run", path, {"search.epochs": 1, "train.epochs": 1})
     for stage in (search, derive, fit):
         stage(run, data, session)
+    run.output("evaluate").write_text("of an earlier evaluation")
     with pytest.raises(InputError, match="test rows: inputs are"):
         evaluate(run, data, session)
+    assert run.done("evaluate")  # a refusal takes nothing away
 
 
 def test_evaluation_refuses_other_data(finished: Path, tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ class TestRecipes:
             require_sensible(Recipe.from_toml("[events]\nclip = 1"), load(DataSettings(train_limit=40)))
 
     def test_images_have_no_size_of_events(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"data\.size rescales images, but these are recordings of events"):
+        with pytest.raises(InputError, match=r"data\.size rescales images of type uint8, but this holds events"):
             loaded(write_tree(tmp_path / "a", dataset()), size=8)
 
     @pytest.mark.parametrize(("budget", "expected"), [(4, 4), (64, 6), (None, 6)])

@@ -41,6 +41,7 @@ def fitted(path: Path, problem: Problem, changes: dict[str, Any], gene: Genotype
     run, data, session = derived(path, problem, changes, gene)
     assert fit(run, data, session) == path / "network.safetensors"
     assert {entry.name for entry in path.iterdir()} == {
+        ".lock",
         "recipe.toml",
         "genotype.json",
         "network.safetensors",

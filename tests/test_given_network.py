@@ -17,7 +17,7 @@ from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
 from litesnn.compression.search import Candidates
 from litesnn.config import Recipe
-from litesnn.deploy.packed import PackedModel, population_shapes, write
+from litesnn.deploy.packed import PackedModel, population_shapes, read, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.front_end import EventFrames
@@ -113,7 +113,7 @@ def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path
     net = lively(EXPRESSIBLE[name])
     write(packed(net), tmp_path / "model.safetensors")
     assert net.given.graph is not None
-    proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", pixels())
+    proof = prove_equal(net, net.given.graph, read(tmp_path / "model.safetensors"), pixels())
     assert proof["images"] == 16
     assert proof["different_spikes"] == 0
     record: dict[str, Tensor] = {}
@@ -149,7 +149,7 @@ def test_frames_are_seen_one_at_each_timestep(tmp_path: Path) -> None:
     frames = torch.randint(0, 4, (16, 4, *FRAMES.shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     write(packed(net), tmp_path / "model.safetensors")
     assert net.given.graph is not None
-    proof = prove_equal(net, net.given.graph, tmp_path / "model.safetensors", frames)
+    proof = prove_equal(net, net.given.graph, read(tmp_path / "model.safetensors"), frames)
     assert proof["different_spikes"] == 0
     logits = net(net.encode(frames)).logits
     np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(frames.numpy()).logits)
@@ -180,7 +180,7 @@ def test_the_proof_fails_for_another_network(tmp_path: Path) -> None:
     layer = net.given.layers["layers.3"]
     layer.weight.neg_()
     with pytest.raises(LitesnnError, match=r"differ in \d+ spikes of layers.4"):
-        prove_equal(net, graph, tmp_path / "model.safetensors", pixels())
+        prove_equal(net, graph, read(tmp_path / "model.safetensors"), pixels())
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ def test_snntorch_with_hidden_states_and_one_timestep_per_call(tmp_path: Path) -
         layer.weight.mul_(2)
     write(_packed(net), tmp_path / "model.safetensors")
     assert found.graph is not None
-    proof = prove_equal(net, found.graph, tmp_path / "model.safetensors", pixels(64))
+    proof = prove_equal(net, found.graph, read(tmp_path / "model.safetensors"), pixels(64))
     assert proof["different_spikes"] == 0
     record: dict[str, Tensor] = {}
     net(net.encode(pixels(64)), record=record)
@@ -144,7 +144,7 @@ def test_packed_predictions_are_the_librarys_own(name: str, tmp_path: Path) -> N
     print(f"\n{name}: {metrics['test_accuracy']:.2%}, {same}/{len(test.y)} predictions equal, logits within {gap:.2g}")
     assert same == len(test.y) == 359
     assert gap < 1e-4
-    proof = prove_equal(network, network.given.graph, run / "model.safetensors", test.x)
+    proof = prove_equal(network, network.given.graph, read(run / "model.safetensors"), test.x)
     print(f"{proof['different_spikes']} of {proof['spikes']} spikes differ")
     assert proof["different_spikes"] == 0
 

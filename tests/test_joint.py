@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from device_reads import no_reads
 from litesnn.data.batches import generator_for
 from litesnn.data.sources import load
 from litesnn.loop.checkpoint import load_tensors, save_state
+from litesnn.loop.memory import StepPlan, plan_step
 from litesnn.loop.session import input_info
 from litesnn.search import joint as module
 from litesnn.search.derive import choose, learned_preferences
 from litesnn.search.joint import SearchLoop, build_supernet, read_search, search
 from litesnn.snn.cost import Meter
+from litesnn.snn.execution import Execution
+from litesnn.snn.footprint import Footprint
 from litesnn.snn.supernet import Supernet
 from tiny import quantized_images
 from whole_job import Problem, begin, recipe, rows
@@ -174,6 +178,22 @@ def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: P
 def test_a_batch_larger_than_the_data(problem: Problem, tmp_path: Path) -> None:
     (row,), _, _ = searched(tmp_path / "run", problem, ONE, {"search.batch_size": 5000})
     assert row["train_loss"] > 0
+
+
+@pytest.mark.parametrize(("update", "batches"), [("alternating", [48, 24]), ("joint", [48])])
+def test_steps_are_planned_for_the_batches_that_they_take(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str, batches: list[int]
+) -> None:
+    """Of 96 training and 24 validation samples, 48 and 24 at a time; or of all of them together."""
+    planned = []
+
+    def plan(footprint: Callable[[Execution], Footprint], sizes: Sequence[int], *rest: Any, **more: Any) -> StepPlan:
+        planned.append(sizes)
+        return plan_step(footprint, sizes, *rest, **more)
+
+    monkeypatch.setattr("litesnn.loop.session.plan_step", plan)
+    searched(tmp_path / "run", problem, ONE, {"search.update": update})
+    assert planned == [batches]
 
 
 @pytest.mark.parametrize("changes", [PAPER, {}])

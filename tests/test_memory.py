@@ -9,7 +9,7 @@ import torch
 
 from litesnn.budget import parse_bytes
 from litesnn.errors import InputError
-from litesnn.loop.memory import free_bytes, plan_step, reuse_buffers
+from litesnn.loop.memory import free_bytes, plan_step, release_unused, reuse_buffers
 from litesnn.search.joint import build_supernet
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
@@ -35,18 +35,18 @@ def footprint(execution: Execution) -> Footprint:
     ],
 )
 def test_the_least_change_that_keeps_the_limit(limit: int | None, recompute: bool, parts: int, needed: int) -> None:
-    plan = plan_step(footprint, 12, Execution(half=True), limit=limit, free=10_000, what="search")
+    plan = plan_step(footprint, [12], Execution(half=True), limit=limit, free=10_000, what="search")
     assert plan.execution == Execution(recompute=recompute, half=True)
     assert (plan.micro_batches, plan.bytes) == (parts, needed)
 
 
 def test_what_cannot_be_had_is_refused_with_what_it_would_take() -> None:
     with pytest.raises(InputError, match=r"step of the train needs about .* free: .*--memory.* train\.batch_size"):
-        plan_step(footprint, 12, Execution(), limit=None, free=2199, what="train")
+        plan_step(footprint, [12], Execution(), limit=None, free=2199, what="train")
     with pytest.raises(InputError, match=r"--memory asks for 20000\.0 GB, but 1\.0 GB are free"):
-        plan_step(footprint, 12, Execution(), limit=20_000 * 10**9, free=10**9, what="search")
+        plan_step(footprint, [12], Execution(), limit=20_000 * 10**9, free=10**9, what="search")
     with pytest.raises(InputError, match=r"--memory allows .* at least"):
-        plan_step(footprint, 12, Execution(), limit=1079, free=10_000, what="search")
+        plan_step(footprint, [12], Execution(), limit=1079, free=10_000, what="search")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("6 GB", 6 * 10**9), ("512MiB", 2**29), ("1.5 gb", 1_500_000_000)])
@@ -58,6 +58,29 @@ def test_sizes_with_units(text: str, expected: int) -> None:
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected bytes with a unit"):
         parse_bytes(text)
+
+
+def test_batches_of_several_sizes_are_parted_alike() -> None:
+    """The largest decides what is needed, the smallest how far it can be parted."""
+    plan = plan_step(footprint, [4, 12], Execution(), limit=1240, free=10_000, what="search")
+    assert (plan.micro_batches, plan.bytes) == (2, 1240)
+    with pytest.raises(InputError, match="at least"):
+        plan_step(footprint, [4, 12], Execution(), limit=1239, free=10_000, what="search")
+
+
+def test_what_nobody_uses_is_given_back() -> None:
+    left = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            left.append(self)
+
+    Cycle()
+    release_unused(torch.device("cpu"))
+    assert len(left) == 1
 
 
 def test_free_memory_is_known_and_buffers_can_be_reused_twice() -> None:

@@ -13,12 +13,13 @@ import torch
 from litesnn.data.sources import Data, load
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import pack, prove_equal
-from litesnn.deploy.packed import PackedModel, read, write
+from litesnn.deploy.packed import PackedModel, from_bytes, read, to_bytes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 from tiny import genotype, images, input_info, lively_network
+from whole_job import ALL_FILES
 
 INFO = input_info((2, 6, 5))
 IMAGES = images(INFO.shape, batch=64)
@@ -37,10 +38,9 @@ def job(finished: Path, tmp_path: Path) -> tuple[RunFolder, Data]:
     return run, load(run.recipe().data)
 
 
-def packed_with(network: Network, path: Path, change: Callable[[PackedModel], PackedModel]) -> Path:
-    """The file of a network that was changed on the way."""
-    write(change(integerize(network)), path)
-    return path
+def packed_with(network: Network, change: Callable[[PackedModel], PackedModel]) -> PackedModel:
+    """What the file of a network holds that was changed on the way."""
+    return from_bytes(to_bytes(change(integerize(network))))
 
 
 def with_code(population: int, place: int) -> Callable[[PackedModel], PackedModel]:
@@ -58,8 +58,8 @@ def with_code(population: int, place: int) -> Callable[[PackedModel], PackedMode
     return change
 
 
-def test_what_is_packed_computes_the_same(network: Network, tmp_path: Path) -> None:
-    prove_equal(network, packed_with(network, tmp_path / "m.safetensors", lambda model: model), IMAGES)
+def test_what_is_packed_computes_the_same(network: Network) -> None:
+    prove_equal(network, packed_with(network, lambda model: model), IMAGES)
 
 
 def test_the_images_are_worth_something_as_a_proof(network: Network) -> None:
@@ -79,41 +79,40 @@ def test_the_images_are_worth_something_as_a_proof(network: Network) -> None:
         (4, 3, "cell 2 node 1"),
     ],
 )
-def test_one_flipped_code_is_found(network: Network, tmp_path: Path, population: int, place: int, name: str) -> None:
+def test_one_flipped_code_is_found(network: Network, population: int, place: int, name: str) -> None:
     """And the message names the population in which it first shows.
 
     A flip that changes no spike on the proof's images cannot be found by running them; these change some.
     """
-    path = tmp_path / "m.safetensors"
-    packed_with(network, path, with_code(population, place))
+    packed = packed_with(network, with_code(population, place))
     with pytest.raises(LitesnnError, match=f"differ in the spikes of {name}$"):
-        prove_equal(network, path, IMAGES)
+        prove_equal(network, packed, IMAGES)
 
 
-def test_a_flipped_code_of_the_classifier_is_found(network: Network, tmp_path: Path) -> None:
+def test_a_flipped_code_of_the_classifier_is_found(network: Network) -> None:
     def change(model: PackedModel) -> PackedModel:
         codes = model.readout.codes.copy()
         codes[0, 0] *= -1
         return dataclasses.replace(model, readout=dataclasses.replace(model.readout, codes=codes))
 
     with pytest.raises(LitesnnError, match="differ in their logits"):
-        prove_equal(network, packed_with(network, tmp_path / "m.safetensors", change), IMAGES)
+        prove_equal(network, packed_with(network, change), IMAGES)
 
 
-def test_the_smallest_other_bias_is_found(network: Network, tmp_path: Path) -> None:
+def test_the_smallest_other_bias_is_found(network: Network) -> None:
     def change(model: PackedModel) -> PackedModel:
         bias = model.readout.bias.astype(np.float16)
         bias[-1] = np.nextafter(bias[-1], np.float16(np.inf))
         return dataclasses.replace(model, readout=dataclasses.replace(model.readout, bias=bias.astype(np.float32)))
 
     with pytest.raises(LitesnnError, match="differ in their logits"):
-        prove_equal(network, packed_with(network, tmp_path / "m.safetensors", change), IMAGES)
+        prove_equal(network, packed_with(network, change), IMAGES)
 
 
-def test_another_number_of_timesteps_is_found(network: Network, tmp_path: Path) -> None:
-    path = packed_with(network, tmp_path / "m.safetensors", lambda model: dataclasses.replace(model, timesteps=2))
+def test_another_number_of_timesteps_is_found(network: Network) -> None:
+    packed = packed_with(network, lambda model: dataclasses.replace(model, timesteps=2))
     with pytest.raises(LitesnnError, match="differ in the spikes of stem"):
-        prove_equal(network, path, IMAGES)
+        prove_equal(network, packed, IMAGES)
 
 
 def test_packing_again_gives_the_same_bytes_with_rates_and_classes(job: tuple[RunFolder, Data]) -> None:
@@ -152,6 +151,20 @@ def test_a_file_that_computes_something_else_is_not_left(
     with pytest.raises(LitesnnError, match="differ in the spikes of stem"):
         pack(run, data, Session())
     assert not run.done("pack")
+
+
+def test_an_interrupted_proof_leaves_no_file(
+    job: tuple[RunFolder, Data], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = job
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("litesnn.deploy.pack.prove_equal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(run, data, Session())
+    assert {path.name for path in run.path.iterdir()} == ALL_FILES - {"model.safetensors", "report.html"}
 
 
 @pytest.mark.parametrize("name", ["network.safetensors", "metrics.json"])

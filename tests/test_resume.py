@@ -159,6 +159,41 @@ def test_a_folder_in_use_is_refused(copy: Path, problem: Problem, finished: Path
     assert litesnn("design", "--run", copy).code == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "lost", "said"),
+    [
+        (["derive"], "search.safetensors", "search.safetensors is missing"),
+        (["train", "--memory", "1 KB"], None, "--memory allows"),
+        (["train"], "genotype.json", "genotype.json is missing"),
+        (["evaluate"], "network.safetensors", "network.safetensors is missing"),
+        (["report"], "model.safetensors", "model.safetensors is missing"),
+    ],
+)
+def test_a_refusal_takes_nothing_away(copy: Path, command: list[str], lost: str | None, said: str) -> None:
+    if lost is not None:
+        (copy / lost).unlink()
+    before = stamps(copy)
+    outcome = litesnn(command[0], copy, *command[1:])
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert stamps(copy) | {".lock": 0} == before | {".lock": 0}
+
+
+def test_a_refused_search_takes_nothing_away(copy: Path, problem: Problem) -> None:
+    before = stamps(copy)
+    outcome = litesnn("search", *problem.options(copy), "--memory", "1 KB")
+    assert outcome.code == 2
+    assert "--memory allows" in outcome.err
+    assert stamps(copy) | {".lock": 0} == before | {".lock": 0}
+
+
+def test_a_checkpoint_without_its_best_network_is_none(copy: Path, finished: Path) -> None:
+    """Killed at the very end of training: the best network has got its name, the checkpoint is still there."""
+    (copy / "train.checkpoint.safetensors").write_bytes(b"of a training that is over")
+    assert litesnn("train", copy, "--quiet", "--device", "cpu").code == 0
+    assert (copy / "network.safetensors").read_bytes() == (finished / "network.safetensors").read_bytes()
+
+
 def fail_to_sync(monkeypatch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
     """From the file's write number ``after`` + 1 on, the disk is full."""
     real, written = os.fsync, 0

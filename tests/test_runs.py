@@ -10,7 +10,7 @@ import pytest
 
 from litesnn.config import Recipe
 from litesnn.errors import InputError
-from litesnn.runs import METRICS_KEYS, STAGES, RunFolder
+from litesnn.runs import METRICS_KEYS, STAGES, RunFolder, held
 
 DEFAULT = Recipe.from_toml("")
 
@@ -33,7 +33,7 @@ def test_making_the_object_touches_nothing(tmp_path: Path) -> None:
 def test_a_new_folder_holds_the_whole_recipe(tmp_path: Path) -> None:
     run, recipe = RunFolder(tmp_path / "deep" / "run"), Recipe.from_toml("[search]\nepochs = 3")
     run.begin(recipe)
-    assert files(run.path) == {"recipe.toml"}
+    assert files(run.path) == {"recipe.toml", ".lock"}
     assert run.recipe() == recipe
     run.begin(recipe)  # the same again is no news
 
@@ -156,6 +156,27 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
         with run.locked():
             assert time.time() > 0
     assert files(tmp_path) == {".lock"}
+
+
+def test_a_run_in_use_keeps_its_recipe(tmp_path: Path) -> None:
+    """Before the first epoch the folder holds nothing else yet."""
+    run, other = RunFolder(tmp_path / "run"), Recipe.from_toml("[search]\nepochs = 3")
+    with held(run, DEFAULT):
+        with pytest.raises(InputError, match="in use by another litesnn process"):
+            run.begin(other)
+        with pytest.raises(InputError, match="in use by another litesnn process"), held(run, other):
+            pytest.fail("the folder was given twice")
+        assert run.recipe() == DEFAULT
+    with held(run, other):
+        assert run.recipe() == other
+
+
+def test_a_lock_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin(DEFAULT)
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match=r"\.lock: cannot be written: "), held(RunFolder(tmp_path)):
+        pytest.fail("a lock on nothing")
 
 
 def test_there_is_no_lock_without_a_folder(tmp_path: Path) -> None:

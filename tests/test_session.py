@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from io import StringIO
+
 import pytest
 import torch
 from rich.console import Console
@@ -8,6 +11,7 @@ from litesnn.data.sources import Split
 from litesnn.errors import InputError
 from litesnn.loop.graphs import set_lr
 from litesnn.loop.session import Session, begin_session, cosine_lr, find_device
+from several import as_one_of
 from tiny import input_info
 
 
@@ -59,6 +63,27 @@ def test_every_group_gets_the_rate() -> None:
     optimizer = torch.optim.SGD([{"params": [one], "lr": 1.0}, {"params": [two], "lr": 2.0}])
     set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_warnings_of_a_quiet_session_go_to_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = StringIO()
+    loud, quiet = Session(console=Console(file=out, width=20)), Session()
+    loud.warn("cells [of one] are recomputed, which is said in one line")
+    quiet.warn("the same")
+    assert out.getvalue() == "cells [of one] are recomputed, which is said in one line\n"
+    assert capsys.readouterr() == ("", "litesnn: warning: the same\n")
+    as_one_of(monkeypatch, 1, 2)
+    quiet.warn("only the first speaks")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_is_asked_for_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'litesnn\[tensorboard\]'"):
+        begin_session("cpu", Console(quiet=True), tensorboard=True)
+    assert not begin_session("cpu", Console(quiet=True)).tensorboard
 
 
 def test_samples_are_encoded() -> None:

@@ -215,6 +215,15 @@ def test_every_process_gets_the_design(copy: Path) -> None:
     assert first == second == RunFolder(copy).metrics()
 
 
+def test_what_is_counted_beside_the_spikes_is_of_all_samples(copy: Path) -> None:
+    both = RunFolder(copy).metrics()["neurobench"]
+    assert litesnn("evaluate", copy, "--device", "cpu").code == 0
+    alone = RunFolder(copy).metrics()["neurobench"]
+    assert both.keys() == alone.keys()
+    for key in ("membrane_updates", "effective_macs", "effective_bit_macs", "effective_acs"):
+        assert both[key] == pytest.approx(alone[key], rel=1e-6)
+
+
 def test_all_but_the_first_work_in_a_folder_to_throw_away(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ class TestNpz:
                 "4 of 8 labels are outside 0 to 2, the first is -1 in row 0 .*withheld",
             ),
             ({"x": X, "y": 2 * Y}, "class '1' has no training inputs"),
+            ({"x": X, "y": 10**9 * Y}, "largest label of 8 rows is 1000000000; expected classes counted from 0"),
             ({"x": X, "y": 0 * Y}, "have 1 class; at least 2 are needed"),
             ({"x": X, "y": Y, "classes": np.array(["a"])}, "have 1 class;"),
             ({"x": X, "y": Y, "classes": np.array(["a", "b", "c"])}, "class 'c' has no training inputs"),
@@ -251,6 +252,7 @@ class TestNpz:
         path.write_bytes(whole[:300] + b"damage" + whole[306:])
         refused(path, "cannot be read as NumPy arrays")
         refused(npz(tmp_path / "b.npz", x=self.X, y=self.Y), "rescales images of type uint8", size=4)
+        refused(npz(tmp_path / "b.npz", x=self.X, y=self.Y), "label_column names a column of a table", label_column="y")
 
     def test_refuses_test_rows_that_do_not_fit(self, tmp_path: Path) -> None:
         x = np.arange(8.0)[:, None, None] + self.X

@@ -11,9 +11,10 @@ from typing import Annotated, Any, NoReturn
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from litesnn import processes
-from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes
 from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.deploy.native_evaluation import engine_table, evaluate_native
@@ -107,7 +108,7 @@ HalfOption = Annotated[bool, typer.Option("--bf16", help="convolutions of traini
 GraphsOption = Annotated[
     bool, typer.Option("--graphs/--no-graphs", help="on a GPU, record steps as CUDA graphs: the same numbers, faster")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars; warnings go to stderr")]
 
 
 @app.command()
@@ -129,7 +130,7 @@ def design(
     quiet: QuietOption = False,
 ) -> None:
     """Do the whole job, or go on with one that was interrupted. Exit code 3 if the result breaks its budget."""
-    folder = _begin(run, data, budget, recipe, seed, mode, changes)
+    folder, said = _begin(run, data, budget, recipe, seed, mode, changes)
     session = _session(
         device,
         threads,
@@ -138,7 +139,7 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    with held(folder) as mine:
+    with held(folder, said) as mine:
         Job(mine, session).finish()
     _conclude(folder)
 
@@ -168,11 +169,11 @@ def compress(
     Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
     with a run that was interrupted. Exit code 3 if the result breaks its budget.
     """
-    folder = _begin(run, data, budget, recipe, seed, None, changes, model=model, weights=weights)
-    if folder.recipe().module is None:
+    folder, said = _begin(run, data, budget, recipe, seed, None, changes, model=model, weights=weights)
+    if (said or folder.recipe()).module is None:
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    with held(folder) as mine:
+    with held(folder, said) as mine:
         Job(mine, session).finish()
     _conclude(folder)
 
@@ -196,7 +197,7 @@ def search(
     quiet: QuietOption = False,
 ) -> None:
     """Begin a run and search: weights, operations, bits, keep ratios, widths and timesteps together."""
-    folder = _begin(run, data, budget, recipe, seed, mode, changes)
+    folder, said = _begin(run, data, budget, recipe, seed, mode, changes)
     _do_stage(
         "search",
         folder,
@@ -208,6 +209,7 @@ def search(
             tensorboard=tensorboard,
             quiet=quiet,
         ),
+        said,
     )
 
 
@@ -256,6 +258,8 @@ def evaluate(
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
     folder = RunFolder(run)
     if engine is Runtime.native:
+        if device not in ("auto", "cpu"):
+            raise InputError(f"--engine native runs on the CPU; expected no --device, but it is {device!r}")
         processes.first_does(lambda: _evaluate_native(folder, threads or 1))
         return
     _do_stage("evaluate", folder, _session(device, threads))
@@ -284,7 +288,7 @@ def export_c(
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
-    console.print(str(firmware.path), soft_wrap=True)
+    console.print(str(firmware.path), soft_wrap=True, markup=False, highlight=False)
 
 
 @export_app.command("nir")
@@ -384,8 +388,11 @@ def _begin(
     *,
     model: str | None = None,
     weights: Path | None = None,
-) -> RunFolder:
-    """The run folder; a run that exists goes on with its own recipe unless the options say something."""
+) -> tuple[RunFolder, Recipe | None]:
+    """The run folder, and the recipe that the options say, in the first process alone.
+
+    If they say nothing and the run exists, there is none: the run goes on with its own.
+    """
     folder = RunFolder(run)
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
@@ -394,15 +401,10 @@ def _begin(
         raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
     nothing_said = not said and all(value is None for value in (data, budget, recipe, seed, model))
 
-    def make() -> None:
-        if nothing_said and (folder / "recipe.toml").exists():
-            folder.recipe()
-        else:
-            words = {"data": data, "budget": budget, "recipe": recipe, "model": model}
-            folder.begin(make_recipe(**words, weights=weights, seed=seed, changes=said))
-
-    processes.first_does(make)
-    return folder
+    if not processes.is_first() or (nothing_said and (folder / "recipe.toml").exists()):
+        return folder, None
+    words = {"data": data, "budget": budget, "recipe": recipe, "model": model}
+    return folder, make_recipe(**words, weights=weights, seed=seed, changes=said)
 
 
 def _session(
@@ -420,9 +422,9 @@ def _session(
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
-def _do_stage(stage: str, folder: RunFolder, session: Session) -> None:
-    with held(folder) as mine:
-        session.console.print(str(Job(mine, session).do(stage)))
+def _do_stage(stage: str, folder: RunFolder, session: Session, recipe: Recipe | None = None) -> None:
+    with held(folder, recipe) as mine:
+        session.show(escape(str(Job(mine, session).do(stage))))
 
 
 def _evaluate_native(folder: RunFolder, threads: int) -> None:
@@ -442,7 +444,7 @@ def _show_results(folder: RunFolder) -> None:
     console.print(summary_table(metrics))
     for stage in ("pack", "report"):
         if folder.done(stage):
-            console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True)
+            console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True, markup=False, highlight=False)
     if reason := metrics.get("packing", {}).get("reason"):
         console.print(f"no {STAGES['pack']}, and its size is an estimate: {reason}", soft_wrap=True, markup=False)
     check_budgets(metrics)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from litesnn import processes
 from litesnn.budget import Budget
@@ -52,10 +53,8 @@ def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
 def report(run: RunFolder, data: Data, session: Session) -> Path:
     """Write ``report.html``. Raises ``InputError`` if what it needs is missing, packages included."""
     if "pack" not in run.needs():
-        run.start("report")
         return write_report(run.path)
     model = read(run.need("pack"))
-    run.start("report")
     return write_report(run.path, collect_examples(model, data.test()))
 
 
@@ -110,7 +109,7 @@ class Job:
         require_sensible(recipe, data)
         require_same_data(data)
         for note in data.notes:
-            self.session.console.print(f"[dim]{data.name}: {note}[/]")
+            self.session.show(f"[dim]{escape(f'{data.name}: {note}')}[/]")
         return data
 
     def do(self, stage: str) -> Path:
@@ -118,6 +117,9 @@ class Job:
         if self.run.recipe().module is not None:
             if processes.count() > 1:
                 raise InputError("a given module is compressed by one process; start litesnn without torchrun")
+            execution = self.session.execution
+            if self.session.memory is not None or execution.compiled or execution.half:
+                raise InputError("--memory, --compile and --bf16 do nothing for a given module; leave them out")
             return GIVEN_STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
         work = STAGE_FUNCTIONS[stage]
         if stage not in SHARED_STAGES:
@@ -133,7 +135,7 @@ class Job:
         require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
             if not processes.first_does(partial(self._is_done, stage)):
-                self.session.console.print(f"[bold]{stage}[/] → {self.run.output(stage)}")
+                self.session.show(f"[bold]{stage}[/] → {escape(str(self.run.output(stage)))}")
                 self.do(stage)
 
     def _is_done(self, stage: str) -> bool:
@@ -244,7 +246,7 @@ def design(
         seed: seed of weights, batches and augmentation.
         changes: dotted recipe keys with other values, such as ``{"search.epochs": 3}``.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        console: where progress is shown; left out, nowhere.
+        console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
         memory: most memory that a training step may take, such as ``"6 GB"``: cells are then recomputed for the
             backward pass, and batches parted, as far as it takes.
@@ -295,7 +297,7 @@ def compress(
         seed: seed of weights, batches and augmentation.
         changes: dotted recipe keys with other values.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        console: where progress is shown; left out, nowhere.
+        console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
 
     Raises:
@@ -312,8 +314,7 @@ def compress(
 
 def _finished(folder: RunFolder, recipe: Recipe, session: Session) -> Design:
     """Do all that is not done of a recipe. Raises ``BudgetExceeded`` as :func:`design`."""
-    processes.first_does(lambda: folder.begin(recipe))
-    with held(folder) as mine:
+    with held(folder, recipe) as mine:
         Job(mine, session).finish()
     metrics = processes.first_does(folder.metrics)
     check_budgets(metrics)

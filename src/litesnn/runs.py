@@ -119,25 +119,33 @@ class RunFolder:
         """Make the folder, or check that it was made for the same recipe.
 
         Raises:
-            InputError: the folder belongs to another recipe (the message names the first key that differs), or it is
-                a folder of something else.
+            InputError: the folder belongs to another recipe (the message names the first key that differs), it is
+                a folder of something else, or another process holds it.
         """
-        if (self / "recipe.toml").exists():
-            difference = _first_difference(self.recipe().model_dump(), recipe.model_dump())
-            if not difference:
-                return
-            # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
-            if not self._strangers(besides={"recipe.toml"}):
-                write_atomically(self / "recipe.toml", recipe.to_toml())
-                return
-            raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-        if strangers := self._strangers():
-            raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
-        write_atomically(self / "recipe.toml", recipe.to_toml())
+        with self._begun(recipe):
+            pass
+
+    @contextmanager
+    def _begun(self, recipe: Recipe) -> Iterator[None]:
+        """:meth:`begin`, and hold the folder."""
+        if not (self / "recipe.toml").exists():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
+            if strangers := self._strangers():
+                raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
+        with self.locked():
+            path = self / "recipe.toml"
+            difference = not path.exists() or _first_difference(self.recipe().model_dump(), recipe.model_dump())
+            if difference:
+                # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
+                if self._strangers(besides={path.name}):
+                    raise InputError(
+                        f"{self.path} holds a run with another recipe ({difference}); choose another folder"
+                    )
+                write_atomically(path, recipe.to_toml())
+            yield
 
     def _strangers(self, besides: Iterable[str] = ()) -> list[str]:
         """Names in the folder that are neither the lock nor left over from a kill while a file was written."""
@@ -168,11 +176,15 @@ class RunFolder:
         """Hold the folder for this process.
 
         Raises:
-            InputError: another process holds it, or there is no such folder.
+            InputError: another process holds it, there is no such folder, or nothing can be written there.
         """
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such run folder")
-        with open(self / ".lock", "w", encoding="utf-8") as file:
+        try:
+            lock = open(self / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"{self / '.lock'}: cannot be written: {error.strerror or error}") from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -181,19 +193,22 @@ class RunFolder:
 
 
 @contextmanager
-def held(folder: RunFolder) -> Iterator[RunFolder]:
+def held(folder: RunFolder, recipe: Recipe | None = None) -> Iterator[RunFolder]:
     """A run folder for the stages of one job. Only the first of several processes works in the folder itself.
+
+    With a ``recipe`` the first begins the run with it (:meth:`RunFolder.begin`); the other processes' does not matter.
 
     Each other one has a folder to throw away, which need not be on the same machine. What it reads is copied there
     before a stage (:func:`litesnn.processes.copy_from_first`), and nobody misses what it writes: so no stage has to
     ask which process it runs in.
 
     Raises:
-        InputError: another job holds the folder, or it is no run folder.
+        InputError: another job holds the folder, it is no run folder, or it is one of another recipe.
     """
     if processes.is_first():
-        folder.recipe()
-        with folder.locked():
+        if recipe is None:
+            folder.recipe()
+        with folder.locked() if recipe is None else folder._begun(recipe):
             processes.copy_from_first(folder.path, ["recipe.toml"])
             yield folder
     else:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer, Deployed
 from litesnn.deploy.integerize import array_of, codes_of
-from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses, read
+from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
@@ -208,8 +207,8 @@ def packed_model(
 
 
 @torch.no_grad()
-def prove_equal(network: Any, graph: Graph, path: Path, images: Tensor) -> dict[str, int]:
-    """Run module and packed file on raw images, or frames: equal predictions, and equal spikes but for rounding.
+def prove_equal(network: Any, graph: Graph, packed: PackedModel, images: Tensor) -> dict[str, int]:
+    """Run module and packed model on raw images, or frames: equal predictions, and equal spikes but for rounding.
 
     Returns the images, and of all neurons and timesteps how many spikes were compared and how many differ.
 
@@ -218,7 +217,7 @@ def prove_equal(network: Any, graph: Graph, path: Path, images: Tensor) -> dict[
     """
     record: dict[str, Tensor] = {}
     logits = network.eval()(network.encode(images), record=record).logits
-    trace = Reference(read(path)).run(images.numpy(), record=True)
+    trace = Reference(packed).run(images.numpy(), record=True)
     assert trace.spikes is not None
     compared = different = 0
     for population, theirs in zip(graph.populations, trace.spikes, strict=True):
@@ -227,9 +226,9 @@ def prove_equal(network: Any, graph: Graph, path: Path, images: Tensor) -> dict[
         ours = record[population.name].cpu().numpy().astype(np.uint8).reshape(theirs.shape)
         count = int(np.count_nonzero(ours != theirs))
         if count > _ROUNDING * ours.size:
-            raise LitesnnError(f"{path}: packed model and module differ in {count} spikes of {population.name}")
+            raise LitesnnError(f"packed model and module differ in {count} spikes of {population.name}")
         compared, different = compared + ours.size, different + count
     same = int((logits[-1].argmax(1).cpu().numpy() == trace.logits[-1].argmax(1)).sum())
     if same != len(images):
-        raise LitesnnError(f"{path}: packed model and module differ in {len(images) - same} predictions")
+        raise LitesnnError(f"packed model and module differ in {len(images) - same} predictions")
     return {"images": len(images), "spikes": compared, "different_spikes": different}

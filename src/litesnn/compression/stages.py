@@ -20,9 +20,9 @@ from litesnn.compression.search import Candidates, choose_layers, require_small_
 from litesnn.compression.source import build_module
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
-from litesnn.deploy.pack import PROOF_IMAGES
-from litesnn.deploy.packed import PackedModel, size_bound, to_bytes, write
-from litesnn.errors import InputError, LitesnnError
+from litesnn.deploy.pack import PROOF_IMAGES, counted
+from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
+from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
 from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
@@ -51,7 +51,7 @@ def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
     candidates = Candidates(given, recipe)
     require_small_enough(candidates, recipe, lambda *choice: _finish(given, *choice))
     if given.reason is not None:
-        session.console.print(f"[yellow]there will be no packed file: {given.reason}[/]")
+        session.warn(f"there will be no packed file: {given.reason}")
     return learn(run, data, session, candidates.to(session.device), _plan(session))
 
 
@@ -65,10 +65,10 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
     given = _given(recipe, input_info(data))
     candidates = Candidates(given, recipe)
     rates = read_into(candidates, run)
-    run.start("derive")
     choice, warning = choose_layers(candidates, rates, recipe, lambda *picked: _finish(given, *picked))
     if warning:
-        session.console.print(f"[yellow]{warning}[/]")
+        session.warn(warning)
+    run.start("derive")
     write_atomically(run.output("derive"), choice.to_json())
     return run.output("derive")
 
@@ -129,8 +129,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     recipe = run.recipe()
     network = load_compressed(run, input_info(data)).to(session.device)
     require_same_data(network.info, data, run.output("train"))
-    run.start("evaluate")
     test = session.samples(data.test(), network.info)
+    run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn compress --recipe recipe.toml --run AGAIN")
     measured = measure(network, test)
     given = network.given
@@ -179,7 +179,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     if given.reason is not None:
         metrics["notes"].append(f"no packed file, its size is an estimate: {given.reason}")
     if note is not None:
-        session.console.print(f"[yellow]{note}[/]")
+        session.warn(note)
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
     return run.output("evaluate")
 
@@ -196,20 +196,13 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
     graph = network.given.graph
     if graph is None:
         raise InputError(f"{network.given.origin} cannot be packed: {network.given.reason}")
+    model = _packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]})
     run.start("pack")
-    path = run.output("pack")
-    write(_packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]}), path)
-    try:
-        if path.stat().st_size != metrics["packed_bytes"]:
-            raise LitesnnError(
-                f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B"
-            )
-        proof = prove_equal(network, graph, path, data.validation.x[:PROOF_IMAGES])
-    except LitesnnError:
-        path.unlink()
-        raise
+    content = counted(model, metrics)
+    proof = prove_equal(network, graph, from_bytes(content), data.validation.x[:PROOF_IMAGES])
     run.amend_metrics(packing=metrics["packing"] | {"proof": proof})
-    return path
+    write_atomically(run.output("pack"), content)
+    return run.output("pack")
 
 
 def load_compressed(run: RunFolder, info: InputInfo) -> SteppedNetwork:
@@ -268,10 +261,10 @@ def _require_sensible(recipe: Recipe) -> None:
         raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
 
 
-def _plan(session: Session) -> Callable[[int], StepPlan]:
+def _plan(session: Session) -> Callable[..., StepPlan]:
     """Steps are neither planned nor recorded: what a given module needs, and what its code does, is not known."""
 
-    def plan(batch: int) -> StepPlan:
+    def plan(*batches: int) -> StepPlan:
         return StepPlan(replace(session.execution, graphs=False), micro_batches=1, bytes=0)
 
     return plan

@@ -184,11 +184,15 @@ class _Opened:
 
 @dataclass(frozen=True)
 class Source:
-    """A row of :data:`SOURCES`: ``read`` opens every data set whose name ``takes`` accepts."""
+    """A row of :data:`SOURCES`: ``read`` opens every data set whose name ``takes`` accepts.
+
+    Only in ``tables`` do settings name columns.
+    """
 
     name: str
     takes: Callable[[str], bool]
     read: Callable[[DataSettings, FrontEnds], _Opened]
+    tables: bool = False
 
 
 def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
@@ -204,7 +208,13 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     source = next((source for source in SOURCES if source.takes(settings.source)), None)
     if source is None:
         raise InputError(f"{settings.source!r} is not a data set; {_EXPECTED}")
+    for key in ("image_column", "audio_column", "label_column"):
+        if getattr(settings, key) is not None and not source.tables:
+            raise InputError(f"{settings.source}: data.{key} names a column of a table, but this is none")
     opened = source.read(settings, front_ends)
+    if settings.size is not None and opened.kind != "image":
+        found = {"events": "events", "array": "real numbers" if opened.front_end is None else "sound"}[opened.kind]
+        raise InputError(f"{settings.source}: data.size rescales images of type uint8, but this holds {found}")
     if settings.commands not in (None, len(opened.classes)):
         raise InputError(
             f"{settings.source}: has {len(opened.classes)} classes, but data.commands is {settings.commands}; only the "
@@ -345,10 +355,8 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     x = as_inputs(arrays["x"], f"{path}: x")
     y = as_labels(arrays["y"], len(x), f"{path}: y")
     kind: InputKind = "image" if x.dtype == torch.uint8 else "array"
-    if kind == "array" and settings.size is not None:
-        raise InputError(f"{path}: data.size rescales images of type uint8, but x holds {arrays['x'].dtype}")
     if "classes" not in arrays:
-        classes = tuple(str(label) for label in range(int(y.max()) + 1))
+        classes = _numbered(int(y.max()), len(y), f"{path}: y")
     elif arrays["classes"].ndim == 1 and arrays["classes"].dtype.kind == "U":
         classes = tuple(str(name) for name in arrays["classes"])
     else:
@@ -389,8 +397,6 @@ def _read_commands(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
 def _read_events(settings: DataSettings, front_ends: FrontEnds) -> _Opened:
     """Recordings of an event camera in ``Train`` and ``Test``, or in archives; see :mod:`litesnn.data.event_files`."""
     found = find_events(Path(settings.source).expanduser())
-    if settings.size is not None:
-        raise InputError(f"{settings.source}: data.size rescales images, but these are recordings of events")
 
     def rows(split: str) -> _Rows:
         files, labels = found.splits[split]
@@ -490,8 +496,8 @@ SOURCES: tuple[Source, ...] = (
     Source("npz", _is_npz, _read_npz),
     Source("speech commands", _is_commands, _read_commands),
     Source("events", _is_events, _read_events),
-    Source("folder", _is_path, _read_folder),
-    Source("hub", _is_hub_name, _read_hub),
+    Source("folder", _is_path, _read_folder, tables=True),
+    Source("hub", _is_hub_name, _read_hub, tables=True),
 )
 """Every kind of source; the first row that takes a name reads it.
 
@@ -625,7 +631,14 @@ def _classes_of(table: Any, column: str, settings: DataSettings) -> tuple[str, .
         return tuple(sorted(set(values)))
     if any(isinstance(value, str) for value in values):
         raise InputError(f"{settings.source}: the labels in column {column!r} mix numbers and names")
-    return tuple(str(label) for label in range(max(values, default=-1) + 1))
+    return _numbered(max(values, default=-1), len(values), f"{settings.source}: column {column!r}")
+
+
+def _numbered(largest: int, rows: int, origin: str) -> tuple[str, ...]:
+    """The names of classes that are numbers. Raises ``InputError`` for numbers that cannot be those of classes."""
+    if largest >= max(rows, 1):
+        raise InputError(f"{origin}: the largest label of {rows} rows is {largest}; expected classes counted from 0")
+    return tuple(str(label) for label in range(largest + 1))
 
 
 def _labels_of(table: Any, column: str, classes: tuple[str, ...], origin: str) -> IntArray:

@@ -5,22 +5,25 @@ In: ``network.safetensors``, and the firing rates in ``metrics.json``. Out: ``mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import read, write
+from litesnn.deploy.packed import PackedModel, from_bytes, to_bytes
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
+from litesnn.files import write_atomically
 from litesnn.loop.session import Session
 from litesnn.networks import load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 
-__all__ = ["pack", "prove_equal"]
+__all__ = ["PROOF_IMAGES", "counted", "pack", "prove_equal"]
 
 PROOF_IMAGES = 64
 
@@ -34,35 +37,35 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
     """
     network = load_network(run.need("train"))
     metrics = run.metrics()
-    run.start("pack")
-    path = run.output("pack")
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
-    write(integerize(network, rates), path)
-    try:
-        if path.stat().st_size != metrics["packed_bytes"]:
-            raise LitesnnError(
-                f"{path} has {path.stat().st_size} B, but evaluation counted {metrics['packed_bytes']} B"
-            )
-        prove_equal(network, path, data.validation.x[:PROOF_IMAGES])
-    except LitesnnError:
-        path.unlink()
-        raise
-    return path
+    run.start("pack")
+    content = counted(integerize(network, rates), metrics)
+    prove_equal(network, from_bytes(content), data.validation.x[:PROOF_IMAGES])
+    write_atomically(run.output("pack"), content)
+    return run.output("pack")
+
+
+def counted(model: PackedModel, metrics: Mapping[str, Any]) -> bytes:
+    """The packed file of a network. Raises ``LitesnnError`` if it has another size than the metrics say."""
+    content = to_bytes(model)
+    if len(content) != metrics["packed_bytes"]:
+        raise LitesnnError(f"the packed file has {len(content)} B, but evaluation counted {metrics['packed_bytes']} B")
+    return content
 
 
 @torch.no_grad()
-def prove_equal(network: Network, path: Path, images: torch.Tensor) -> None:
-    """Run network and packed file on raw images [B, C, H, W]; every spike and every logit has to be the same.
+def prove_equal(network: Network, packed: PackedModel, images: torch.Tensor) -> None:
+    """Run network and packed model on raw images [B, C, H, W]; every spike and every logit has to be the same.
 
     Raises:
         LitesnnError: they differ; the message names the first population that does.
     """
     record: dict[str, torch.Tensor] = {}
     logits = network.eval()(network.encode(images), record=record).logits
-    trace = Reference(read(path)).run(images.numpy(), record=True)
+    trace = Reference(packed).run(images.numpy(), record=True)
     assert trace.spikes is not None
     for (name, ours), theirs in zip(record.items(), trace.spikes, strict=True):
         if not np.array_equal(ours.cpu().numpy().astype(np.uint8), theirs):
-            raise LitesnnError(f"{path}: the packed model and the network differ in the spikes of {name}")
+            raise LitesnnError(f"the packed model and the network differ in the spikes of {name}")
     if not np.array_equal(logits.cpu().numpy(), trace.logits):
-        raise LitesnnError(f"{path}: the packed model and the network differ in their logits")
+        raise LitesnnError("the packed model and the network differ in their logits")

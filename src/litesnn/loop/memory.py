@@ -8,8 +8,9 @@ gradients of parts of a batch; batch statistics are then those of the parts, so 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from litesnn.errors import InputError
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
 
-__all__ = ["StepPlan", "free_bytes", "plan_step", "reuse_buffers"]
+__all__ = ["StepPlan", "free_bytes", "plan_step", "release_unused", "reuse_buffers"]
 
 _SMALLEST_BATCH = 2  # of a process: batch statistics of one image on a 1×1 map would be those of one number
 
@@ -37,18 +38,18 @@ class StepPlan:
 
 def plan_step(
     footprint: Callable[[Execution], Footprint],
-    batch: int,
+    batches: Sequence[int],
     execution: Execution,
     *,
     limit: int | None,
     free: int,
     what: str,
 ) -> StepPlan:
-    """The fastest way to compute steps of ``batch`` images within the memory.
+    """The fastest way to compute the steps of a stage within the memory.
 
     Args:
         footprint: what a step needs, by its execution.
-        batch: images of one process in a step.
+        batches: images of one process in the steps, which may be of several sizes; all are parted alike.
         execution: what the user chose.
         limit: bytes that a step may take; ``None``: all that are free, but nothing is changed for it.
         free: bytes that are free.
@@ -59,10 +60,11 @@ def plan_step(
     """
     if limit is not None and limit > free:
         raise InputError(f"--memory asks for {_amount(limit)}, but {_amount(free)} are free")
-    candidates = [StepPlan(execution, 1, 0)]
+    batch, candidates = max(batches), [StepPlan(execution, 1, 0)]
     if limit is not None:
         less = replace(execution, recompute=True)
-        parts = [n for n in range(1, batch + 1) if batch % n == 0 and batch // n >= min(batch, _SMALLEST_BATCH)]
+        least = min(min(batches), _SMALLEST_BATCH)
+        parts = [n for n in range(1, batch + 1) if batch % n == 0 and min(batches) // n >= least]
         candidates += [StepPlan(less, n, 0) for n in parts]
     needed = 0
     for plan in candidates:
@@ -111,6 +113,15 @@ def _free_of_group() -> int:
             # Files that were read long ago are counted as taken, and given back when somebody asks.
             return max(0, int(bound) - int(taken) + int(rows.get("inactive_file", 0)))
     return sys.maxsize
+
+
+def release_unused(device: torch.device) -> None:
+    """Give back what earlier stages have left in the caches of Python, torch and glibc, so that it counts as free."""
+    gc.collect()  # a search and its recorded steps refer to each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def reuse_buffers() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog
 from litesnn.runs import RunFolder
 
-__all__ = ["EpochLog", "RunningMeans", "TensorBoard", "open_tensorboard", "progress_bar"]
+__all__ = ["EpochLog", "RunningMeans", "TensorBoard", "open_tensorboard", "progress_bar", "summary_writer"]
 
 
 class TensorBoard(Protocol):
@@ -28,18 +28,18 @@ class TensorBoard(Protocol):
         """Flush and close."""
 
 
-def open_tensorboard(run: RunFolder, stage: str, first_epoch: int) -> TensorBoard:
-    """A TensorBoard writer for one stage of a run.
-
-    Raises:
-        InputError: TensorBoard is not installed.
-    """
+def summary_writer() -> Callable[..., TensorBoard]:
+    """TensorBoard's writer. Raises ``InputError`` if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("TensorBoard logs need tensorboard: pip install 'litesnn[tensorboard]'") from None
-    writer: TensorBoard = SummaryWriter(run / "tensorboard" / stage, purge_step=first_epoch)
-    return writer
+    return SummaryWriter
+
+
+def open_tensorboard(run: RunFolder, stage: str, first_epoch: int) -> TensorBoard:
+    """A TensorBoard writer for one stage of a run. Raises as :func:`summary_writer`."""
+    return summary_writer()(run / "tensorboard" / stage, purge_step=first_epoch)
 
 
 class EpochLog:

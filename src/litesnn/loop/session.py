@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from litesnn import processes
@@ -18,7 +20,8 @@ from litesnn.data.batches import Clips, Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
-from litesnn.loop.memory import StepPlan, free_bytes, plan_step, reuse_buffers
+from litesnn.loop.memory import StepPlan, free_bytes, plan_step, release_unused, reuse_buffers
+from litesnn.loop.progress import summary_writer
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
@@ -48,21 +51,33 @@ class Session:
     execution: Execution = Execution()
     memory: int | None = None  # bytes that a step may take
 
-    def plan(self, stage: str, footprint: Callable[[Execution], Footprint], batch: int) -> StepPlan:
+    def show(self, text: str) -> None:
+        """A line of what the stage tells, with rich's markup; however long, it stays one line."""
+        self.console.print(text, soft_wrap=True, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Say in one line what a person should know even of a quiet session: that goes to stderr."""
+        if not self.console.quiet:
+            self.show(f"[yellow]{escape(text)}[/]")
+        elif processes.is_first():
+            print(f"litesnn: warning: {text}", file=sys.stderr)
+
+    def plan(self, stage: str, footprint: Callable[[Execution], Footprint], *batches: int) -> StepPlan:
         """How to compute the steps of a stage on batches of so many images, which all processes share.
 
-        All of them get the same plan.
+        There may be ``batches`` of several sizes. All processes get the same plan.
 
         Raises:
             InputError: there is not enough memory.
         """
+        release_unused(self.device)
         free = free_bytes(self.device)
         if self.device.type == "cpu":
             reuse_buffers()
             free //= processes.local_count()
         plan = plan_step(
             footprint,
-            max(1, batch // processes.count()),
+            [max(1, batch // processes.count()) for batch in batches],
             self.execution,
             limit=self.memory,
             free=processes.smallest(free),
@@ -70,7 +85,7 @@ class Session:
         )
         if plan.execution != self.execution or plan.micro_batches > 1:
             parts = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
-            self.console.print(f"{stage}: cells are recomputed{parts} to stay within --memory")
+            self.warn(f"{stage}: cells are recomputed{parts} to stay within --memory")
         return plan
 
     def samples(self, split: Split, info: InputInfo, settings: AugmentSettings | None = None) -> Samples:
@@ -110,18 +125,21 @@ def begin_session(
         memory: most memory that a step of each process may take, such as ``"6 GB"``.
 
     Raises:
-        InputError: there is no such device, or ``memory`` is not understood.
+        InputError: there is no such device, ``memory`` is not understood, or TensorBoard is not installed.
     """
+    if tensorboard:
+        summary_writer()
     found = find_device(device)
     if found.type == "cuda":
         torch.cuda.set_device(found.index or 0)
         torch.backends.cudnn.benchmark = True  # batches all have one shape
     first = processes.is_first()
     console = console if first else Console(quiet=True)
+    session = Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
     if execution.compiled and (reason := why_not_compiled(found)):
-        console.print(f"[yellow]torch.compile does not work here, so nothing is compiled: {reason}[/]")
-        execution = replace(execution, compiled=False)
-    return Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
+        session.warn(f"torch.compile does not work here, so nothing is compiled: {reason}")
+        session = replace(session, execution=replace(execution, compiled=False))
+    return session
 
 
 def why_not_compiled(device: torch.device) -> str | None:

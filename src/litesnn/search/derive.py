@@ -99,12 +99,12 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
     Raises:
         InputError: the search's result is missing or damaged, or nothing fits the packed-size budget.
     """
-    run.start("derive")
     recipe, info = run.recipe(), input_info(data)
     supernet, rates = read_search(run, info.shape, len(info.classes))
     genotype, warning = choose_full(learned_preferences(supernet, rates), recipe, info)
     if warning:
-        session.console.print(f"[yellow]{warning}[/]")
+        session.warn(warning)
+    run.start("derive")
     write_atomically(run.output("derive"), genotype.to_json())
     return run.output("derive")
 

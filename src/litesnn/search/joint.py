@@ -226,6 +226,8 @@ class SearchLoop(Generic[NetT]):
         noise = self.supernet.noise(generator) if self.settings.sampling else torch.empty(0)
         kind = (step.__name__, *self._learning(epoch))
         if kind not in self._steps:
+            # Recorded steps of an earlier phase hold memory of their own, and will not be taken again.
+            self._steps = {known: step for known, step in self._steps.items() if known[1:] == kind[1:]}
             self._steps[kind] = recorded(partial(step, epoch=epoch), self.device, self.execution)
         return self._steps[kind](x, y, noise.to(self.device, non_blocking=True))
 
@@ -333,7 +335,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     recipe, info = run.recipe(), input_info(data)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
 
-    def plan(batch: int) -> StepPlan:
+    def plan(*batches: int) -> StepPlan:
         def footprint(execution: Execution) -> Footprint:
             return step_footprint(
                 supernet.backbone,
@@ -344,17 +346,16 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
                 keeps=len(recipe.search.keeps),
             )
 
-        return session.plan("search", footprint, batch)
+        return session.plan("search", footprint, *batches)
 
     return learn(run, data, session, supernet, plan)
 
 
 def learn(
-    run: RunFolder, data: Data, session: Session, supernet: Searchable[Any], plan_steps: Callable[[int], StepPlan]
+    run: RunFolder, data: Data, session: Session, supernet: Searchable[Any], plan_steps: Callable[..., StepPlan]
 ) -> Path:
-    """The search of anything searchable, as :func:`search`; ``plan_steps`` of a batch size plans the steps."""
+    """The search of anything searchable, as :func:`search`; ``plan_steps`` of the batch sizes plans the steps."""
     recipe, info = run.recipe(), input_info(data)
-    run.start("search")
     together = recipe.search.update == "joint"
     train = session.samples(data.train, info, recipe.augment)
     validation = session.samples(data.validation, info, recipe.augment if together else None)
@@ -362,7 +363,8 @@ def learn(
         train = joined(train, validation)
     module = supernet.module.train()
     processes.equalize(module.state_dict().values())
-    plan = plan_steps(min(recipe.search.batch_size, len(train), len(validation)))
+    epochs, size = recipe.search.epochs, recipe.search.batch_size
+    plan = plan_steps(*(min(size, len(rows)) for rows in ((train,) if together else (train, validation))))
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
@@ -370,8 +372,8 @@ def learn(
         done, state.rates = saved["epoch"], saved["rates"]
         for key, constraint in state.constraints.items():
             constraint.multiplier = saved["multipliers"][key]
-    epochs, size = recipe.search.epochs, recipe.search.batch_size
     steps = max(1, len(train) // size)
+    run.start("search")  # nothing is refused any more
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
         task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")

@@ -66,12 +66,13 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     path = run.need("train")
     network = load_network(path).to(session.device)
     require_same_data(network.info, data, path)
-    run.start("evaluate")
     test = session.samples(data.test(), network.info)
+    run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn design --recipe recipe.toml --run AGAIN")
     metrics["arithmetic"] = network.genotype.arithmetic
     with Watch(network) as watch:
         measured = measure(network, test)
+    watch.add_up()
     metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
     metrics["neurobench"] = neurobench_metrics(
         integerize(network),
@@ -85,7 +86,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     note = silence(measured.rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
     if note is not None:
-        session.console.print(f"[yellow]{note}[/]")
+        session.warn(note)
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
     return run.output("evaluate")
 

@@ -249,7 +249,6 @@ def fit_learner(
         load: reads it again, onto the session's device.
     """
     recipe, network, module = run.recipe(), trainee.network, trainee.module
-    run.start("train")
     train = session.samples(data.train, network.info, recipe.augment)
     validation = session.samples(data.validation, network.info)
     processes.equalize(module.state_dict().values())
@@ -257,7 +256,7 @@ def fit_learner(
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, best_path = run.checkpoint("train"), run.best
     done, best = 0, None
-    if checkpoint.exists():
+    if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
         saved = load_state(checkpoint, "train state", module, training.optimizers)
         done, best = saved["epoch"], saved["best"]
         if training.activity is not None:
@@ -265,6 +264,7 @@ def fit_learner(
             training.deployed_ratio = saved["deployed_ratio"]
     epochs, size = recipe.train.epochs, recipe.train.batch_size
     steps = max(1, len(train) // size)
+    run.start("train")  # nothing is refused any more
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
         task = bar.add_task("train", total=epochs * steps, completed=done * steps, status="")
@@ -298,7 +298,7 @@ def fit_learner(
     log.close()
     note = silence(measure(load(best_path), validation).rates, "validation", recipe.budget)
     if note is not None:
-        session.console.print(f"[yellow]{note}[/]")
+        session.warn(note)
     best_path.replace(run.output("train"))
     checkpoint.unlink(missing_ok=True)
     return run.output("train")

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from litesnn import processes
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.backbone import Backbone, first_frames
@@ -71,6 +72,12 @@ class Watch:
         for owner in self._owners:
             assert isinstance(owner.arithmetic, _Listening)
             owner.arithmetic = owner.arithmetic.heard
+
+    def add_up(self) -> None:
+        """Sum over all processes, each of which has seen a part of the samples. Raises ``WorkerLost``."""
+        counts = processes.total_(torch.tensor([self.samples, self.updates]))
+        self.samples, self.updates = counts.tolist()
+        processes.total_(self.non_zero)
 
     def _see_input(self, _: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
         (x,) = arguments
