@@ -85,6 +85,11 @@ class Loop(Events):
     def forward(self, x):
         return torch.stack([super(Loop, self).forward(x) for _ in range(2)])
 
+class Lazy(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.LazyLinear(3)
+
 class Other:
     pass
 """

@@ -298,6 +298,7 @@ def write_weights(place: Path, folder: Path, change: Callable[[dict[str, torch.T
         ("net.py:Large", "class Large: its forward fails on a batch of 1×8×8: RuntimeError: shape"),
         ("broken.py:Net", "broken.py: cannot be imported: ZeroDivisionError"),
         ("raises.py:Net", "class Net: cannot be made: ValueError: no"),
+        ("net.py:Lazy", "class Lazy: head.weight belongs to a lazy layer; give the layer its sizes"),
     ],
 )
 def test_modules_that_are_none(
@@ -350,6 +351,18 @@ def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
         message = refused(litesnn("train", tmp_path / "run", *option, "--quiet", "--device", "cpu"))
         assert message == "--memory, --compile and --bf16 do nothing for a given module; leave them out"
     assert "--weights" in refused(litesnn("compress", "--run", tmp_path / "none", "--weights", "a.safetensors"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "pack"])
+def test_a_network_for_other_data(copy: Path, place: Path, tmp_path: Path, command: str) -> None:
+    """The same shape and as many classes, under other names: their order may be another."""
+    with np.load(place / "blobs.npz") as arrays:
+        np.savez(tmp_path / "other.npz", **arrays, classes=np.array(["x", "y", "z"]))
+    text = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(text.replace(str(place / "blobs.npz"), str(tmp_path / "other.npz")))
+    before = stamps(copy)
+    assert "was trained on other data than other" in refused(litesnn(command, copy))
+    assert stamps(copy) | {".lock": 0} == before | {".lock": 0}
 
 
 def test_a_module_that_changed_is_not_mixed_with_the_old_one(copy: Path, place: Path, tmp_path: Path) -> None:

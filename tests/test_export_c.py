@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from fake_run import write_fake_run
 from firmware import SANITIZED, STRICT, Firmware
 from litesnn.cli import app
+from litesnn.config import load_recipe
 from litesnn.deploy.export_c import folder as export_folder
 from litesnn.deploy.export_c.command import export, random_inputs
 from litesnn.deploy.export_c.folder import RUNTIME, export_c
@@ -258,19 +259,31 @@ def test_missing_tools_are_named_with_their_package(monkeypatch: pytest.MonkeyPa
             missing_tools(["cortex-m0"])
 
 
-def test_measurements_reach_metrics_and_report(tmp_path: Path) -> None:
+def test_compiler_flags_of_the_environment_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement says which optimisation it is of."""
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    write(model, tmp_path / "model.safetensors")
+    monkeypatch.setenv("CFLAGS", "-march=nonsense")
+    (measured,) = export(tmp_path / "model.safetensors", tmp_path / "firmware", ["host"]).measurements
+    assert measured.optimise == "-O3"
+
+
+def test_measurements_reach_metrics_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     examples = write_fake_run(run)
     write_report(run, examples)
     write(cell_model(np.random.default_rng(1), cells=1, width=3), run / "model.safetensors")
-    # a fake run has no data: its report is not made anew here, and golden inputs are random
-    (run / "report.html").unlink()
-    shutil.copy(Path(export_folder.__file__).parents[2] / "recipes" / "small.toml", run / "recipe.toml")
+    # the data are not here: the report is not made anew, which is said, and golden inputs are random
+    recipe = load_recipe("small", {"data.source": str(tmp_path / "gone.npz")})
+    (run / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     metrics = json.loads((run / "metrics.json").read_text())
     for key in ("recipe", "seed"):
         metrics.setdefault(key, "small")
     (run / "metrics.json").write_text(json.dumps(metrics | {"targets": {"z80": {"target": "z80", "flash_bytes": 7}}}))
+    old = (run / "report.html").read_bytes()
     export(run, tmp_path / "firmware", ["host"])
+    assert (run / "report.html").read_bytes() == old
+    assert "report.html was not made anew: " in capsys.readouterr().err
     after = json.loads((run / "metrics.json").read_text())
     assert set(after["targets"]) == {"host", "z80"}
     assert after["targets"]["z80"] == {"target": "z80", "flash_bytes": 7}

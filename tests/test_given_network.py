@@ -395,6 +395,64 @@ def test_a_loop_and_a_step_are_the_same_network() -> None:
     assert meters[0].bit_synops().tolist() == meters[1].bit_synops().tolist()
 
 
+class Shared(Loop):
+    """One neuron, with no state of its own, behind two layers of other sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.head = conv(4, 2, 3, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, outputs = torch.zeros(1), torch.zeros(1), []
+        for _ in range(4):
+            spikes, first = self.hidden(self.conv(x), first)
+            spikes, second = self.hidden(self.second(spikes), second)
+            outputs.append(self.head(spikes.mean((2, 3))))
+        return torch.stack(outputs)
+
+
+@torch.no_grad()
+def test_a_shared_neuron_fires_for_all_that_it_is_called_for() -> None:
+    torch.manual_seed(0)
+    found = known(Shared())
+    net, meter = network(found, timesteps=3), Meter()
+    x = pixels().float() - 128
+    net(x, meter=meter)
+    fired: list[Tensor] = []
+    found.neurons["hidden"].register_forward_hook(lambda _, __, output: fired.append(output[0].flatten(1)))
+    net(x)
+    each = [torch.cat(fired[step : step + 2], 1).mean() for step in (0, 2, 4)]
+    assert len(fired) == 8  # of the four timesteps that it makes, three are taken
+    torch.testing.assert_close(meter.rates["hidden"], torch.stack(each))
+
+
+class Batched(Loop):
+    """The second layer gets all timesteps as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = conv(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, rows = torch.zeros(1), []
+        for _ in range(4):
+            spikes, membrane = self.hidden(self.conv(x), membrane)
+            rows.append(spikes)
+        out: Tensor = self.head(self.second(torch.cat(rows, 0)).mean((2, 3))).unflatten(0, (4, len(x)))
+        return out
+
+
+def test_a_layer_that_is_not_called_at_every_timestep_is_refused() -> None:
+    with pytest.raises(InputError, match="layer second, which reads spikes, 1 times in 4 timesteps"):
+        known(Batched())
+
+
+def test_parameters_that_no_file_can_hold_count_as_floats() -> None:
+    plain = network(given(conv(1, 4), Lif(), *tail()))
+    more = network(given(conv(1, 4), nn.ConvTranspose2d(4, 4, 2), Lif(), *tail()))
+    assert more.estimated_bytes() == plain.estimated_bytes() + 4 * (4 * 4 * 2 * 2 + 4)
+
+
 def test_gradients_reach_weights_scores_and_shares() -> None:
     class Soft(Lif):
         def forward(self, x: Tensor) -> Tensor:

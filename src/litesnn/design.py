@@ -38,7 +38,7 @@ from litesnn.search.derive import derive, require_possible
 from litesnn.search.joint import search
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
-from litesnn.train.evaluate import evaluate
+from litesnn.train.evaluate import evaluate, require_trained_on
 from litesnn.train.fit import fit
 
 __all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
@@ -143,9 +143,19 @@ class Job:
 
 
 def trained_network(run: RunFolder, data: Data) -> Network | SteppedNetwork:
-    """What a run has trained, in evaluation mode. Raises ``InputError`` if it is missing or damaged."""
+    """What a run has trained, in evaluation mode.
+
+    Raises:
+        InputError: it is missing or damaged, or was trained on other data.
+    """
+    network = _trained(run)
+    require_trained_on(network.info, data, run.output("train"))
+    return network
+
+
+def _trained(run: RunFolder) -> Network | SteppedNetwork:
     if run.recipe().module is not None:
-        return given_module.load_compressed(run, input_info(data))
+        return given_module.load_compressed(run)
     return load_network(run.need("train"))
 
 
@@ -158,10 +168,7 @@ class Design:
 
     def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
-        run = RunFolder(self.path)
-        if run.recipe().module is None:
-            return load_network(run.need("train"))
-        return trained_network(run, Job(run, Session()).data)
+        return _trained(RunFolder(self.path))
 
 
 def require_sensible(recipe: Recipe, data: Data) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -16,7 +18,7 @@ from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
 from litesnn.runs import RunFolder
 from litesnn.snn.network import InputInfo, Network
 
-__all__ = ["build_network", "load", "load_network", "save_network"]
+__all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
 
 
 def load(path: str | Path) -> Network:
@@ -47,9 +49,32 @@ def load_network(path: Path) -> Network:
     """
     tensors, saved = load_tensors(path, "network")
     genotype = Genotype.from_json(saved["genotype"], origin=str(path))
+    network = Network(genotype, input_from(saved, path))
+    load_into(network, tensors, path)
+    return network.eval()
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write ``network.safetensors``. Raises ``InputError`` if that fails."""
+    info = {"genotype": network.genotype.model_dump_json(), **input_fields(network.info)}
+    save_tensors(path, "network", network.state_dict(), info)
+
+
+def input_fields(info: InputInfo) -> dict[str, Any]:
+    """What a network's file says of its input and classes, for :func:`input_from`."""
+    fields = asdict(info)
+    if info.front_end is not None:
+        fields["front_end"] = info.front_end.model_dump()
+    return {"input": fields}
+
+
+def input_from(saved: Mapping[str, Any], path: Path) -> InputInfo:
+    """The input and classes of a network's file. Raises ``InputError`` if it does not say them."""
+    if "input" not in saved:
+        raise InputError(f"{path}: does not say what its input is; train the network again")
     fields = saved["input"]
     channels, height, width = fields["shape"]
-    info = InputInfo(
+    return InputInfo(
         shape=(channels, height, width),
         kind=fields["kind"],
         mean=tuple(fields["mean"]),
@@ -57,18 +82,6 @@ def load_network(path: Path) -> Network:
         classes=tuple(fields["classes"]),
         front_end=_front_end(fields.get("front_end"), fields["kind"], path),
     )
-    network = Network(genotype, info)
-    load_into(network, tensors, path)
-    return network.eval()
-
-
-def save_network(path: Path, network: Network) -> None:
-    """Write ``network.safetensors``. Raises ``InputError`` if that fails."""
-    fields = asdict(network.info)
-    if network.info.front_end is not None:
-        fields["front_end"] = network.info.front_end.model_dump()
-    info = {"genotype": network.genotype.model_dump_json(), "input": fields}
-    save_tensors(path, "network", network.state_dict(), info)
 
 
 def _front_end(value: object, kind: str, path: Path) -> FrontEnd | None:

@@ -133,7 +133,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-            if strangers := self._strangers():
+            if strangers := self._strangers(besides={"recipe.toml"}):  # another process may be as far
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"

@@ -60,6 +60,7 @@ class Given(nn.Module):
         own_timesteps: those that its forward makes itself, or ``None`` if it makes one.
         graph: how the packed file says it, or ``None``.
         reason: why there is no graph, or ``None``.
+        calls, neuron_calls: how often each layer and each neuron is called in a timestep.
     """
 
     def __init__(self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int) -> None:
@@ -77,8 +78,10 @@ class Given(nn.Module):
         self.graph: Graph | None = None
         self.reason: str | None = None
         self.calls: dict[str, int] = {}
+        self.neuron_calls: dict[str, int] = {}
         self.neurons = {name: leaf for name, leaf in leaves(module).items() if is_neuron(leaf)}
         self.heard: dict[str, list[Tensor]] | None = None
+        self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others())
         self.learn()
         for name, neuron in self.neurons.items():
             neuron.register_forward_hook(self._hear(name))
@@ -93,8 +96,15 @@ class Given(nn.Module):
 
     @property
     def header_bytes(self) -> int:
-        """Of a packed file, near enough."""
-        return _HEADER + _HEADER_PER_LAYER * len(self.layers)
+        """Of a packed file, near enough; with the parameters that no packed file can hold, as 32-bit floats."""
+        return _HEADER + _HEADER_PER_LAYER * len(self.layers) + self._other_bytes
+
+    def _others(self) -> Iterator[nn.Parameter]:
+        """Parameters that are neither of a compressed layer nor of a norm or a neuron."""
+        norms = [child for child in self.net.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+        accounted = [*self.layers.values(), *self.neurons.values(), *norms]
+        known = {id(parameter) for child in accounted for parameter in child.parameters()}
+        return (parameter for parameter in self.net.parameters() if id(parameter) not in known)
 
     @property
     def searched(self) -> list[str]:
@@ -151,6 +161,14 @@ class Given(nn.Module):
             layer = self.layers[name]
             layer.reads, layer.spikes_per_unit = kind, per_unit
             self.calls[name] = 1 if calls < steps else calls // steps
+            if kind == "spikes" and calls % steps:
+                raise InputError(
+                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {calls} times in {steps} "
+                    "timesteps; expected as often in each timestep"
+                )
+        for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
+            calls = len(tape.of(neuron))
+            self.neuron_calls[name] = 0 if calls % steps else calls // steps
         unused = [name for name in self.layers if name not in self.calls]
         if unused:
             raise InputError(f"{self.origin}: its forward does not call the layers {', '.join(unused)}")
@@ -358,7 +376,11 @@ def run(
         layer.listen(on=meter is not None)
     try:
         outputs = given.steps(x.float() * INPUT_SCALE, timesteps)
-        spikes = {name: torch.stack(rows[:timesteps]) for name, rows in (given.heard or {}).items()}
+        spikes = {
+            name: _by_timestep(rows, given.neuron_calls[name], timesteps)
+            for name, rows in (given.heard or {}).items()
+            if given.neuron_calls[name]
+        }
         if meter is not None:
             _count(given, meter, timesteps)
             _count_extras(given, meter, spikes)
@@ -375,6 +397,14 @@ def run(
         return Output(read_out(outputs.double().cumsum(0)))
     elapsed = torch.arange(1, len(outputs) + 1, device=outputs.device, dtype=outputs.dtype)[:, None, None]
     return Output(outputs.cumsum(0) / elapsed)
+
+
+def _by_timestep(rows: list[Tensor], calls: int, timesteps: int) -> Tensor:
+    """The outputs of a neuron [T, B, …]; those of several ``calls`` in a timestep side by side [T, B, N]."""
+    if calls == 1:
+        return torch.stack(rows[:timesteps])
+    parts = [row.flatten(1) for row in rows[: calls * timesteps]]
+    return torch.stack([torch.cat(parts[start : start + calls], 1) for start in range(0, len(parts), calls)])
 
 
 def whole_cost(name: str) -> str:

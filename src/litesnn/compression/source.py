@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from litesnn.config import ModuleSettings
 from litesnn.data.batches import generator_for
@@ -62,6 +63,8 @@ def build_module(settings: ModuleSettings, seed: int) -> nn.Module:
             module = found()
         except Exception as error:  # whatever somebody's constructor raises
             raise InputError(f"{origin}: cannot be made: {line_of(error)}") from error
+    if lazy := next((key for key, value in module.named_parameters() if is_lazy(value)), None):
+        raise InputError(f"{origin}: {lazy} belongs to a lazy layer; give the layer its sizes")
     if settings.weights is not None:
         weights = Path(settings.weights)
         _require_same(weights, settings.weights_sha256)

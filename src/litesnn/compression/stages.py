@@ -28,10 +28,11 @@ from litesnn.genotype import Compressed
 from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
+from litesnn.networks import input_fields, input_from
 from litesnn.runs import RunFolder
 from litesnn.search.joint import learn, read_into
 from litesnn.snn.network import InputInfo
-from litesnn.train.evaluate import compare, energy, measure, preamble, require_same_data, silence
+from litesnn.train.evaluate import compare, energy, measure, preamble, require_trained_on, silence
 from litesnn.train.fit import AuxiliaryHead, fit_learner
 
 __all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack"]
@@ -111,12 +112,13 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     network = SteppedNetwork(given, _checked(choice, given, run.output("derive"))).to(session.device)
 
     def save(path: Path) -> None:
-        save_tensors(path, _KIND, network.state_dict(), {"choice": choice.model_dump_json()})
+        said = {"choice": choice.model_dump_json(), **input_fields(info)}
+        save_tensors(path, _KIND, network.state_dict(), said)
 
     return fit_learner(
         *(run, data, session, _Tuned(network), _plan(session)),
         save=save,
-        load=lambda path: _load(path, recipe, info).to(session.device),
+        load=lambda path: _load(path, recipe).to(session.device),
     )
 
 
@@ -127,8 +129,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         InputError: the network is missing or damaged, or does not fit the data.
     """
     recipe = run.recipe()
-    network = load_compressed(run, input_info(data)).to(session.device)
-    require_same_data(network.info, data, run.output("train"))
+    network = load_compressed(run).to(session.device)
+    require_trained_on(network.info, data, run.output("train"))
     test = session.samples(data.test(), network.info)
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn compress --recipe recipe.toml --run AGAIN")
@@ -191,32 +193,32 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
         InputError: the module has a part that the packed file has no words for; or a file is missing or damaged.
         LitesnnError: the file computes something else than the module, or has another size than evaluation said.
     """
-    network = load_compressed(run, input_info(data))
+    network = load_compressed(run)
+    require_trained_on(network.info, data, run.output("train"))
     metrics = run.metrics()
     graph = network.given.graph
     if graph is None:
         raise InputError(f"{network.given.origin} cannot be packed: {network.given.reason}")
-    model = _packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]})
+    content = counted(_packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]}), metrics)
     run.start("pack")
-    content = counted(model, metrics)
     proof = prove_equal(network, graph, from_bytes(content), data.validation.x[:PROOF_IMAGES])
     run.amend_metrics(packing=metrics["packing"] | {"proof": proof})
     write_atomically(run.output("pack"), content)
     return run.output("pack")
 
 
-def load_compressed(run: RunFolder, info: InputInfo) -> SteppedNetwork:
+def load_compressed(run: RunFolder) -> SteppedNetwork:
     """The fine-tuned module of a run, in evaluation mode.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    return _load(run.need("train"), run.recipe(), info)
+    return _load(run.need("train"), run.recipe())
 
 
-def _load(path: Path, recipe: Recipe, info: InputInfo) -> SteppedNetwork:
+def _load(path: Path, recipe: Recipe) -> SteppedNetwork:
     tensors, saved = load_tensors(path, _KIND)
-    given = _given(recipe, info)
+    given = _given(recipe, input_from(saved, path))
     choice = _checked(Compressed.model_validate_json(saved["choice"]), given, path)
     network = SteppedNetwork(given, choice)
     load_into(network, tensors, path)

@@ -38,8 +38,8 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
     network = load_network(run.need("train"))
     metrics = run.metrics()
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
-    run.start("pack")
     content = counted(integerize(network, rates), metrics)
+    run.start("pack")
     prove_equal(network, from_bytes(content), data.validation.x[:PROOF_IMAGES])
     write_atomically(run.output("pack"), content)
     return run.output("pack")

@@ -112,7 +112,7 @@ def run_target(folder: Path, name: str, *, optimise: str = "-O3") -> Measurement
     missing_tools([name])
     target = TARGETS[name]
     compiler = f"{target.prefix}gcc" if target.prefix else "cc"
-    variables = [f"TARGET={name}", f"OPTIMISE={optimise}", f"CC={compiler}"]
+    variables = [f"TARGET={name}", f"OPTIMISE={optimise}", f"CFLAGS={optimise}", f"CC={compiler}"]
     said = _self_test(folder, name, variables)
     inputs = said["inputs"]
     facts: dict[str, Any] = {}

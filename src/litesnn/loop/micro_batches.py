@@ -19,13 +19,14 @@ def backward_in_parts(
 
     Args:
         forward: of a part its mean loss, and values to be told.
-        parts: how many micro-batches, as equal as can be.
+        parts: how many micro-batches, as equal as can be; no more than the batch has rows.
 
     Returns:
         The means of the values over the batch, without gradients.
     """
     means: dict[str, Tensor] = {}
-    for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+    parts = min(parts, len(y))
+    for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
         share = len(part_y) / len(y)
         loss, values = forward(part_x, part_y)
         (loss * share).backward()  # type: ignore[no-untyped-call]

@@ -127,13 +127,13 @@ def begin_session(
     Raises:
         InputError: there is no such device, ``memory`` is not understood, or TensorBoard is not installed.
     """
-    if tensorboard:
+    first = processes.is_first()
+    if tensorboard and first:
         summary_writer()
     found = find_device(device)
     if found.type == "cuda":
         torch.cuda.set_device(found.index or 0)
         torch.backends.cudnn.benchmark = True  # batches all have one shape
-    first = processes.is_first()
     console = console if first else Console(quiet=True)
     session = Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
     if execution.compiled and (reason := why_not_compiled(found)):

@@ -46,7 +46,7 @@ __all__ = [
     "evaluate",
     "measure",
     "preamble",
-    "require_same_data",
+    "require_trained_on",
     "silence",
 ]
 
@@ -65,7 +65,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     recipe = run.recipe()
     path = run.need("train")
     network = load_network(path).to(session.device)
-    require_same_data(network.info, data, path)
+    require_trained_on(network.info, data, path)
     test = session.samples(data.test(), network.info)
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn design --recipe recipe.toml --run AGAIN")
@@ -91,7 +91,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     return run.output("evaluate")
 
 
-def require_same_data(info: InputInfo, data: Data, path: Path) -> None:
+def require_trained_on(info: InputInfo, data: Data, path: Path) -> None:
     """Refuse a network that was trained on inputs or classes of another kind.
 
     Raises:

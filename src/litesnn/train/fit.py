@@ -265,6 +265,8 @@ def fit_learner(
     epochs, size = recipe.train.epochs, recipe.train.batch_size
     steps = max(1, len(train) // size)
     run.start("train")  # nothing is refused any more
+    if not done:  # a checkpoint that was not taken is none for later either
+        checkpoint.unlink(missing_ok=True)
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
         task = bar.add_task("train", total=epochs * steps, completed=done * steps, status="")

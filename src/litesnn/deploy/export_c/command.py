@@ -20,7 +20,9 @@ from litesnn.deploy.export_c.readme import memory_lines, target_lines
 from litesnn.deploy.packed import PackedModel, read
 from litesnn.deploy.targets import Measurement
 from litesnn.design import renew_report
+from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
+from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 
 __all__ = ["GOLDEN_INPUTS", "export", "firmware_summary", "random_inputs"]
@@ -48,7 +50,10 @@ def export(path: Path, out: Path, targets: Sequence[str] = ()) -> Firmware:
         firmware = export_c(model, out, _golden_inputs(run, model), targets=targets, name=path.resolve().name)
         if targets:
             _remember(run, firmware.measurements)
-            renew_report(run)
+            try:
+                renew_report(run)
+            except InputError as error:  # what was measured is written; data of the report may be elsewhere
+                Session().warn(f"{run.output('report')} was not made anew: {error}")
     return firmware
 
 
