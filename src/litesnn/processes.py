@@ -48,6 +48,7 @@ __all__ = [
     "first_does",
     "is_first",
     "joined",
+    "joint_moments",
     "local_count",
     "local_rank",
     "part",
@@ -151,6 +152,18 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return _sum(gradients[0].clone(memory_format=torch.contiguous_format))
+
+
+def joint_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the values of all processes, which have equally many; differentiable.
+
+    Raises:
+        WorkerLost: a process has ended; in the backward pass as well.
+    """
+    if _group is None:
+        return mean, variance
+    first, second = total(torch.stack([mean, variance + mean.square()]).double()) / _group.count
+    return first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -137,13 +137,11 @@ class RunFolder:
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"
-            difference = not path.exists() or _first_difference(self.recipe().model_dump(), recipe.model_dump())
-            if difference:
-                # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
-                if self._strangers(besides={path.name}):
-                    raise InputError(
-                        f"{self.path} holds a run with another recipe ({difference}); choose another folder"
-                    )
+            difference = path.exists() and _first_difference(self.recipe().model_dump(), recipe.model_dump())
+            # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
+            if difference and self._strangers(besides={path.name}):
+                raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
+            if difference or not path.exists():
                 write_atomically(path, recipe.to_toml())
             yield
 
@@ -196,7 +194,7 @@ class RunFolder:
 def held(folder: RunFolder, recipe: Recipe | None = None) -> Iterator[RunFolder]:
     """A run folder for the stages of one job. Only the first of several processes works in the folder itself.
 
-    With a ``recipe`` the first begins the run with it (:meth:`RunFolder.begin`); the other processes' does not matter.
+    With a ``recipe`` the first begins the run with it (:meth:`RunFolder.begin`); the others need none.
 
     Each other one has a folder to throw away, which need not be on the same machine. What it reads is copied there
     before a stage (:func:`litesnn.processes.copy_from_first`), and nobody misses what it writes: so no stage has to

@@ -120,7 +120,7 @@ def release_unused(device: torch.device) -> None:
     gc.collect()  # a search and its recorded steps refer to each other
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    elif (trim := _of_libc("malloc_trim")) is not None:
         trim(0)
 
 
@@ -130,13 +130,21 @@ def reuse_buffers() -> None:
     All timesteps in one batch make buffers so large that the allocator would map them anew, page by page, at every use:
     at some sizes that takes longer than the work in them.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
+    mallopt = _of_libc("mallopt")
+    if mallopt is None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library that this process has loaded, or ``None`` where there is none of that name."""
+    try:
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None
+    return function
 
 
 def _amount(count: int) -> str:

@@ -222,7 +222,7 @@ def _forward(
             if inside.z[index] is None and (conv.source < 2 or conv.source == node + 1):
                 z = inside.z[index] = _output(settings, conv, states, inputs, weights[index], size)
                 if settings.given is None:
-                    moments[index] = _global_moments(kernels, z)
+                    moments[index] = processes.joint_moments(*kernels.moments(z))
         maps = [_term_map(term, inside, states, plan) for term in terms]
         edges = indices(tuple(term.edge for term in terms), scales.device)
         if settings.given is None:
@@ -296,20 +296,10 @@ def _term_moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of z_e [C] each; of what a convolution gave they are in ``moments``."""
     if term.conv is None:
-        return _global_moments(kernels, z)
+        return processes.joint_moments(*kernels.moments(z))
     mean, variance = moments[term.conv]
     columns = slice(term.column, term.column + z.shape[1])
     return mean[columns], variance[columns]
-
-
-def _global_moments(kernels: Kernels, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every column over all processes, which have equally many rows."""
-    mean, variance = kernels.moments(z)
-    count = processes.count()
-    if count == 1:
-        return mean, variance
-    first, second = processes.total_(torch.stack([mean, variance + mean.square()]).double()) / count
-    return first.to(z.dtype), (second - first.square()).clamp_min(0).to(z.dtype)
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,7 @@ class Connection(nn.Module):
         count = processes.count()
         if count == 1 or not self.training:
             return self.norm(x)  # type: ignore[no-any-return]
-        mean, variance = x.mean((0, 2, 3)).double(), x.var((0, 2, 3), correction=0).double()
-        square = processes.total(variance + mean.square()) / count
-        mean = processes.total(mean) / count
-        mean, variance = mean.to(x.dtype), (square - mean.square()).clamp_min(0).to(x.dtype)
+        mean, variance = processes.joint_moments(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
         remember([self], mean.detach()[None], variance.detach()[None], count * x.numel() // self.outputs)
         scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
         offset = self.norm.bias - scale * mean
