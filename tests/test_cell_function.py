@@ -129,13 +129,12 @@ def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more
 ) -> None:
     cell = make_cell(nodes=2, width=3)
     calls: list[tuple[int, ...]] = []
-    plain: Callable[..., Tensor] = torch.nn.functional.conv2d
 
-    def counted(x: Tensor, weight: Tensor, **options: object) -> Tensor:
+    def counted(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
         calls.append(tuple(weight.shape))
-        return plain(x, weight, **options)
+        return convolve(x, weight, **options)
 
-    monkeypatch.setattr(torch.nn.functional, "conv2d", counted)
+    monkeypatch.setattr(cell_function, "convolve", counted)
     one = State.of(spikes(0, 3, torch.float32), counted=False)
     other = State.of(spikes(1, 3, torch.float32), counted=False)
     mix = CellMix(Compression.fixed(2, 0.5, CPU))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from litesnn.snn.kernels import CompiledKernels, Node, TorchKernels, kernels_for
 from litesnn.snn.membrane import Neuron
-from litesnn.snn.native_kernels import NativeKernels, instruction_sets, use_instruction_set
+from litesnn.snn.native_kernels import NativeKernels
+from litesnn.snn.native_library import instruction_sets, use_instruction_set
 
 NEURON = Neuron()
 PLAIN, NATIVE = TorchKernels(), NativeKernels()
@@ -193,7 +194,7 @@ def test_threads_are_those_of_torch_whoever_else_has_loaded_openmp() -> None:
     """scikit-learn brings an OpenMP library of its own; its threads and torch's would take each other's cores."""
     script = (
         "import sklearn.cluster, torch, pathlib\n"
-        "from litesnn.snn.native_kernels import _openmp_libraries\n"
+        "from litesnn.snn.native_library import _openmp_libraries\n"
         "maps = pathlib.Path('/proc/self/maps').read_text()\n"
         "print(maps.count('scikit_learn.libs/libgomp') > 0, _openmp_libraries(), torch.__file__)"
     )

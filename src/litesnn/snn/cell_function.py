@@ -22,12 +22,12 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.constants import indices
+from litesnn.snn.convolve import convolve, convolve_backward
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, Node, kernels_for
 from litesnn.snn.membrane import Neuron
@@ -200,10 +200,8 @@ def _states(inputs: Sequence[Tensor], spikes: Tensor, plan: CellPlan) -> list[Te
 
 
 def _as_input(state: Tensor, inputs: Sequence[Tensor], source: int, size: tuple[int, int]) -> Tensor:
-    """A state as the input of a convolution [T·B, I, H, W], channels_last."""
-    if source < 2:
-        return inputs[source].contiguous(memory_format=torch.channels_last)
-    return from_rows(state.contiguous(), size)
+    """A state as the input of a convolution [T·B, I, H, W]."""
+    return inputs[source] if source < 2 else from_rows(state, size)
 
 
 def _forward(
@@ -247,28 +245,8 @@ def _output(
     size: tuple[int, int],
 ) -> Tensor:
     """The output of a convolution [P, O]."""
-    return to_rows(_convolve(settings, conv, _as_input(states[conv.source], inputs, conv.source, size), weight))
-
-
-def _convolve(settings: _Settings, conv: Convolution, x: Tensor, weight: Tensor) -> Tensor:
-    """[T·B, I, H, W] → [T·B, O, H', W'], channels_last."""
-    kind = settings.execution.convolution_type or x.dtype
-    out = F.conv2d(x.to(kind), weight.to(kind), stride=conv.stride, padding=conv.kernel // 2)
-    return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _convolve_back(
-    settings: _Settings, conv: Convolution, grad: Tensor, x: Tensor, weight: Tensor, needs_input: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the input (channels_last; ``None`` if it needs none) and of the weight."""
-    kind = settings.execution.convolution_type or x.dtype
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        *(grad.to(kind), x.to(kind), weight.to(kind), None, [conv.stride] * 2, [conv.kernel // 2] * 2),
-        *([1, 1], False, [0, 0], 1, (needs_input, True, False)),
-    )
-    if needs_input:
-        grad_x = grad_x.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_weight.to(weight.dtype)
+    x = _as_input(states[conv.source], inputs, conv.source, size)
+    return to_rows(convolve(x, weight, stride=conv.stride, kind=settings.execution.convolution_type))
 
 
 def _output_size(plan: CellPlan, inputs: Sequence[Tensor]) -> tuple[int, int]:
@@ -435,9 +413,13 @@ class _Backward:
         """Through a convolution, whose output has become its gradient."""
         z = self._output(index)
         x = _as_input(self.states[conv.source], self.inputs, conv.source, self.inside.size)
-        grad_x, self.grad_weights[index] = _convolve_back(
-            *(self.settings, conv, from_rows(z, self.inside.size), x, self.weights[index]),
-            self.needs_input[conv.source],
+        grad_x, self.grad_weights[index] = convolve_backward(
+            from_rows(z, self.inside.size),
+            x,
+            self.weights[index],
+            stride=conv.stride,
+            kind=self.settings.execution.convolution_type,
+            needs_input=self.needs_input[conv.source],
         )
         self.inside.z[index] = None
         if grad_x is not None:

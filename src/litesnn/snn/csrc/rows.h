@@ -49,11 +49,14 @@ typedef struct {
     const char *name;
     const lsnn_rows_f *f;
     const lsnn_rows_d *d;
+    const struct lsnn_winograd_loops *winograd; /* NULL: there are none */
 } lsnn_rows;
 
 extern const lsnn_rows lsnn_rows_portable, lsnn_rows_avx2, lsnn_rows_avx512;
 
 /* The n-th that this CPU can run, widest first; NULL after the last. */
 const lsnn_rows *lsnn_rows_at(int32_t n);
+
+const lsnn_rows *lsnn_rows_in_use(void);
 
 #endif

@@ -6,4 +6,5 @@
 #endif
 #define ISA portable
 #define ISA_NAME "portable"
+#define WINOGRAD NULL
 #include "rows_all.inc"

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 3 /* raised whenever a function of this header changes */
+#define LSNN_TRAINING_ABI 4 /* raised whenever a function of this header or of winograd.h changes */
 
 /* Columns of a matrix. */
 typedef struct {

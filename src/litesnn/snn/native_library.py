@@ -1,0 +1,186 @@
+"""The library of ``csrc``, loaded: the one place that mirrors ``training.h`` and ``winograd.h``.
+
+It was built with the package. As many workers as torch has threads share the work of its functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from litesnn.errors import LitesnnError
+from litesnn.shared_library import file_name, load_shared_library
+
+__all__ = [
+    "CMap",
+    "CMaps",
+    "CNeuron",
+    "address",
+    "as_maps",
+    "instruction_sets",
+    "library",
+    "type_ending",
+    "use_instruction_set",
+    "workers",
+]
+
+ABI = 4  # LSNN_TRAINING_ABI of the header that this file mirrors
+
+_ENDINGS = {torch.float32: "f", torch.float64: "d"}
+
+
+class CMap(ctypes.Structure):
+    """``lsnn_map``: columns of a matrix."""
+
+    _fields_ = (("values", ctypes.c_void_p), ("stride", ctypes.c_int64))
+
+
+class CMaps(ctypes.Structure):
+    """``lsnn_maps``: the sizes of the maps that a convolution reads and writes."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs"))
+
+
+class CNeuron(ctypes.Structure):
+    """``lsnn_neuron``."""
+
+    _fields_ = (("leak", ctypes.c_double), ("threshold", ctypes.c_double), ("sharpness", ctypes.c_double))
+
+
+_ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_MAPS, _NEURON, _SIZES = ctypes.POINTER(CMap), ctypes.POINTER(CNeuron), ctypes.POINTER(CMaps)
+_NODE = (_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON)
+_FUNCTIONS: dict[str, tuple[type, ...]] = {
+    "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
+    "fire": (*_NODE, _MAPS),
+    "fire_backward": (*_NODE, _NUMBER, _MAPS, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS),
+    "spread": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
+    "lif": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _COUNT, _NEURON, _ADDRESS, _ADDRESS),
+    "lif_backward": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _NEURON, _ADDRESS, _ADDRESS),
+}
+_SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "lsnn_training_abi": (ctypes.c_int32, ()),
+    "lsnn_training_kernel": (ctypes.c_char_p, (ctypes.c_int32,)),
+    "lsnn_training_use": (None, (ctypes.c_int32,)),
+    "lsnn_training_start": (ctypes.c_void_p, (ctypes.c_int32, ctypes.c_void_p)),
+    "lsnn_training_stop": (None, (ctypes.c_void_p,)),
+    **{f"lsnn_{name}_{end}": (None, types) for name, types in _FUNCTIONS.items() for end in _ENDINGS.values()},
+    "lsnn_winograd_here": (_NUMBER, ()),
+    "lsnn_winograd": (_NUMBER, (_ADDRESS, _SIZES, _MAPS, _ADDRESS, _NUMBER, _MAPS)),
+    "lsnn_winograd_weight_gradient": (_NUMBER, (_ADDRESS, _SIZES, _MAPS, _MAPS, _ADDRESS)),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The library, its functions declared.
+
+    Raises:
+        LitesnnError: it was not built, or is of another version.
+    """
+    path = Path(__file__).with_name(file_name("litesnn_training"))
+    if not path.is_file():
+        raise LitesnnError(f"{path} was not built: install litesnn again")
+    return load_shared_library(path, "training kernels", ("lsnn_training_abi", ABI), _SIGNATURES)
+
+
+def instruction_sets() -> list[str]:
+    """What the loops were compiled for and this CPU can run, widest first. All give the same results.
+
+    But not all have the loops of :mod:`litesnn.snn.winograd`.
+    """
+    names: list[str] = []
+    while name := library().lsnn_training_kernel(len(names)):
+        names.append(name.decode())
+    return names
+
+
+def use_instruction_set(name: str) -> None:
+    """Take one of :func:`instruction_sets` from now on, in the whole process."""
+    library().lsnn_training_use(instruction_sets().index(name))
+
+
+_FIRST_PROCESS = os.getpid()
+
+
+@cache
+def _openmp_fork() -> int | None:
+    """The address of ``GOMP_parallel`` in the OpenMP library that torch has loaded, if it can be found.
+
+    GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use.
+    """
+    for path in _openmp_libraries():
+        function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        if function is not None:
+            return ctypes.cast(function, ctypes.c_void_p).value
+    return None
+
+
+def _openmp_libraries() -> list[str]:
+    """Paths of the OpenMP libraries that may be torch's, of those that are loaded.
+
+    Other packages (scikit-learn, say) bring and load libraries of their own; two sets of threads on the same cores take
+    each other's time.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    paths = dict.fromkeys(
+        line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", line)
+    )
+    home = Path(torch.__file__).parent
+    own = [path for path in paths if home in Path(path).parents]
+    return own or [path for path in paths if "site-packages" not in Path(path).parts]
+
+
+class _Workers:
+    """The threads that share the rows of a map: as many as torch has, and where that can be done, the same."""
+
+    def __init__(self) -> None:
+        self.team: int | None = None
+        self.made_for: tuple[int, int] | None = None
+
+    def get(self) -> tuple[int, int]:
+        """The team and the number of its workers."""
+        process, threads = wanted = (os.getpid(), torch.get_num_threads())
+        if self.team is None or self.made_for != wanted:
+            if self.team is not None and self.made_for is not None and self.made_for[0] == process:
+                library().lsnn_training_stop(self.team)
+            # No threads survive a fork of the process, and OpenMP may wait for them for ever.
+            fork = _openmp_fork() if process == _FIRST_PROCESS else None
+            self.team, self.made_for = library().lsnn_training_start(threads, fork), wanted
+            if self.team is None:
+                raise MemoryError("no memory for threads")
+        return self.team, threads
+
+
+_workers = _Workers()
+
+
+def workers() -> tuple[int, int]:
+    """The workers that the library's functions take, and how many there are; one caller at a time."""
+    return _workers.get()
+
+
+def type_ending(tensor: Tensor) -> str:
+    """How the names of functions for this type end."""
+    return _ENDINGS[tensor.dtype]
+
+
+def address(tensor: Tensor) -> int:
+    """Where the values are."""
+    return tensor.data_ptr()
+
+
+def as_maps(tensors: Sequence[Tensor]) -> ctypes.Array[CMap]:
+    """Maps [P, C] whose columns lie side by side."""
+    assert all(tensor.stride(1) == 1 or tensor.shape[1] == 1 for tensor in tensors)
+    return (CMap * len(tensors))(*(CMap(tensor.data_ptr(), tensor.stride(0)) for tensor in tensors))
