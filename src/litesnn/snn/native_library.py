@@ -72,9 +72,9 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lsnn_training_start": (ctypes.c_void_p, (ctypes.c_int32, ctypes.c_void_p)),
     "lsnn_training_stop": (None, (ctypes.c_void_p,)),
     **{f"lsnn_{name}_{end}": (None, types) for name, types in _FUNCTIONS.items() for end in _ENDINGS.values()},
-    "lsnn_winograd_here": (_NUMBER, ()),
-    "lsnn_winograd": (_NUMBER, (_ADDRESS, _SIZES, _MAPS, _ADDRESS, _NUMBER, _MAPS)),
-    "lsnn_winograd_weight_gradient": (_NUMBER, (_ADDRESS, _SIZES, _MAPS, _MAPS, _ADDRESS)),
+    "lsnn_winograd_tile": (_NUMBER, (_NUMBER,)),
+    "lsnn_winograd": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _NUMBER, _MAPS)),
+    "lsnn_winograd_weight_gradient": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _MAPS, _ADDRESS)),
 }
 
 

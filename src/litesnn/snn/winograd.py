@@ -25,7 +25,7 @@ def applies(x: Tensor, weight: Tensor, stride: int) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and stride == 1
-        and bool(library().lsnn_winograd_here())
+        and bool(library().lsnn_winograd_tile(0))
     )
 
 
@@ -58,7 +58,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     x, gradient = _with_rows(x), _with_rows(gradient)
     out = x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
     sizes, maps = _sizes(x, gradient.shape[1]), (as_maps([_rows(x)]), as_maps([_rows(gradient)]))
-    _check(library().lsnn_winograd_weight_gradient(workers()[0], sizes, *maps, address(out)))
+    _check(library().lsnn_winograd_weight_gradient(workers()[0], _best_tile(x), sizes, *maps, address(out)))
     return out
 
 
@@ -69,8 +69,26 @@ def _convolve(x: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
     out = x.new_empty(count, height, width, outputs)
     maps = as_maps([_rows(x)]), as_maps([out.view(-1, outputs)])
     sizes = _sizes(x, outputs)
-    _check(library().lsnn_winograd(workers()[0], sizes, maps[0], address(weight), transposed, maps[1]))
+    _check(library().lsnn_winograd(workers()[0], _best_tile(x), sizes, maps[0], address(weight), transposed, maps[1]))
     return out.permute(0, 3, 1, 2)
+
+
+def _best_tile(x: Tensor) -> int:
+    """The number of the size of tiles with the fewest multiplications for maps of this size."""
+    return min(enumerate(tile_sizes()), key=lambda tile: _multiplications(tile[1], *x.shape[2:]))[0]
+
+
+def tile_sizes() -> list[int]:
+    """Sides of the tiles of outputs that there are loops for; none: this CPU has no vectors for them."""
+    sizes: list[int] = []
+    while side := library().lsnn_winograd_tile(len(sizes)):
+        sizes.append(side)
+    return sizes
+
+
+def _multiplications(side: int, height: int, width: int) -> int:
+    """How many a map takes for each pair of channels."""
+    return -(-height // side) * -(-width // side) * (side + 2) ** 2
 
 
 def _sizes(x: Tensor, outputs: int) -> object:

@@ -2,6 +2,6 @@
 #define VECTOR_BYTES 32
 #define ISA avx2
 #define ISA_NAME "avx2"
-#define WINOGRAD &lsnn_winograd_avx2
+#define WINOGRAD lsnn_winograd_avx2
 #include "winograd_loops.h"
 #include "rows_all.inc"

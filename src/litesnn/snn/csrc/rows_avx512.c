@@ -2,6 +2,6 @@
 #define VECTOR_BYTES 64
 #define ISA avx512
 #define ISA_NAME "avx512"
-#define WINOGRAD &lsnn_winograd_avx512
+#define WINOGRAD lsnn_winograd_avx512
 #include "winograd_loops.h"
 #include "rows_all.inc"
