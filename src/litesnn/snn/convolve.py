@@ -1,6 +1,6 @@
 """Convolutions of maps that are channels_last, and their gradients, in the fastest way that there is for them.
 
-On the CPU those of 3 × 3 with a stride of 1 are :mod:`litesnn.snn.winograd`'s, all others torch's. Shapes: N maps, I
+On the CPU those of 3 × 3 are :mod:`litesnn.snn.winograd`'s where it takes fewer operations, all others torch's. Shapes: N maps, I
 input and O output channels, H × W pixels.
 """
 
@@ -22,8 +22,9 @@ def convolve(x: Tensor, weight: Tensor, *, stride: int, kind: torch.dtype | None
         x: may be some channels of a wider map.
         kind: the type to compute in; ``None``: that of x.
     """
-    if kind is None and winograd.applies(x, weight, stride):
-        return winograd.convolve(x, weight)
+    scheme = None if kind else winograd.best_scheme(x, weight, stride)
+    if scheme is not None:
+        return winograd.convolve(x, weight, scheme)
     given, kernel = _last(x), weight.shape[2]
     out = F.conv2d(given.to(kind or x.dtype), weight.to(kind or x.dtype), stride=stride, padding=kernel // 2)
     return _last(out.to(x.dtype))
@@ -39,9 +40,10 @@ def convolve_backward(
     needs_input: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients of x (channels_last; ``None`` if none is needed) and of the weight, from that of the output."""
-    if kind is None and winograd.applies(x, weight, stride):
-        grad_x = winograd.input_gradient(gradient, weight) if needs_input else None
-        return grad_x, winograd.weight_gradient(x, gradient)
+    scheme = None if kind else winograd.best_scheme(x, weight, stride)
+    if scheme is not None:
+        grad_x = winograd.input_gradient(gradient, weight, scheme, x.shape[2:]) if needs_input else None
+        return grad_x, winograd.weight_gradient(x, gradient, scheme)
     padding, given = weight.shape[2] // 2, kind or x.dtype
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         *(gradient.to(given), _last(x).to(given), weight.to(given), None, [stride] * 2, [padding] * 2),

@@ -19,9 +19,10 @@ from litesnn.errors import LitesnnError
 from litesnn.shared_library import file_name, load_shared_library
 
 __all__ = [
+    "CConvolution",
     "CMap",
-    "CMaps",
-    "CNeuron",
+        "CNeuron",
+    "CScheme",
     "address",
     "as_maps",
     "instruction_sets",
@@ -42,8 +43,14 @@ class CMap(ctypes.Structure):
     _fields_ = (("values", ctypes.c_void_p), ("stride", ctypes.c_int64))
 
 
-class CMaps(ctypes.Structure):
-    """``lsnn_maps``: the sizes of the maps that a convolution reads and writes."""
+class CScheme(ctypes.Structure):
+    """``lsnn_scheme``: a way to compute convolutions."""
+
+    _fields_ = (("side", ctypes.c_int64), ("stride", ctypes.c_int64))
+
+
+class CConvolution(ctypes.Structure):
+    """``lsnn_convolution``: its sizes."""
 
     _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs"))
 
@@ -55,7 +62,7 @@ class CNeuron(ctypes.Structure):
 
 
 _ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-_MAPS, _NEURON, _SIZES = ctypes.POINTER(CMap), ctypes.POINTER(CNeuron), ctypes.POINTER(CMaps)
+_MAPS, _NEURON, _SIZES = map(ctypes.POINTER, (CMap, CNeuron, CConvolution))
 _NODE = (_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON)
 _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
@@ -72,8 +79,9 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lsnn_training_start": (ctypes.c_void_p, (ctypes.c_int32, ctypes.c_void_p)),
     "lsnn_training_stop": (None, (ctypes.c_void_p,)),
     **{f"lsnn_{name}_{end}": (None, types) for name, types in _FUNCTIONS.items() for end in _ENDINGS.values()},
-    "lsnn_winograd_tile": (_NUMBER, (_NUMBER,)),
-    "lsnn_winograd": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _NUMBER, _MAPS)),
+    "lsnn_winograd_scheme": (CScheme, (_NUMBER,)),
+    "lsnn_winograd": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _MAPS)),
+    "lsnn_winograd_input_gradient": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _MAPS)),
     "lsnn_winograd_weight_gradient": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _MAPS, _ADDRESS)),
 }
 

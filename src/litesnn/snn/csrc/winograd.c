@@ -9,32 +9,43 @@
 #include "winograd_loops.h"
 
 enum {
-    LINE = 64,       /* bytes */
-    MANY_INPUTS = 96 /* with which the sums of a weight gradient outgrow a cache that cores share */
+    LINE = 64,          /* bytes */
+    MANY_SUMS = 1 << 20 /* with which those of a weight gradient outgrow a cache that cores share */
 };
 
-int32_t lsnn_winograd_tile(int32_t n)
+lsnn_scheme lsnn_winograd_scheme(int32_t n)
 {
     const lsnn_winograd_loops *loops = lsnn_rows_in_use()->winograd;
-    return loops && n >= 0 && n < LSNN_TILE_SIZES ? (int32_t)loops[n].side : 0;
+    lsnn_scheme found = {0, 0};
+    if (loops && n >= 0 && n < LSNN_SCHEMES) {
+        found.side = loops[n].side;
+        found.stride = loops[n].stride;
+    }
+    return found;
 }
 
-static int64_t tiles_of(const lsnn_winograd_job *job)
+static int64_t tiles_of(const lsnn_winograd_job *job) { return job->images * job->grid.across * job->grid.down; }
+
+static int64_t positions_of(const lsnn_winograd_job *job)
 {
-    const int64_t side = job->loops->side;
-    return job->maps.images * (lsnn_up(job->maps.height, side) / side) * (lsnn_up(job->maps.width, side) / side);
+    const int64_t around = job->loops->stride * (job->loops->side - 1) + 3;
+    return around * around;
 }
-
-static int64_t positions_of(const lsnn_winograd_job *job) { return (job->loops->side + 2) * (job->loops->side + 2); }
 
 /* Whole lines, so that no two workers write to the same one. */
 static int64_t whole_lines(int64_t floats) { return lsnn_up(floats, LINE / (int64_t)sizeof(float)); }
+
+static int64_t sums_of(const lsnn_winograd_job *job)
+{
+    const int64_t vector = job->loops->vector;
+    return whole_lines(positions_of(job) * lsnn_up(job->x.channels, vector) * lsnn_up(job->other.channels, vector));
+}
 
 static void transform_task(void *context, int32_t worker, int32_t workers)
 {
     const lsnn_winograd_job *job = context;
     int64_t first, last;
-    lsnn_share(job->maps.inputs, worker, workers, &first, &last);
+    lsnn_share(job->x.channels, worker, workers, &first, &last);
     job->loops->transform(job, first, last);
 }
 
@@ -43,13 +54,8 @@ static void convolve_task(void *context, int32_t worker, int32_t workers)
     const lsnn_winograd_job *job = context;
     int64_t first, last;
     lsnn_share(tiles_of(job), worker, workers, &first, &last);
-    job->loops->convolve(job, first, last, job->scratch + worker * job->room);
-}
-
-static int64_t sums_of(const lsnn_winograd_job *job)
-{
-    const int64_t vector = job->loops->vector;
-    return positions_of(job) * lsnn_up(job->maps.inputs, vector) * lsnn_up(job->maps.outputs, vector); /* whole lines */
+    (job->transposed ? job->loops->convolve_back : job->loops->convolve)(job, first, last,
+                                                                         job->scratch + worker * job->room);
 }
 
 static void add_task(void *context, int32_t worker, int32_t workers)
@@ -67,19 +73,49 @@ static void finish_task(void *context, int32_t worker, int32_t workers)
 {
     const lsnn_winograd_job *job = context;
     int64_t first, last;
-    lsnn_share(job->maps.inputs, worker, workers, &first, &last);
+    lsnn_share(job->x.channels, worker, workers, &first, &last);
     job->loops->finish(job, first, last);
 }
 
-/* A job with its memory, which is one piece: `common` floats, and for each worker room for zeros and for the transforms
- * of a block of tiles, of inputs and of so many other columns. Returns the piece; NULL: no memory. */
+static lsnn_sheet sheet(const lsnn_map *map, int64_t channels, int64_t height, int64_t width)
+{
+    lsnn_sheet made;
+    made.values = map->values;
+    made.stride = map->stride;
+    made.channels = channels;
+    made.height = height;
+    made.width = width;
+    return made;
+}
+
+/* A job that reads or writes these maps of the input and of the output. */
+static lsnn_winograd_job job_of(int32_t n, const lsnn_convolution *convolution, const lsnn_map *input,
+                                const lsnn_map *output)
+{
+    lsnn_winograd_job job;
+    int64_t stride, side, height, width;
+    memset(&job, 0, sizeof job);
+    job.loops = &lsnn_rows_in_use()->winograd[n];
+    stride = job.loops->stride;
+    side = job.loops->side;
+    height = (convolution->height + stride - 1) / stride;
+    width = (convolution->width + stride - 1) / stride;
+    job.x = sheet(input, convolution->inputs, convolution->height, convolution->width);
+    job.other = sheet(output, convolution->outputs, height, width);
+    job.grid.across = (width + side - 1) / side;
+    job.grid.down = (height + side - 1) / side;
+    job.images = convolution->images;
+    return job;
+}
+
+/* Gives a job its memory, which is one piece: `common` floats, and for each worker room for zeros and for the transforms
+ * of the tiles at once, of what is read and of so many other columns. Returns the piece; NULL: no memory. */
 static void *begin(lsnn_winograd_job *job, const void *team, int64_t common, int64_t columns)
 {
-    const int64_t inputs = lsnn_up(job->maps.inputs, job->loops->vector);
-    const int64_t outputs = lsnn_up(job->maps.outputs, job->loops->vector);
-    const int64_t zeros = inputs > outputs ? inputs : outputs;
-    const int64_t at_once = job->loops->at_once;
-    const int64_t matrices = lsnn_position(at_once, inputs) + lsnn_position(at_once, columns);
+    const int64_t vector = job->loops->vector, at_once = job->loops->at_once;
+    const int64_t read = lsnn_up(job->x.channels, vector), other = lsnn_up(job->other.channels, vector);
+    const int64_t zeros = read > other ? read : other;
+    const int64_t matrices = lsnn_position(at_once, read) + lsnn_position(at_once, columns);
     void *piece;
     job->room = whole_lines(zeros + positions_of(job) * matrices);
     common = whole_lines(common);
@@ -92,57 +128,62 @@ static void *begin(lsnn_winograd_job *job, const void *team, int64_t common, int
     return piece;
 }
 
-static lsnn_winograd_job job_of(int32_t tile, const lsnn_maps *maps, const lsnn_map *x, const lsnn_map *other)
+static int32_t convolve(void *team, lsnn_winograd_job *job, const float *weights)
 {
-    lsnn_winograd_job job;
-    memset(&job, 0, sizeof job);
-    job.loops = &lsnn_rows_in_use()->winograd[tile];
-    job.maps = *maps;
-    job.x = *x;
-    job.other = *other;
-    return job;
-}
-
-int32_t lsnn_winograd(void *team, int32_t tile, const lsnn_maps *maps, const lsnn_map *x, const float *weights,
-                      int32_t transposed, const lsnn_map *out)
-{
-    lsnn_winograd_job job = job_of(tile, maps, x, out);
-    const int64_t pairs = maps->inputs * lsnn_up(maps->outputs, job.loops->vector);
-    void *piece = begin(&job, team, positions_of(&job) * pairs, job.loops->panel);
+    const int64_t pairs = job->x.channels * lsnn_up(job->other.channels, job->loops->vector);
+    void *piece = begin(job, team, positions_of(job) * pairs, job->loops->panel);
     if (!piece)
         return 1;
-    job.weights = weights;
-    job.transposed = transposed;
-    lsnn_team_run(team, positions_of(&job) * pairs, transform_task, &job);
-    lsnn_team_run(team, tiles_of(&job) * pairs, convolve_task, &job);
+    job->weights = weights;
+    lsnn_team_run(team, positions_of(job) * pairs, transform_task, job);
+    lsnn_team_run(team, tiles_of(job) * pairs, convolve_task, job);
     free(piece);
     return 0;
+}
+
+int32_t lsnn_winograd(void *team, int32_t n, const lsnn_convolution *convolution, const lsnn_map *input,
+                      const float *weights, const lsnn_map *output)
+{
+    lsnn_winograd_job job = job_of(n, convolution, input, output);
+    return convolve(team, &job, weights);
+}
+
+int32_t lsnn_winograd_input_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
+                                     const lsnn_map *output_gradient, const float *weights,
+                                     const lsnn_map *input_gradient)
+{
+    lsnn_winograd_job job = job_of(n, convolution, input_gradient, output_gradient);
+    const lsnn_sheet written = job.x;
+    job.x = job.other;
+    job.other = written;
+    job.transposed = 1;
+    return convolve(team, &job, weights);
 }
 
 /* As many inputs at once as have sums that stay in the cache, or nearly, in equal parts. */
 static int64_t inputs_at_once(const lsnn_winograd_job *job)
 {
-    const int64_t parts = lsnn_up(job->maps.inputs, MANY_INPUTS) / MANY_INPUTS;
-    return lsnn_up((job->maps.inputs + parts - 1) / parts, job->loops->vector);
+    const int64_t parts = (sums_of(job) + MANY_SUMS - 1) / MANY_SUMS;
+    return lsnn_up((job->x.channels + parts - 1) / parts, job->loops->vector);
 }
 
-int32_t lsnn_winograd_weight_gradient(void *team, int32_t tile, const lsnn_maps *maps, const lsnn_map *x,
-                                      const lsnn_map *g, float *gradient)
+int32_t lsnn_winograd_weight_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
+                                      const lsnn_map *input, const lsnn_map *output_gradient, float *gradient)
 {
-    lsnn_winograd_job job = job_of(tile, maps, x, g);
-    const int64_t columns = lsnn_up(maps->outputs, job.loops->vector), at_once = inputs_at_once(&job);
+    lsnn_winograd_job job = job_of(n, convolution, input, output_gradient);
+    const int64_t columns = lsnn_up(convolution->outputs, job.loops->vector), at_once = inputs_at_once(&job);
     int64_t first;
     void *piece;
-    job.maps.inputs = at_once;
+    job.x.channels = at_once;
     piece = begin(&job, team, lsnn_team_workers(team) * sums_of(&job), columns);
     if (!piece)
         return 1;
-    job.all_inputs = maps->inputs;
-    for (first = 0; first < maps->inputs; first += at_once) {
-        job.maps.inputs = lsnn_smaller(maps->inputs - first, at_once);
-        job.x.values = (float *)x->values + first;
+    job.all_inputs = convolution->inputs;
+    for (first = 0; first < job.all_inputs; first += at_once) {
+        job.x.values = (float *)input->values + first;
+        job.x.channels = lsnn_smaller(job.all_inputs - first, at_once);
         job.gradient = gradient + first * LSNN_TAPS;
-        job.workers = lsnn_team_run(team, tiles_of(&job) * job.maps.inputs * columns, add_task, &job);
+        job.workers = lsnn_team_run(team, tiles_of(&job) * job.x.channels * columns, add_task, &job);
         lsnn_team_run(team, sums_of(&job), finish_task, &job);
     }
     free(piece);

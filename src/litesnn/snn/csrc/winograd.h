@@ -1,8 +1,13 @@
-/* 3 × 3 convolutions of stride 1 with padding 1, and their gradients, by Winograd's algorithm: tiles of 2 × 2 outputs take
- * 16 multiplications for each pair of channels, not 36, and tiles of 4 × 4 take 36, not 144. After Lavin and Gray,
- * "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4. Results round otherwise than those of a
- * direct convolution: about as well for tiles of 2 × 2; for 4 × 4 errors are 3 to 10 times as large, a half of what they are with the
- * points that the paper takes.
+/* 3 × 3 convolutions with padding 1 and a stride of 1 or 2, and their gradients, by Winograd's algorithm, which takes fewer
+ * multiplications for a tile of outputs and a pair of channels than the direct way:
+ *
+ *     stride 1, 4 × 4 outputs:  36, not 144
+ *     stride 1, 2 × 2 outputs:  16, not  36, for maps that larger tiles do not fit
+ *     stride 2, 4 × 4 outputs:  81, not 144
+ *
+ * After Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4, with other points and,
+ * for a stride of 2, odd and even pixels apart. Results round otherwise than those of a direct convolution: with tiles of 2 × 2 about
+ * as well; with 4 × 4 errors are 2 to 6 times as large, which is a millionth of what the outputs vary by.
  *
  * Maps are those of training.h: one row per pixel, images one after another, and one column per channel.
  */
@@ -11,24 +16,33 @@
 
 #include "training.h"
 
-/* How many images and pixels there are, and the channels of input and output. */
+/* One way to do it. */
+typedef struct {
+    int64_t side, stride; /* of a tile of outputs, and of the convolution */
+} lsnn_scheme;
+
+/* A convolution: how many images, the height and width of its input, and the channels of both. */
 typedef struct {
     int64_t images, height, width, inputs, outputs;
-} lsnn_maps;
+} lsnn_convolution;
 
-/* The sides of the tiles that the instruction set in use has loops for, larger ones first: their n-th; 0 after the last.
- * It needs vectors with a fused multiply-add. */
-LSNN_API int32_t lsnn_winograd_tile(int32_t n);
+/* The n-th scheme that the instruction set in use has loops for; both 0 after the last. They need vectors with a fused
+ * multiply-add. */
+LSNN_API lsnn_scheme lsnn_winograd_scheme(int32_t n);
 
-/* out = x * weights for weights [outputs, inputs, 3, 3]; `transposed`: weights are [inputs, outputs, 3, 3] of a
- * convolution the other way, of which x is the gradient of the output and out that of the input. `tile`: the n-th.
- * Returns 0, or 1: no memory. */
-LSNN_API int32_t lsnn_winograd(void *team, int32_t tile, const lsnn_maps *maps, const lsnn_map *x,
-                               const float *weights, int32_t transposed, const lsnn_map *out);
+/* output = input * weights for weights [outputs, inputs, 3, 3], by the n-th scheme. Returns 0, or 1: no memory. */
+LSNN_API int32_t lsnn_winograd(void *team, int32_t n, const lsnn_convolution *convolution, const lsnn_map *input,
+                               const float *weights, const lsnn_map *output);
 
-/* The gradient of weights [outputs, inputs, 3, 3] from the input x and the gradient g of the output. The sum of each
- * worker is added up to those of the others in their order. Returns 0, or 1: no memory. */
-LSNN_API int32_t lsnn_winograd_weight_gradient(void *team, int32_t tile, const lsnn_maps *maps, const lsnn_map *x,
-                                               const lsnn_map *g, float *gradient);
+/* The gradient of the input from that of the output. Returns 0, or 1: no memory. */
+LSNN_API int32_t lsnn_winograd_input_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
+                                              const lsnn_map *output_gradient, const float *weights,
+                                              const lsnn_map *input_gradient);
+
+/* The gradient of the weights from the input and the gradient of the output. The sums of the workers are added up in
+ * their order. Returns 0, or 1: no memory. */
+LSNN_API int32_t lsnn_winograd_weight_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
+                                               const lsnn_map *input, const lsnn_map *output_gradient,
+                                               float *gradient);
 
 #endif
