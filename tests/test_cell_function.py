@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, State
 from litesnn.snn.cell_function import from_rows, to_rows
 from litesnn.snn.compconv import Compression
+from litesnn.snn.convolve import convolve
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, TorchKernels
 from tiny import liven

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from litesnn.snn.native_library import CConvolution, address, as_maps, library, workers
 
@@ -102,5 +103,7 @@ def _call(name: str, scheme: Scheme, sizes: tuple[torch.Size, int], *tensors: Te
     (count, inputs, height, width), outputs = sizes
     convolution = ctypes.byref(CConvolution(count, height, width, inputs, outputs))
     arguments = [as_maps([tensor]) if tensor.dim() == 2 else address(tensor) for tensor in tensors]
-    if getattr(library(), f"lsnn_winograd{name}")(workers()[0], scheme.number, convolution, *arguments):
+    with record_function("litesnn::convolution"):  # torch's profiler shows it
+        failed = getattr(library(), f"lsnn_winograd{name}")(workers()[0], scheme.number, convolution, *arguments)
+    if failed:
         raise MemoryError("no memory for the transforms of a convolution")
