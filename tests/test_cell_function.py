@@ -51,7 +51,7 @@ def outcome(cell: Cell, execution: Execution = Execution(), dtype: torch.dtype =
     before = {name: value.clone() for name, value in cell.state_dict().items()}
     out = cell(*inputs, CellMix(Compression.fixed(2, 0.5, CPU)), execution=execution).spikes
     rng = torch.Generator().manual_seed(9)
-    loss = (out * torch.randn(out.shape, generator=rng, dtype=dtype)).sum()
+    loss = (out * torch.randn(out.shape, generator=rng, dtype=torch.float64).to(dtype)).sum()
     found = [out, *torch.autograd.grad(loss, [*cell.parameters(), *(state.spikes for state in inputs)])]
     found += [value.clone() for name, value in cell.state_dict().items() if "running" in name]
     cell.load_state_dict(before)
@@ -147,6 +147,16 @@ def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more
     copied = cell(one, State.of(one.spikes.clone(), counted=False), mix).spikes
     assert torch.equal(together, copied)
     assert not torch.equal(together, apart)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_convolutions_by_winograd_give_the_cell_that_double_precision_gives(level: int) -> None:
+    """Double precision is computed by torch's convolutions, and agrees with autograd as test_cell.py shows."""
+    cell = make_cell(level=level)
+    exact, single = outcome(cell), outcome(cell, dtype=torch.float32)
+    assert torch.equal(single[0].double(), exact[0])
+    for one, two in zip(single[1:], exact[1:], strict=True):
+        torch.testing.assert_close(one.double(), two, rtol=0, atol=2e-5 * max(1.0, float(two.abs().max())))
 
 
 def test_the_way_back_can_be_gone_once() -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "CScheme",
     "address",
     "as_maps",
+    "instruction_set",
     "instruction_sets",
     "library",
     "type_ending",
@@ -99,20 +100,30 @@ def library() -> ctypes.CDLL:
     return load_shared_library(path, "training kernels", ("lsnn_training_abi", ABI), _SIGNATURES)
 
 
-def instruction_sets() -> list[str]:
-    """What the loops were compiled for and this CPU can run, widest first. All give the same results.
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """What the loops were compiled for and this CPU can run, widest first.
 
-    But not all have the loops of :mod:`litesnn.snn.winograd`.
+    All give the same results, but not all have the loops of :mod:`litesnn.snn.winograd`.
     """
     names: list[str] = []
     while name := library().lsnn_training_kernel(len(names)):
         names.append(name.decode())
-    return names
+    return tuple(names)
 
 
 def use_instruction_set(name: str) -> None:
     """Take one of :func:`instruction_sets` from now on, in the whole process."""
     library().lsnn_training_use(instruction_sets().index(name))
+    _in_use[0] = name
+
+
+def instruction_set() -> str:
+    """The one in use."""
+    return _in_use[0] or instruction_sets()[0]
+
+
+_in_use = [""]  # the name that was chosen, if any
 
 
 _FIRST_PROCESS = os.getpid()

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from litesnn.snn.native_library import CConvolution, address, as_maps, library, workers
+from litesnn.snn.native_library import CConvolution, address, as_maps, instruction_set, library, workers
 
 __all__ = ["Scheme", "best_scheme", "convolve", "input_gradient", "schemes", "weight_gradient"]
 
@@ -35,12 +36,17 @@ class Scheme:
         return tiles * (self.stride * (self.side - 1) + 3) ** 2
 
 
-def schemes() -> list[Scheme]:
+def schemes() -> tuple[Scheme, ...]:
     """All that this CPU, and the instruction set in use, have loops for."""
+    return _schemes(instruction_set())
+
+
+@cache
+def _schemes(_: str) -> tuple[Scheme, ...]:
     found: list[Scheme] = []
     while (scheme := library().lsnn_winograd_scheme(len(found))).side:
         found.append(Scheme(len(found), scheme.side, scheme.stride))
-    return found
+    return tuple(found)
 
 
 def best_scheme(x: Tensor, weight: Tensor, stride: int) -> Scheme | None:
@@ -52,7 +58,8 @@ def best_scheme(x: Tensor, weight: Tensor, stride: int) -> Scheme | None:
         return None
     height, width = x.shape[2:]
     able = [scheme for scheme in schemes() if scheme.stride == stride]
-    best = min(able, key=lambda scheme: scheme.multiplications(height, width), default=None)
+    # Of as many multiplications smaller tiles are more exact.
+    best = min(able, key=lambda scheme: (scheme.multiplications(height, width), scheme.side), default=None)
     direct = weight[0, 0].numel() * -(-height // stride) * -(-width // stride)
     return best if best is not None and best.multiplications(height, width) < direct else None
 
