@@ -21,8 +21,9 @@ demo: .venv/installed
 	$(BIN)/litesnn design --data digits --budget '8 kB, 1 M Bit-SynOps, T <= 4' --run $(RUN)
 	$(BIN)/litesnn evaluate $(RUN) --engine native
 
+# A worker for each core, up to four: torch has threads of its own in every one.
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

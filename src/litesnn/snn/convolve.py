@@ -1,7 +1,7 @@
 """Convolutions of maps that are channels_last, and their gradients, in the fastest way that there is for them.
 
-On the CPU those of 3 × 3 are :mod:`litesnn.snn.winograd`'s where it takes fewer operations, all others torch's. Shapes: N maps, I
-input and O output channels, H × W pixels.
+On the CPU those of 3 × 3 are :mod:`litesnn.snn.winograd`'s where it takes fewer operations, all others torch's.
+Shapes: N maps, I input and O output channels, H × W pixels.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from litesnn.shared_library import file_name, load_shared_library
 __all__ = [
     "CConvolution",
     "CMap",
-        "CNeuron",
+    "CNeuron",
     "CScheme",
     "address",
     "as_maps",

@@ -1,13 +1,13 @@
-/* 3 × 3 convolutions with padding 1 and a stride of 1 or 2, and their gradients, by Winograd's algorithm, which takes fewer
- * multiplications for a tile of outputs and a pair of channels than the direct way:
+/* 3 × 3 convolutions with padding 1 and a stride of 1 or 2, and their gradients, by Winograd's algorithm, which takes
+ * fewer multiplications for a tile of outputs and a pair of channels than the direct way:
  *
  *     stride 1, 4 × 4 outputs:  36, not 144
  *     stride 1, 2 × 2 outputs:  16, not  36, for maps that larger tiles do not fit
  *     stride 2, 4 × 4 outputs:  81, not 144
  *
- * After Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4, with other points and,
- * for a stride of 2, odd and even pixels apart. Results round otherwise than those of a direct convolution: with tiles of 2 × 2 about
- * as well; with 4 × 4 errors are 2 to 6 times as large, which is a millionth of what the outputs vary by.
+ * After Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4, with other points
+ * and, for a stride of 2, odd and even pixels apart. Results round otherwise than those of a direct convolution: errors
+ * are 1 to 3 times as large with tiles of 2 × 2 and 2 to 10 times with 4 × 4, a millionth of what the outputs vary by.
  *
  * Maps are those of training.h: one row per pixel, images one after another, and one column per channel.
  */

@@ -1,4 +1,4 @@
-/* The inner loops of winograd.h, one implementation for each instruction set and scheme; all instruction sets give the
+/* The inner loops of winograd.h, one implementation for each instruction set and scheme. All instruction sets give the
  * same results.
  *
  * With tiles of N × N outputs, the inputs d around them, kernels w and gradients g of the outputs:
@@ -6,8 +6,8 @@
  *     V = Bᵀ d B,  U = G w Gᵀ,  output = Aᵀ [Σ_inputs U × V] A,  gradient of w = Gᵀ [Σ_tiles V × (A g Aᵀ)] G
  *
  * where × is element by element: the sums are matrix products, one for each position in a transformed tile, of which
- * there are as many as pixels in d. The gradient of the input is the output of another convolution: with a stride of 1 of one
- * like this.
+ * there are as many as pixels in d. The gradient of the input is the output of another convolution, with a stride of 1
+ * of one like this.
  */
 #ifndef LSNN_WINOGRAD_LOOPS_H
 #define LSNN_WINOGRAD_LOOPS_H
