@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/litesnn design --data digits --budget '8 kB, 1 M Bit-SynOps, T <= 4' --run $(RUN)
 	$(BIN)/litesnn evaluate $(RUN) --engine native
 
-# A worker for each core, up to four: torch has threads of its own in every one.
+# A worker for each core, up to four: some tests start programs that take more than one.
 test: .venv/installed
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 

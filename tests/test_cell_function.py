@@ -17,6 +17,7 @@ from litesnn.snn.compconv import Compression
 from litesnn.snn.convolve import convolve
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, TorchKernels
+from litesnn.snn.winograd import best_scheme, schemes
 from tiny import liven
 
 CPU = torch.device("cpu")
@@ -149,10 +150,12 @@ def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more
     assert not torch.equal(together, apart)
 
 
+@pytest.mark.skipif(not schemes(), reason="this CPU has no vectors with a fused multiply-add")
 @pytest.mark.parametrize("level", [0, 1])
 def test_convolutions_by_winograd_give_the_cell_that_double_precision_gives(level: int) -> None:
     """Double precision is computed by torch's convolutions, and agrees with autograd as test_cell.py shows."""
     cell = make_cell(level=level)
+    assert best_scheme(torch.empty(6, 4, 7, 5), torch.empty(4, 4, 3, 3), 1 + level) is not None
     exact, single = outcome(cell), outcome(cell, dtype=torch.float32)
     assert torch.equal(single[0].double(), exact[0])
     for one, two in zip(single[1:], exact[1:], strict=True):

@@ -20,10 +20,12 @@ WITH_LOOPS = [name for name in instruction_sets() if name != "portable"]
 pytestmark = pytest.mark.skipif(not SCHEMES, reason="this CPU has no vectors with a fused multiply-add")
 
 
-@pytest.fixture(params=WITH_LOOPS)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    use_instruction_set(request.param)
-    yield request.param
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Whatever a test chose, the next finds what it expects."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
     use_instruction_set(instruction_sets()[0])
 
 
@@ -67,14 +69,16 @@ def exact(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> tuple[Ten
 
 
 def check(found: Tensor, right: Tensor, terms: int) -> None:
-    """Errors are a few millionths of what sums of so many terms of size 1 vary by."""
+    """Errors are at most some millionths of what sums of so many terms of size 1 vary by."""
     assert found.shape == right.shape
     assert float((found - right.detach()).abs().max()) < 2e-5 * terms**0.5
 
 
 @every_scheme
 @every_size
-def test_outputs_and_gradients(instruction_set: str, scheme: Scheme, size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", WITH_LOOPS)
+def test_outputs_and_gradients(name: str, scheme: Scheme, size: tuple[int, ...]) -> None:
+    use_instruction_set(name)
     x, weight, gradient = case(size, scheme.stride)
     out, grad_x, grad_weight = exact(x, weight, gradient, scheme.stride)
     check(by_winograd(x, weight, scheme), out, 9 * size[1])
@@ -91,21 +95,25 @@ def test_errors_are_a_few_times_those_of_a_direct_convolution(scheme: Scheme) ->
     assert errors[0] < (5 if scheme.side > 2 else 2) * errors[1]
 
 
+@pytest.mark.parametrize("tap", [(0, 0), (0, 1), (1, 1), (2, 2)])
 @every_scheme
-def test_spikes_are_transformed_without_rounding(scheme: Scheme) -> None:
-    """With one weight that is a power of two and all others zero, nothing is left that could round."""
+def test_each_tap_moves_the_map(scheme: Scheme, tap: tuple[int, int]) -> None:
     x = channels_last((random(3, 4, 5, 12, 12) > 1).float())
     weight = torch.zeros(3, 5, 3, 3)
-    weight[1, 2, 1, 1] = 2.0
+    weight[1, 2, tap[0], tap[1]] = 1.0
     out = by_winograd(x, weight, scheme)
-    right = F.conv2d(x.double(), weight.double(), stride=scheme.stride, padding=1)
-    assert float((out - right).abs().max()) < 1e-6
+    lines, columns = (slice(at, at + 12, scheme.stride) for at in tap)
+    torch.testing.assert_close(out[:, 1], F.pad(x[:, 2], (1, 1, 1, 1))[:, lines, columns], rtol=0, atol=3e-6)
+    assert not out[:, [0, 2]].any()
 
 
+@pytest.mark.skipif(len(WITH_LOOPS) < 2, reason="there is only one with loops")
 @every_scheme
-@every_size
-def test_instruction_sets_give_the_same_numbers(scheme: Scheme, size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [*SIZES, (8, 4, 4, 32, 32), (16, 24, 24, 16, 16), (24, 400, 90, 8, 8)], ids=str)
+def test_instruction_sets_give_the_same_numbers(scheme: Scheme, size: tuple[int, ...], threads: int) -> None:
     x, weight, gradient = case(size, scheme.stride)
+    torch.set_num_threads(threads)
     found = []
     for name in WITH_LOOPS:
         use_instruction_set(name)
@@ -116,38 +124,46 @@ def test_instruction_sets_give_the_same_numbers(scheme: Scheme, size: tuple[int,
                 weight_gradient(x, gradient, scheme),
             ]
         )
-    use_instruction_set(instruction_sets()[0])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
 
 
 @every_scheme
-def test_outputs_and_input_gradients_do_not_depend_on_the_threads(scheme: Scheme) -> None:
-    x, weight, gradient = case((6, 24, 24, 16, 16), scheme.stride)
-    threads = torch.get_num_threads()
+@pytest.mark.parametrize("size", [(16, 24, 24, 16, 16), (24, 400, 90, 8, 8)], ids=str)
+def test_threads_share_the_tiles(scheme: Scheme, size: tuple[int, ...]) -> None:
+    x, weight, gradient = case(size, scheme.stride)
+    right = exact(x, weight, gradient, scheme.stride)[2]
     found = []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        found.append(
-            [by_winograd(x, weight, scheme), input_gradient(gradient, weight, scheme, x.shape[2:])],
-        )
-        check(weight_gradient(x, gradient, scheme), exact(x, weight, gradient, scheme.stride)[2], 6 * 16 * 16)
-    torch.set_num_threads(threads)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append([by_winograd(x, weight, scheme), input_gradient(gradient, weight, scheme, x.shape[2:])])
+        check(weight_gradient(x, gradient, scheme), right, gradient[:, 0].numel())
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
 
 
 @every_scheme
-def test_maps_may_be_some_channels_of_wider_ones_and_of_any_layout(scheme: Scheme) -> None:
-    x, weight, gradient = case((2, 12, 20, 8, 8), scheme.stride)
-    wide = channels_last(random(4, 2, 30, 8, 8))
-    wide[:, 7:19] = x
+@pytest.mark.parametrize("count", [1, 2])
+def test_maps_may_be_some_channels_of_wider_ones_and_of_any_layout(scheme: Scheme, count: int) -> None:
+    x, weight, gradient = case((count, 12, 20, 8, 8), scheme.stride)
+
+    def in_wider(map_: Tensor) -> Tensor:
+        wide = channels_last(random(4, count, 40, *map_.shape[2:]))
+        wide[:, 7 : 7 + map_.shape[1]] = map_
+        return wide[:, 7 : 7 + map_.shape[1]]
+
     out = by_winograd(x, weight, scheme)
-    for other in (wide[:, 7:19], x.contiguous()):
-        assert torch.equal(by_winograd(other, weight, scheme), out)
-        assert torch.equal(weight_gradient(other, gradient, scheme), weight_gradient(x, gradient, scheme))
-    assert torch.equal(by_winograd(x, channels_last(weight), scheme), out)
+    grad_x, grad_weight = input_gradient(gradient, weight, scheme, x.shape[2:]), weight_gradient(x, gradient, scheme)
     assert out.is_contiguous(memory_format=torch.channels_last)
+    assert grad_x.is_contiguous(memory_format=torch.channels_last)
+    for change in (in_wider, Tensor.contiguous):
+        other_x, other_gradient = change(x), change(gradient)
+        assert torch.equal(by_winograd(other_x, weight, scheme), out)
+        assert torch.equal(input_gradient(other_gradient, weight, scheme, x.shape[2:]), grad_x)
+        assert torch.equal(weight_gradient(other_x, other_gradient, scheme), grad_weight)
+    assert torch.equal(by_winograd(x, channels_last(weight), scheme), out)
+    same = x[:, :1].expand(-1, 12, -1, -1)
+    assert torch.equal(by_winograd(same, weight, scheme), by_winograd(channels_last(same), weight, scheme))
 
 
 def test_the_scheme_with_the_fewest_multiplications_is_taken() -> None:
@@ -162,16 +178,27 @@ def test_the_scheme_with_the_fewest_multiplications_is_taken() -> None:
     assert side(16, 16, stride=2) == 4
     assert side(4, 4, stride=2) is None  # 36 multiplications, not 81
     assert side(16, 16, stride=3) is side(16, 16, kernel=1) is side(16, 16, kernel=5) is None
+    assert best_scheme(torch.empty(1, 0, 8, 8), torch.empty(2, 0, 3, 3), 1) is None
 
 
 def test_other_types_and_cpus_without_the_loops_take_torch() -> None:
     weight = torch.empty(2, 2, 3, 3)
     assert best_scheme(torch.empty(1, 2, 8, 8, dtype=torch.float64), weight.double(), 1) is None
     assert best_scheme(torch.empty(1, 2, 8, 8, device="meta"), weight.to("meta"), 1) is None
+    with pytest.raises(ValueError, match="expected float32"):
+        by_winograd(torch.empty(1, 2, 8, 8), weight.double(), SCHEMES[0])
     use_instruction_set("portable")
     assert schemes() == ()
     assert best_scheme(torch.empty(1, 2, 8, 8), weight, 1) is None
-    use_instruction_set(instruction_sets()[0])
+    with pytest.raises(ValueError, match="expected float32 on the CPU and one of"):
+        by_winograd(torch.empty(1, 2, 8, 8), weight, SCHEMES[0])
+
+
+def test_nothing_is_convolved_into_nothing() -> None:
+    x, weight, gradient = case((0, 3, 4, 8, 8), 1)
+    assert by_winograd(x, weight, SCHEMES[0]).shape == (0, 4, 8, 8)
+    assert input_gradient(gradient, weight, SCHEMES[0], (8, 8)).shape == (0, 3, 8, 8)
+    assert not weight_gradient(x, gradient, SCHEMES[0]).any()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -179,15 +206,17 @@ def test_other_types_and_cpus_without_the_loops_take_torch() -> None:
 def test_every_way_to_convolve(stride: int, kernel: int, kind: torch.dtype | None) -> None:
     x, weight, gradient = case((2, 6, 10, 16, 16), stride)
     weight = weight[:, :, :kernel, :kernel].contiguous()
+    assert (best_scheme(x, weight, stride) is not None) == (kernel == 3)
     x, weight = x.requires_grad_(), weight.requires_grad_()
     out = F.conv2d(x, weight, stride=stride, padding=kernel // 2)
     right = torch.autograd.grad(out, (x, weight), gradient)
-    close = {"rtol": 0.0, "atol": 1e-3 if kind is None else 1.0}
-    torch.testing.assert_close(convolve(x.detach(), weight.detach(), stride=stride, kind=kind), out.detach(), **close)
+    error = 1e-3 if kind is None else 1.0
+    found_out = convolve(x.detach(), weight.detach(), stride=stride, kind=kind)
+    torch.testing.assert_close(found_out, out.detach(), rtol=0, atol=error)
     found = convolve_backward(gradient, x.detach(), weight.detach(), stride=stride, kind=kind)
     for ours, torchs in zip(found, right, strict=True):
         assert ours is not None
-        torch.testing.assert_close(ours, torchs, **close)
+        torch.testing.assert_close(ours, torchs, rtol=0, atol=error)
     alone = convolve_backward(gradient, x.detach(), weight.detach(), stride=stride, kind=kind, needs_input=False)
     assert alone[0] is None
     assert found[1] is not None

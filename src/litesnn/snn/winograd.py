@@ -1,7 +1,7 @@
 """3 × 3 convolutions of stride 1 and 2 on the CPU by Winograd's algorithm, in C: ``csrc/winograd.h``.
 
-They take a quarter to a half of the multiplications of a direct convolution, and round otherwise. Spikes are
-transformed without any rounding.
+They take fewer multiplications than a direct convolution (a quarter of them for large maps and a stride of 1, 81 of 144
+for a stride of 2), and round otherwise. Spikes are transformed without any rounding.
 
 Shapes: N maps, I input and O output channels, H × W pixels of the input and H' × W' of the output, P pixels in all.
 """
@@ -54,7 +54,7 @@ def best_scheme(x: Tensor, weight: Tensor, stride: int) -> Scheme | None:
 
     ``None``: there is none, or the direct way takes no more.
     """
-    if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or weight.shape[2:] != (3, 3):
+    if not _is_plain(x) or not _is_plain(weight) or weight.shape[2:] != (3, 3) or weight.numel() == 0:
         return None
     height, width = x.shape[2:]
     able = [scheme for scheme in schemes() if scheme.stride == stride]
@@ -71,6 +71,7 @@ def convolve(x: Tensor, weight: Tensor, scheme: Scheme) -> Tensor:
 
     Raises:
         MemoryError: there is no memory for the transforms.
+        ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     height, width = (-(-size // scheme.stride) for size in x.shape[2:])
     out = x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
@@ -83,6 +84,7 @@ def input_gradient(gradient: Tensor, weight: Tensor, scheme: Scheme, size: Seque
 
     Raises:
         MemoryError: there is no memory for the transforms.
+        ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = gradient.new_empty(gradient.shape[0], *size, weight.shape[1]).permute(0, 3, 1, 2)
     _call("_input_gradient", scheme, (out.shape, weight.shape[0]), _rows(gradient), weight.contiguous(), _rows(out))
@@ -94,19 +96,27 @@ def weight_gradient(x: Tensor, gradient: Tensor, scheme: Scheme) -> Tensor:
 
     Raises:
         MemoryError: there is no memory for the transforms.
+        ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
     _call("_weight_gradient", scheme, (x.shape, gradient.shape[1]), _rows(x), _rows(gradient), out)
     return out
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
 def _rows(x: Tensor) -> Tensor:
     """[N, C, H, W] as a map [P, C]: a view if its channels lie side by side and its pixels are equally far apart."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _call(name: str, scheme: Scheme, sizes: tuple[torch.Size, int], *tensors: Tensor) -> None:
     """Call a function for an input of this shape and so many outputs; matrices are maps, other tensors values."""
+    if scheme not in schemes() or not all(map(_is_plain, tensors)):
+        raise ValueError(f"expected float32 on the CPU and one of {schemes()}, not {scheme}")
     (count, inputs, height, width), outputs = sizes
     convolution = ctypes.byref(CConvolution(count, height, width, inputs, outputs))
     arguments = [as_maps([tensor]) if tensor.dim() == 2 else address(tensor) for tensor in tensors]

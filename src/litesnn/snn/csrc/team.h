@@ -1,4 +1,4 @@
-/* Workers that share a task of training, and what they are allowed to assume of it. */
+/* Workers that share the tasks of training: what lsnn_training_start gives. */
 #ifndef LSNN_TEAM_H
 #define LSNN_TEAM_H
 

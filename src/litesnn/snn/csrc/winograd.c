@@ -35,7 +35,7 @@ static int64_t positions_of(const lsnn_winograd_job *job)
 /* Whole lines, so that no two workers write to the same one. */
 static int64_t whole_lines(int64_t floats) { return lsnn_up(floats, LINE / (int64_t)sizeof(float)); }
 
-static int64_t sums_of(const lsnn_winograd_job *job)
+static int64_t size_of_sums(const lsnn_winograd_job *job)
 {
     const int64_t vector = job->loops->vector;
     return whole_lines(positions_of(job) * lsnn_up(job->x.channels, vector) * lsnn_up(job->other.channels, vector));
@@ -61,7 +61,7 @@ static void convolve_task(void *context, int32_t worker, int32_t workers)
 static void add_task(void *context, int32_t worker, int32_t workers)
 {
     const lsnn_winograd_job *job = context;
-    const int64_t size = sums_of(job);
+    const int64_t size = size_of_sums(job);
     float *sums = job->sums + worker * size;
     int64_t first, last;
     lsnn_share(tiles_of(job), worker, workers, &first, &last);
@@ -160,10 +160,10 @@ int32_t lsnn_winograd_input_gradient(void *team, int32_t n, const lsnn_convoluti
     return convolve(team, &job, weights);
 }
 
-/* As many inputs at once as have sums that stay in the cache, or nearly, in equal parts. */
-static int64_t inputs_at_once(const lsnn_winograd_job *job)
+/* As many inputs together as have sums that stay in the cache, or nearly, in equal parts. */
+static int64_t inputs_together(const lsnn_winograd_job *job)
 {
-    const int64_t parts = (sums_of(job) + MANY_SUMS - 1) / MANY_SUMS;
+    const int64_t parts = 1 + size_of_sums(job) / MANY_SUMS;
     return lsnn_up((job->x.channels + parts - 1) / parts, job->loops->vector);
 }
 
@@ -171,20 +171,22 @@ int32_t lsnn_winograd_weight_gradient(void *team, int32_t n, const lsnn_convolut
                                       const lsnn_map *input, const lsnn_map *output_gradient, float *gradient)
 {
     lsnn_winograd_job job = job_of(n, convolution, input, output_gradient);
-    const int64_t columns = lsnn_up(convolution->outputs, job.loops->vector), at_once = inputs_at_once(&job);
+    const int64_t part = inputs_together(&job), columns = lsnn_up(convolution->outputs, job.loops->vector);
+    /* The same for all parts and vectors: as many workers take part, and numbers do not depend on the instruction set. */
+    const int64_t elements = tiles_of(&job) * convolution->inputs * convolution->outputs;
     int64_t first;
     void *piece;
-    job.x.channels = at_once;
-    piece = begin(&job, team, lsnn_team_workers(team) * sums_of(&job), columns);
+    job.x.channels = part;
+    piece = begin(&job, team, lsnn_team_workers(team) * size_of_sums(&job), columns);
     if (!piece)
         return 1;
     job.all_inputs = convolution->inputs;
-    for (first = 0; first < job.all_inputs; first += at_once) {
+    for (first = 0; first < job.all_inputs; first += part) {
         job.x.values = (float *)input->values + first;
-        job.x.channels = lsnn_smaller(job.all_inputs - first, at_once);
+        job.x.channels = lsnn_smaller(job.all_inputs - first, part);
         job.gradient = gradient + first * LSNN_TAPS;
-        job.workers = lsnn_team_run(team, tiles_of(&job) * job.x.channels * columns, add_task, &job);
-        lsnn_team_run(team, sums_of(&job), finish_task, &job);
+        job.workers = lsnn_team_run(team, elements, add_task, &job);
+        lsnn_team_run(team, size_of_sums(&job), finish_task, &job);
     }
     free(piece);
     return 0;

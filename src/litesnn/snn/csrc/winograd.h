@@ -26,11 +26,13 @@ typedef struct {
     int64_t images, height, width, inputs, outputs;
 } lsnn_convolution;
 
-/* The n-th scheme that the instruction set in use has loops for; both 0 after the last. They need vectors with a fused
- * multiply-add. */
+/* The n-th scheme that the instruction set in use has loops for; both numbers 0 after the last. Portable C has none: the
+ * loops need vectors with a fused multiply-add. */
 LSNN_API lsnn_scheme lsnn_winograd_scheme(int32_t n);
 
-/* output = input * weights for weights [outputs, inputs, 3, 3], by the n-th scheme. Returns 0, or 1: no memory. */
+/* The functions below take the number n of a scheme of the instruction set in use.
+ *
+ * output = input * weights for weights [outputs, inputs, 3, 3]. Returns 0, or 1: no memory. */
 LSNN_API int32_t lsnn_winograd(void *team, int32_t n, const lsnn_convolution *convolution, const lsnn_map *input,
                                const float *weights, const lsnn_map *output);
 

@@ -6,8 +6,8 @@
  *     V = Bᵀ d B,  U = G w Gᵀ,  output = Aᵀ [Σ_inputs U × V] A,  gradient of w = Gᵀ [Σ_tiles V × (A g Aᵀ)] G
  *
  * where × is element by element: the sums are matrix products, one for each position in a transformed tile, of which
- * there are as many as pixels in d. The gradient of the input is the output of another convolution, with a stride of 1
- * of one like this.
+ * there are as many as pixels in d. The gradient of the input is the output of a convolution, too: with a stride of 1
+ * of the same kind, with the kernels turned round.
  */
 #ifndef LSNN_WINOGRAD_LOOPS_H
 #define LSNN_WINOGRAD_LOOPS_H
