@@ -61,7 +61,7 @@ def case(size: tuple[int, ...], stride: int) -> tuple[Tensor, Tensor, Tensor]:
     return channels_last(x), weight, channels_last(random(2, count, outputs, -(-height // stride), -(-width // stride)))
 
 
-def exact(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+def exact(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> tuple[Tensor, ...]:
     """The output, and the gradients of the input and the weights, in double precision by torch."""
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
     out = F.conv2d(x, weight, stride=stride, padding=1)

@@ -82,8 +82,8 @@ class Statistics:
 def keeps_output(kernel: int, device: torch.device) -> bool:
     """Whether the output of a convolution is kept for the way back, where it would have to be computed again.
 
-    On a CPU one of kernel 1 is not: it takes as much memory as one of kernel 3 and less than half of its time. On a GPU,
-    where neither takes much, all are.
+    On a CPU one of kernel 1 is not: it takes as much memory as one of kernel 3 and less than half of its time. On a
+    GPU, where neither takes much, all are.
     """
     return kernel > 1 or device.type != "cpu"
 
