@@ -34,8 +34,8 @@ NAMES = {
     "joint": "litesnn, joint",
     "plain": "plain",
     "plain_once": "plain, weights once",
-    "floor": "its convolutions alone",
-    "floor_joint": "joint's convolutions alone",
+    "floor": "torch's convolutions alone",
+    "floor_joint": "torch's, for joint",
 }
 COLOURS = {  # Okabe and Ito (2008): told apart by colour-blind readers as well
     "ours": "#0072b2",

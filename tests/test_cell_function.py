@@ -12,11 +12,10 @@ from litesnn.genotype import Edge, all_edges
 from litesnn.snn import cell_function
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, State
-from litesnn.snn.cell_function import from_rows, to_rows
 from litesnn.snn.compconv import Compression
 from litesnn.snn.convolve import convolve
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Kernels, TorchKernels
+from litesnn.snn.kernels import Kernels, TorchKernels, from_rows, to_rows
 from litesnn.snn.winograd import best_scheme, schemes
 from tiny import liven
 
@@ -68,6 +67,12 @@ def test_rows_and_back() -> None:
     again = from_rows(rows, (3, 4))
     assert torch.equal(again, x)
     assert again.data_ptr() == x.data_ptr()
+
+
+def test_rows_of_one_image_in_torchs_layout_lie_side_by_side() -> None:
+    x = torch.arange(24.0).view(1, 2, 3, 4)  # whose pixels torch could see as rows with columns far apart
+    assert to_rows(x).stride() == (2, 1)
+    assert to_rows(x)[1].tolist() == [1, 13]
 
 
 @pytest.mark.parametrize("level", [0, 1])

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from litesnn.genotype import Genotype
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source, State
-from litesnn.snn.cell_function import from_rows, to_rows
 from litesnn.snn.compconv import CompConv, Compression, Connection, fold
 from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
 from litesnn.snn.execution import Execution
+from litesnn.snn.kernels import from_rows, to_rows
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 

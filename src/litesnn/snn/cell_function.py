@@ -29,10 +29,10 @@ from litesnn import processes
 from litesnn.snn.constants import indices
 from litesnn.snn.convolve import convolve, convolve_backward
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Kernels, Node, kernels_for
+from litesnn.snn.kernels import Kernels, Node, from_rows, kernels_for, to_rows
 from litesnn.snn.membrane import Neuron
 
-__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "from_rows", "keeps_output", "run_cell", "to_rows"]
+__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "keeps_output", "run_cell"]
 
 EPSILON = 1e-5
 """Added to variances, as in torch's batch normalisation."""
@@ -86,16 +86,6 @@ def keeps_output(kernel: int, device: torch.device) -> bool:
     GPU, where neither takes much, all are.
     """
     return kernel > 1 or device.type != "cpu"
-
-
-def to_rows(x: Tensor) -> Tensor:
-    """[N, C, H, W] → [N·H·W, C]; a view if x is channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def from_rows(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """[N·H·W, C] → a channels_last view [N, C, H, W]."""
-    return rows.view(-1, *size, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def run_cell(

@@ -22,7 +22,18 @@ from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["CompiledKernels", "Kernels", "Node", "TorchKernels", "kernels_for"]
+__all__ = ["CompiledKernels", "Kernels", "Node", "TorchKernels", "from_rows", "kernels_for", "to_rows"]
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """[N, C, H, W] as a map [N·H·W, C]: a view if channels lie side by side and pixels are equally far apart."""
+    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def from_rows(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """[N·H·W, C] → a channels_last view [N, C, H, W]."""
+    return rows.view(-1, *size, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from litesnn.snn.kernels import to_rows
 from litesnn.snn.native_library import CConvolution, address, as_maps, instruction_set, library, workers
 
 __all__ = ["Scheme", "best_scheme", "convolve", "input_gradient", "schemes", "weight_gradient"]
@@ -60,7 +61,7 @@ def best_scheme(x: Tensor, weight: Tensor, stride: int) -> Scheme | None:
     able = [scheme for scheme in schemes() if scheme.stride == stride]
     # Of as many multiplications smaller tiles are more exact.
     best = min(able, key=lambda scheme: (scheme.multiplications(height, width), scheme.side), default=None)
-    direct = weight[0, 0].numel() * -(-height // stride) * -(-width // stride)
+    direct = 9 * -(-height // stride) * -(-width // stride)
     return best if best is not None and best.multiplications(height, width) < direct else None
 
 
@@ -75,7 +76,7 @@ def convolve(x: Tensor, weight: Tensor, scheme: Scheme) -> Tensor:
     """
     height, width = (-(-size // scheme.stride) for size in x.shape[2:])
     out = x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
-    _call("", scheme, (x.shape, weight.shape[0]), _rows(x), weight.contiguous(), _rows(out))
+    _call("", scheme, (x.shape, weight.shape[0]), to_rows(x), weight.contiguous(), to_rows(out))
     return out
 
 
@@ -87,7 +88,7 @@ def input_gradient(gradient: Tensor, weight: Tensor, scheme: Scheme, size: Seque
         ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = gradient.new_empty(gradient.shape[0], *size, weight.shape[1]).permute(0, 3, 1, 2)
-    _call("_input_gradient", scheme, (out.shape, weight.shape[0]), _rows(gradient), weight.contiguous(), _rows(out))
+    _call("_input_gradient", scheme, (out.shape, weight.shape[0]), to_rows(gradient), weight.contiguous(), to_rows(out))
     return out
 
 
@@ -99,18 +100,12 @@ def weight_gradient(x: Tensor, gradient: Tensor, scheme: Scheme) -> Tensor:
         ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
-    _call("_weight_gradient", scheme, (x.shape, gradient.shape[1]), _rows(x), _rows(gradient), out)
+    _call("_weight_gradient", scheme, (x.shape, gradient.shape[1]), to_rows(x), to_rows(gradient), out)
     return out
 
 
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[N, C, H, W] as a map [P, C]: a view if its channels lie side by side and its pixels are equally far apart."""
-    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
-    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _call(name: str, scheme: Scheme, sizes: tuple[torch.Size, int], *tensors: Tensor) -> None:
