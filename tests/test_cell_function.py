@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from litesnn.snn import cell_function
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, State
 from litesnn.snn.compconv import Compression
-from litesnn.snn.convolve import convolve
+from litesnn.snn.convolve import convolve_measured
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, TorchKernels, from_rows, to_rows
 from litesnn.snn.winograd import best_scheme, schemes
@@ -23,8 +24,10 @@ CPU = torch.device("cpu")
 OPS = ("skip", "conv1x1", "conv3x3")
 
 
-def make_cell(*, nodes: int = 2, level: int = 0, width: int = 4, ops: tuple[str, ...] = OPS) -> Cell:
-    edges = [Edge(node=node, source=source, op=op) for node, source in all_edges(nodes) for op in ops]
+def make_cell(
+    *, nodes: int = 2, level: int = 0, width: int = 4, ops: tuple[str, ...] = OPS, edges: Sequence[Edge] = ()
+) -> Cell:
+    edges = edges or [Edge(node=node, source=source, op=op) for node, source in all_edges(nodes) for op in ops]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         cell = Cell(
@@ -134,37 +137,77 @@ def test_bfloat16_convolutions_are_near() -> None:
 def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cell = make_cell(nodes=2, width=3)
+    cell = make_cell(nodes=2, width=3)  # whose convolutions of kernel 1 have no outputs
     calls: list[tuple[int, ...]] = []
 
-    def counted(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    def counted(x: Tensor, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         calls.append(tuple(weight.shape))
-        return convolve(x, weight, **options)
+        return convolve_measured(x, weight, **options)
 
-    monkeypatch.setattr(cell_function, "convolve", counted)
+    monkeypatch.setattr(cell_function, "convolve_measured", counted)
     one = State.of(spikes(0, 3, torch.float32), counted=False)
     other = State.of(spikes(1, 3, torch.float32), counted=False)
     mix = CellMix(Compression.fixed(2, 0.5, CPU))
     apart = cell.float()(one, other, mix).spikes
-    assert sorted(calls) == [(3, 3, 1, 1), (3, 3, 3, 3), *[(6, 3, 1, 1)] * 2, *[(6, 3, 3, 3)] * 2]
+    assert sorted(calls) == [(3, 3, 3, 3), *[(6, 3, 3, 3)] * 2]
     calls.clear()
     together = cell(one, one, mix).spikes
-    assert sorted(calls) == [(3, 3, 1, 1), (3, 3, 3, 3), (12, 3, 1, 1), (12, 3, 3, 3)]
+    assert sorted(calls) == [(3, 3, 3, 3), (12, 3, 3, 3)]
     copied = cell(one, State.of(one.spikes.clone(), counted=False), mix).spikes
     assert torch.equal(together, copied)
     assert not torch.equal(together, apart)
 
 
+LATE = [  # only the second node, and the third, read by convolutions of kernel 1
+    Edge(node=0, source=0, op="conv3x3"),
+    Edge(node=1, source=2, op="conv1x1"),
+    Edge(node=2, source=1, op="skip"),
+    Edge(node=2, source=2, op="skip"),
+]
+
+
 @pytest.mark.skipif(not schemes(), reason="this CPU has no vectors with a fused multiply-add")
 @pytest.mark.parametrize("level", [0, 1])
-def test_convolutions_by_winograd_give_the_cell_that_double_precision_gives(level: int) -> None:
-    """Double precision is computed by torch's convolutions, and agrees with autograd as test_cell.py shows."""
-    cell = make_cell(level=level)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize(
+    "shape",
+    [{"ops": OPS}, {"ops": ("conv1x1",)}, {"ops": ("skip",), "nodes": 3}, {"edges": LATE}],
+    ids=["all", "conv1x1", "skip", "late"],
+)
+def test_a_cell_in_c_is_the_cell_that_double_precision_gives(
+    level: int, training: bool, recompute: bool, shape: dict[str, Any]
+) -> None:
+    """Double precision is computed by torch's functions, and agrees with autograd as test_cell.py shows."""
+    cell = make_cell(level=level, **shape).train(training)
     assert best_scheme(torch.empty(6, 4, 7, 5), torch.empty(4, 4, 3, 3), 1 + level) is not None
-    exact, single = outcome(cell), outcome(cell, dtype=torch.float32)
+    exact, single = outcome(cell), outcome(cell, Execution(recompute=recompute), dtype=torch.float32)
     assert torch.equal(single[0].double(), exact[0])
+    assert 0 < exact[0].detach().mean() < 1
     for one, two in zip(single[1:], exact[1:], strict=True):
         torch.testing.assert_close(one.double(), two, rtol=0, atol=2e-5 * max(1.0, float(two.abs().max())))
+
+
+def test_inputs_that_need_no_gradient_get_none() -> None:
+    cell, mix = make_cell().float(), CellMix(Compression.fixed(2, 0.5, CPU))
+    older, newer = states(cell, torch.float32)
+    learns = State.of(newer.spikes.clone().requires_grad_(), counted=False)
+    grads = []
+    for first in (older, State.of(older.spikes.clone().requires_grad_(), counted=False)):
+        out = cell(first, learns, mix).spikes.square().sum()
+        grads.append(torch.autograd.grad(out, [*cell.parameters(), learns.spikes]))
+        cell.load_state_dict(make_cell().state_dict())
+    assert all(map(torch.equal, *grads))
+
+
+def test_cells_that_read_the_same_state_share_its_moments() -> None:
+    cell, mix = make_cell().float(), CellMix(Compression.fixed(2, 0.5, CPU))
+    older, newer = states(cell, torch.float32)
+    first = cell(older, newer, mix).spikes
+    assert newer.moments.keys() == older.moments.keys() == ({1} if schemes() else set())
+    known = dict(newer.moments)
+    assert torch.equal(cell(older, newer, mix).spikes, first)
+    assert all(newer.moments[stride] is moments for stride, moments in known.items())
 
 
 def test_the_way_back_can_be_gone_once() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litesnn.snn.kernels import CompiledKernels, Node, TorchKernels, kernels_for
+from litesnn.snn.kernels import CompiledKernels, Incoming, Node, TorchKernels, kernels_for
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.native_library import instruction_sets, use_instruction_set
@@ -90,7 +90,8 @@ def test_a_node(
     spikes = []
     for kernels in (NATIVE, PLAIN):
         wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
-        kernels.fire(Node(maps, scales, bias, steps, NEURON), wide[:, 1 : columns + 1])
+        rates = kernels.fire(Node(maps, scales, bias, steps, NEURON), wide[:, 1 : columns + 1])
+        torch.testing.assert_close(rates, wide[:, 1 : columns + 1].mean(0))
         spikes.append(wide)
     assert torch.equal(spikes[0], spikes[1])  # the same roundings in the same order
     assert 0 < spikes[0][:, 1 : columns + 1].mean() < 1 or spikes[0].numel() < 100
@@ -99,18 +100,34 @@ def test_a_node(
 @sizes
 @types
 @pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("scaled", [0, 2])
 def test_the_way_back_through_a_node(
-    instruction_set: str, steps: int, pixels: int, columns: int, parts: int, dtype: torch.dtype, tolerance: float
+    instruction_set: str,
+    steps: int,
+    pixels: int,
+    columns: int,
+    parts: int,
+    scaled: int,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     rows = steps * pixels
     maps = [random_map(10 + n, rows, columns, n, dtype) for n in range(3)]
     node = Node(maps, random(7, 3, columns, dtype=dtype), random(8, columns, dtype=dtype), steps, NEURON)
     centres = random(9, 3, columns, dtype=dtype)
     gradients = [random_map(1 + n, rows, columns, n, dtype) for n in range(parts)]
+    incoming = Incoming.of(gradients)
+    if scaled:
+        more = [random_map(20 + n, rows, columns, n, dtype) for n in range(scaled)]
+        factors, of_spikes = random(5, scaled, columns, dtype=dtype), random(6, 2, columns, dtype=dtype)
+        incoming = Incoming(gradients, more, factors, of_spikes)
+        spikes = random(3, rows, columns, dtype=dtype).gt(0).to(dtype)
+        plain = sum(gradients) + (factors[:, None] * torch.stack(more)).sum(0) + of_spikes[0] * spikes + of_spikes[1]
+        torch.testing.assert_close(incoming.total(spikes), plain)
     found = []
     for kernels in (NATIVE, PLAIN):
         wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
-        sums = kernels.fire_backward(node, gradients, centres, wide[:, 1 : columns + 1])
+        sums = kernels.fire_backward(node, incoming, centres, wide[:, 1 : columns + 1])
         found.append((wide, sums))
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance * rows**0.5)
@@ -168,7 +185,7 @@ def test_instruction_sets_and_threads_change_no_bit_of_a_map() -> None:
                 spikes = torch.empty(6000, 20)
                 NATIVE.fire(node, spikes)
                 g = torch.empty(6000, 20)
-                found.append((spikes, g, NATIVE.fire_backward(node, [maps[0]], scales, g)))
+                found.append((spikes, g, NATIVE.fire_backward(node, Incoming.of([maps[0]]), scales, g)))
     finally:
         torch.set_num_threads(before)
         use_instruction_set(instruction_sets()[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litesnn.snn.kernels import Kernels, Node, TorchKernels, kernels_for
+from litesnn.snn.kernels import Incoming, Kernels, Node, TorchKernels, kernels_for
 from litesnn.snn.membrane import Neuron
 
 pytest.importorskip("triton")
@@ -59,7 +59,8 @@ def test_a_node(steps: int, pixels: int, columns: int, terms: int) -> None:
     fired = []
     for kernels in (TRITON, PLAIN):
         wide = torch.full((steps * pixels, columns + 3), 9.0, device=DEVICE)
-        kernels.fire(given, wide[:, 1 : columns + 1])
+        rates = kernels.fire(given, wide[:, 1 : columns + 1])
+        torch.testing.assert_close(rates, wide[:, 1 : columns + 1].mean(0))
         fired.append(wide)
     # A membrane within a rounding of the threshold may fall on either side of it.
     assert (fired[0] != fired[1]).float().mean() < 1e-4
@@ -67,14 +68,19 @@ def test_a_node(steps: int, pixels: int, columns: int, terms: int) -> None:
 
 @sizes
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_way_back_through_a_node(steps: int, pixels: int, columns: int, parts: int) -> None:
+@pytest.mark.parametrize("scaled", [0, 2])
+def test_the_way_back_through_a_node(steps: int, pixels: int, columns: int, parts: int, scaled: int) -> None:
     given = node(2, steps, pixels, columns)
     gradients = [random_map(1 + n, steps * pixels, columns) for n in range(parts)]
+    incoming = Incoming.of(gradients)
+    if scaled:
+        more = [random_map(20 + n, steps * pixels, columns) for n in range(scaled)]
+        incoming = Incoming(gradients, more, random(5, scaled, columns), random(6, 2, columns))
     centres = random(9, 2, columns)
     found: list[Sequence[Tensor]] = []
     for kernels in (TRITON, PLAIN):
         wide = torch.full((steps * pixels, columns + 3), 9.0, device=DEVICE)
-        found.append((wide, kernels.fire_backward(given, gradients, centres, wide[:, 1 : columns + 1])))
+        found.append((wide, kernels.fire_backward(given, incoming, centres, wide[:, 1 : columns + 1])))
     for ours, plain in zip(*found, strict=True):
         assert_close(ours, plain, steps * pixels)
 

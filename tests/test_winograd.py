@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litesnn.snn.convolve import convolve, convolve_backward
+from litesnn.snn.convolve import convolve, convolve_backward, convolve_measured
+from litesnn.snn.kernels import TorchKernels, from_rows, to_rows
 from litesnn.snn.native_library import instruction_sets, library, use_instruction_set
-from litesnn.snn.winograd import Scheme, best_scheme, input_gradient, schemes, weight_gradient
+from litesnn.snn.winograd import Normalised, Scheme, best_scheme, input_gradient, schemes, takes, weight_gradient
 from litesnn.snn.winograd import convolve as by_winograd
+from litesnn.snn.winograd import convolve_measured as by_winograd_measured
 
 SCHEMES = schemes()
 WITH_LOOPS = [name for name in instruction_sets() if name != "portable"]
@@ -119,7 +122,7 @@ def test_instruction_sets_give_the_same_numbers(scheme: Scheme, size: tuple[int,
         use_instruction_set(name)
         found.append(
             [
-                by_winograd(x, weight, scheme),
+                *by_winograd_measured(x, weight, scheme),
                 input_gradient(gradient, weight, scheme, x.shape[2:]),
                 weight_gradient(x, gradient, scheme),
             ]
@@ -213,14 +216,96 @@ def test_every_way_to_convolve(stride: int, kernel: int, kind: torch.dtype | Non
     error = 1e-3 if kind is None else 1.0
     found_out = convolve(x.detach(), weight.detach(), stride=stride, kind=kind)
     torch.testing.assert_close(found_out, out.detach(), rtol=0, atol=error)
-    found = convolve_backward(gradient, x.detach(), weight.detach(), stride=stride, kind=kind)
+    settings: dict[str, Any] = {"stride": stride, "kind": kind, "kernels": TorchKernels()}
+    measured = convolve_measured(x.detach(), weight.detach(), **settings)
+    assert torch.equal(measured[0], found_out)
+    torch.testing.assert_close(measured[1:], TorchKernels().moments(to_rows(found_out)), rtol=1e-5, atol=1e-5)
+    found = convolve_backward(gradient, x.detach(), weight.detach(), **settings)
     for ours, torchs in zip(found, right, strict=True):
         assert ours is not None
         torch.testing.assert_close(ours, torchs, rtol=0, atol=error)
-    alone = convolve_backward(gradient, x.detach(), weight.detach(), stride=stride, kind=kind, needs_input=False)
+    assert found[0] is not None
+    alone = convolve_backward(gradient, x.detach(), weight.detach(), **settings, needs_input=False)
     assert alone[0] is None
     assert found[1] is not None
     assert torch.equal(alone[1], found[1])
+    # With a normalisation that hands the gradient back, the output takes its place.
+    g, ones, zeros = to_rows(gradient), torch.ones(10), torch.zeros(10)
+    z = found_out.clone()
+    through = convolve_backward(
+        z, x.detach(), weight.detach(), **settings, normalised=Normalised(g, ones, zeros, zeros)
+    )
+    assert torch.equal(z, gradient)
+    assert through[0] is not None
+    assert torch.equal(through[0], found[0])
+    assert torch.equal(through[1], found[1])
+
+
+@every_scheme
+@pytest.mark.parametrize("name", WITH_LOOPS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_statistics_of_the_output(name: str, scheme: Scheme, size: tuple[int, ...]) -> None:
+    use_instruction_set(name)
+    x, weight, _ = case(size, scheme.stride)
+    out, mean, variance = by_winograd_measured(x, weight, scheme)
+    assert torch.equal(out, by_winograd(x, weight, scheme))
+    right = torch.var_mean(to_rows(out).double(), 0, correction=0)
+    torch.testing.assert_close(variance.double(), right[0], rtol=1e-5, atol=1e-6)
+    assert bool(((mean.double() - right[1]).abs() <= 1e-6 * (right[0].sqrt() + right[1].abs())).all())
+
+
+def test_a_large_mean_does_not_drown_the_variance() -> None:
+    """Outputs of about 3000 that vary by 1."""
+    x = channels_last(1 + 1e-3 * random(0, 8, 32, 24, 24))
+    weight = torch.zeros(16, 32, 3, 3)
+    weight[:, :, 1, 1] = 100 + random(1, 16, 32)
+    out, mean, variance = by_winograd_measured(x, weight, SCHEMES[0])
+    right = torch.var_mean(to_rows(out).double(), 0, correction=0)
+    assert float((right[1].square() / right[0]).min()) > 1e6
+    torch.testing.assert_close(variance.double(), right[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean.double(), right[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", WITH_LOOPS)
+@pytest.mark.parametrize("channels", [16, 17])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_that_outgrow_the_cache(name: str, channels: int, stride: int) -> None:
+    """More than 2²³ floats: with whole lines and AVX-512 they are written past it."""
+    use_instruction_set(name)
+    torch.set_num_threads(2)
+    side = 738  # whose last tiles are not whole
+    x, weight = channels_last(random(0, 1, 1, side * stride, side * stride)), random(1, channels, 1, 3, 3)
+    scheme = next(scheme for scheme in SCHEMES if (scheme.side, scheme.stride) == (4, stride))
+    check(by_winograd(x, weight, scheme), F.conv2d(x.double(), weight.double(), stride=stride, padding=1), 9)
+    gradient, back = channels_last(random(2, 1, 1, -(-side // stride), -(-side // stride))), weight.transpose(0, 1)
+    whole = torch.zeros(1, channels, side, side, dtype=torch.float64, requires_grad=True)
+    out = F.conv2d(whole, back.double(), stride=stride, padding=1)
+    (right,) = torch.autograd.grad(out, whole, gradient.double())
+    check(input_gradient(gradient, back, scheme, (side, side)), right, 9)
+
+
+@every_scheme
+@pytest.mark.parametrize("name", WITH_LOOPS)
+@pytest.mark.parametrize(("outputs", "columns"), [(32, 16), (96, 48), (48, 48), (14, 7), (10, 10)])
+@pytest.mark.parametrize("inputs", [5, 400])
+def test_a_normalisation_on_the_way(name: str, scheme: Scheme, outputs: int, columns: int, inputs: int) -> None:
+    """In loops for it, where groups of outputs begin with a vector, or before; with many inputs in several parts."""
+    use_instruction_set(name)
+    x, weight, z = case((3, inputs, outputs, 9, 7), scheme.stride)
+    count, _, height, width = z.shape
+    g, (a, b, c) = random(5, count * height * width, columns + 2)[:, 1:-1], random(6, 3, outputs)
+    groups = outputs // columns
+    right = from_rows(a * g.repeat(1, groups) + b * to_rows(z) + c, (height, width))
+    expected = exact(x, weight, right, scheme.stride)
+    normalised = Normalised(g, a, b, c)
+    assert takes(normalised, outputs) == (columns != 7)
+    found = convolve_backward(
+        z, x, weight, stride=scheme.stride, kernels=TorchKernels(), normalised=normalised, needs_input=True
+    )
+    torch.testing.assert_close(z, right, rtol=1e-5, atol=1e-5)
+    assert found[0] is not None
+    check(found[0], expected[1], 9 * outputs)
+    check(found[1], expected[2], count * height * width)
 
 
 def test_without_memory_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

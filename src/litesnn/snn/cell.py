@@ -11,7 +11,7 @@ shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from litesnn import processes
 from litesnn.genotype import OPS, Edge
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
 from litesnn.snn.batch_mean import with_batch_mean
-from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell
+from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, goes_by_moments, run_cell
 from litesnn.snn.compconv import (
     CompConv,
     Compression,
@@ -37,6 +37,7 @@ from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.membrane import Neuron
+from litesnn.snn.pointwise import Moments
 
 __all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
 
@@ -51,10 +52,14 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing)."""
+    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing).
+
+    ``moments``: of their pixels, by stride, for all cells that read them; the first one puts them there.
+    """
 
     spikes: Tensor
     mean: Tensor
+    moments: dict[int, Moments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, spikes: Tensor, *, counted: bool) -> State:
@@ -134,6 +139,18 @@ class Cell(nn.Module):
         assert isinstance(module, Connection)
         return module
 
+    def kernels_of_maps(self, device: torch.device, execution: Execution) -> tuple[list[int], bool]:
+        """The kernel of every edge whose convolution has an output in training, and whether others share one map."""
+        apart, together = [], False
+        layout = self._layouts[False]
+        for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
+            inputs, outputs = self._conv(rows[0]).weight.shape[1], len(rows) * self.width
+            if goes_by_moments(conv.kernel, inputs, outputs, device, execution):
+                together = True
+            else:
+                apart += [conv.kernel] * len(rows)
+        return apart, together
+
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
         return fold([self.connection(edge) for edge in self.edges_into(node)], compression, self.arithmetic)
@@ -196,6 +213,7 @@ class Cell(nn.Module):
             steps=steps,
             neuron=Neuron(self.arithmetic.leak),
             given=None if self.training else _running(connections),
+            known=(older.moments, newer.moments),
             execution=execution,
         )
         if self.training:

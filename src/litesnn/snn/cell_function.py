@@ -8,7 +8,9 @@ Convolutions that read the same state with the same kernel and stride are one co
 z_e is a slice of its output, or for an identity the source itself. Statistics are of the whole batch and all timesteps
 (and over all processes), or given. What autograd would do in a dozen passes over every z takes four: statistics; sum
 and neuron; on the way back the neuron again, with the gradients' sums; and the gradient of z, which takes the place of
-z. Kept for that way are spikes and z, but not what is soon computed again (:func:`keeps_output`).
+z. Kept for that way are spikes and z, but not what is soon computed again (:func:`keeps_output`). Convolutions of
+kernel 1 can do without z (:func:`goes_by_moments`, :mod:`litesnn.snn.pointwise`): all of them together give each node
+one map.
 
 Maps are matrices [P, C], as in :mod:`litesnn.snn.kernels`. Shapes: T timesteps, B batch, C channels per node,
 N nodes, E edges, P = T·B·H·W.
@@ -27,12 +29,15 @@ from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.constants import indices
-from litesnn.snn.convolve import convolve, convolve_backward
+from litesnn.snn.convolve import convolve, convolve_backward, convolve_measured
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Kernels, Node, from_rows, kernels_for, to_rows
+from litesnn.snn.kernels import Incoming, Node, from_rows, kernels_for, to_rows
 from litesnn.snn.membrane import Neuron
+from litesnn.snn.pointwise import Coefficients, Edges, Moments
+from litesnn.snn.spike_products import combine, gram, has_loops
+from litesnn.snn.winograd import Normalised
 
-__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "keeps_output", "run_cell"]
+__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "goes_by_moments", "keeps_output", "run_cell"]
 
 EPSILON = 1e-5
 """Added to variances, as in torch's batch normalisation."""
@@ -79,6 +84,16 @@ class Statistics:
     variance: Tensor
 
 
+def goes_by_moments(kernel: int, inputs: int, outputs: int, device: torch.device, execution: Execution) -> bool:
+    """Whether a convolution and its normalisation are computed without its output, as litesnn.snn.pointwise does.
+
+    One of kernel 1 is, on a CPU that has loops for products of spikes. It then writes and reads no more memory than
+    spikes and currents take, but needs I² more of those products, which are too many for much fewer outputs.
+    """
+    few = kernel > 1 or inputs > 3 * outputs
+    return not few and device.type == "cpu" and execution.convolution_type is None and has_loops()
+
+
 def keeps_output(kernel: int, device: torch.device) -> bool:
     """Whether the output of a convolution is kept for the way back, where it would have to be computed again.
 
@@ -99,6 +114,7 @@ def run_cell(
     steps: int,
     neuron: Neuron,
     given: Statistics | None = None,
+    known: tuple[dict[int, Moments], dict[int, Moments]] | None = None,
     execution: Execution = Execution(),
 ) -> tuple[Tensor, Statistics]:
     """One cell, differentiable once in all tensors but ``given``.
@@ -110,12 +126,17 @@ def run_cell(
         biases: of each node [N, C].
         steps: T.
         given: statistics to use; ``None``: those of this batch.
+        known: of either input, moments of its pixels by stride, as far as they are known; it receives others.
         execution: how to compute it.
 
     Returns:
         Spikes [T·B, N·C, H', W'], channels_last, and the statistics that were used.
     """
-    settings = _Settings(plan, steps, neuron, given, execution)
+    by_moments = tuple(
+        goes_by_moments(conv.kernel, weight.shape[1], weight.shape[0], newer.device, execution)
+        for conv, weight in zip(plan.convs, weights, strict=True)
+    )
+    settings = _Settings(plan, by_moments, steps, neuron, given, known or ({}, {}), execution)
     spikes, mean, variance = _Cell.apply(settings, older, newer, scales, biases, *weights)  # type: ignore[no-untyped-call]
     return spikes, Statistics(mean, variance)
 
@@ -123,13 +144,12 @@ def run_cell(
 @dataclass(frozen=True)
 class _Settings:
     plan: CellPlan
+    by_moments: tuple[bool, ...]  # of each convolution
     steps: int
     neuron: Neuron
     given: Statistics | None
+    known: tuple[dict[int, Moments], dict[int, Moments]]
     execution: Execution
-
-    def kernels(self, like: Tensor) -> Kernels:
-        return kernels_for(like, compiled=self.execution.compiled)
 
 
 @dataclass
@@ -139,9 +159,10 @@ class _Inside:
     Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
     """
 
-    z: list[Tensor | None]  # the outputs of each convolution [P, O]; ``None``: not there yet, or no more
-    sums: list[tuple[Tensor, Tensor]]  # how they are summed into each node: scales [N_e, C] and bias [C]
     size: tuple[int, int]
+    z: list[Tensor | None]  # the outputs of each convolution [P, O]; ``None``: not there yet, or no more
+    matrices: dict[int, Tensor]  # of each convolution by moments: by which its state is added to the nodes [I, N·C]
+    sums: list[tuple[Tensor, Tensor]]  # of each node: scales of its maps [M, C], and bias [C]
 
     def forget(self, plan: CellPlan, device: torch.device) -> None:
         """Drop the outputs that are not worth their memory until the way back."""
@@ -155,10 +176,11 @@ class _Cell(torch.autograd.Function):
     def forward(
         ctx: Any, settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        spikes, statistics, inside = _forward(settings, older, newer, scales, biases, weights)
-        inside.forget(settings.plan, newer.device)
-        ctx.settings = settings
-        ctx.inside = None if settings.execution.recompute else inside
+        way = _Forward(settings, (older, newer), weights)
+        spikes, statistics = way.run(scales, biases)
+        way.inside.forget(settings.plan, newer.device)
+        ctx.settings, ctx.moments = settings, way.moments
+        ctx.inside = None if settings.execution.recompute else way.inside
         ctx.save_for_backward(older, newer, scales, biases, spikes, statistics.mean, statistics.variance, *weights)
         ctx.mark_non_differentiable(statistics.mean, statistics.variance)
         ctx.set_materialize_grads(False)
@@ -171,72 +193,199 @@ class _Cell(torch.autograd.Function):
         settings, inside = ctx.settings, ctx.inside
         if grads[0] is None:
             return (None,) * (5 + len(weights))
+        statistics = Statistics(mean, variance)
         if inside is None:
-            again = replace(settings, given=Statistics(mean, variance))
-            inside = _forward(again, older, newer, scales, biases, weights)[2]
+            again = _Forward(replace(settings, given=statistics), (older, newer), weights)
+            again.run(scales, biases)
+            inside = again.inside
         elif inside.size == (0, 0):
             raise RuntimeError("a cell's backward pass can run only once: it overwrites what it has kept")
-        statistics = Statistics(mean, variance)
-        back = _Backward(settings, (older, newer), scales, spikes, statistics, weights, inside, ctx.needs_input_grad)
+        known = _Known(spikes, statistics, ctx.moments, inside)
+        back = _Backward(settings, (older, newer), weights, scales, known, ctx.needs_input_grad)
         result = back.run(grads[0])
         inside.size = (0, 0)
         return (None, *result)
 
 
-def _states(inputs: Sequence[Tensor], spikes: Tensor, plan: CellPlan) -> list[Tensor]:
-    """The states that edges can read, as maps: both inputs, and every node's columns of the cell's spikes [P, N·C]."""
-    nodes = torch.split(spikes, plan.channels, dim=1)
-    return [*map(to_rows, inputs), *nodes]
+class _Way:
+    """What both ways through a cell do: convolutions, and the maps that are summed into nodes."""
+
+    def __init__(
+        self,
+        settings: _Settings,
+        inputs: tuple[Tensor, Tensor],
+        weights: Sequence[Tensor],
+        inside: _Inside,
+        spikes: Tensor,
+    ) -> None:
+        self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
+        self.inside = inside
+        self.kernels = kernels_for(spikes, compiled=settings.execution.compiled)
+        # The states that edges can read, as maps: both inputs, and every node's columns of the cell's spikes [P, N·C].
+        self.states = [*map(to_rows, inputs), *torch.split(spikes, self.plan.channels, dim=1)]
+        self.mixed: Tensor | None = None  # what convolutions by moments have given to the nodes' currents [P, N·C]
+        self.edges = {
+            index: Edges(weights[index].flatten(1), tuple(node for _, node in readers))
+            for index, readers in enumerate(_readers(self.plan))
+            if settings.by_moments[index]
+        }
+
+    def _input(self, conv: Convolution) -> Tensor:
+        """What a convolution reads [T·B, I, H, W]."""
+        if conv.source < 2:
+            return self.inputs[conv.source]
+        return from_rows(self.states[conv.source], self.inside.size)
+
+    def _convolved(self, index: int) -> Tensor:
+        """The output of a convolution [P, O]."""
+        conv, kind = self.plan.convs[index], self.settings.execution.convolution_type
+        return to_rows(convolve(self._input(conv), self.weights[index], stride=conv.stride, kind=kind))
+
+    def _pixels(self, conv: Convolution) -> Tensor:
+        """What a convolution of kernel 1 reads, as a map of as many pixels as its output has [P, I]."""
+        if conv.stride == 1:
+            return self.states[conv.source]
+        return to_rows(_every(self._input(conv), conv.stride).contiguous(memory_format=torch.channels_last))
+
+    def _readable(self, node: int) -> list[int]:
+        """The convolutions that can be computed before this node, but not before an earlier one."""
+        sources = (node + 1,) if node else (0, 1)
+        return [index for index, conv in enumerate(self.plan.convs) if conv.source in sources]
+
+    def _rows(self, index: int) -> tuple[int, ...]:
+        """The edges of a convolution, in the order of its outputs."""
+        return tuple(edge for edge, _ in _readers(self.plan)[index])
+
+    def _mix(self, node: int, pixels: Mapping[int, Tensor]) -> None:
+        """Add what convolutions by moments give to this node and later ones, given the maps that they read, if any."""
+        if not pixels:
+            return
+        maps, matrix = list(pixels.values()), torch.cat([self.inside.matrices[index] for index in pixels])
+        if self.mixed is None:
+            self.mixed = matrix.new_empty(len(maps[0]), matrix.shape[1])
+            combine(self.mixed, maps, matrix)
+        else:  # earlier nodes do not read what this one can
+            first = node * self.plan.channels
+            combine(self.mixed[:, first:], maps, matrix[:, first:], adding=True)
+
+    def _node(self, node: int) -> tuple[list[Tensor], tuple[int, ...]]:
+        """The maps that are summed into a node: those of some edges, which edges, and what is mixed of all others."""
+        maps, edges = [], []
+        for term in self.plan.terms[node]:
+            if term.conv is None:
+                maps.append(self.states[term.source])
+            elif not self.settings.by_moments[term.conv]:
+                z = self.inside.z[term.conv]
+                assert z is not None
+                maps.append(z[:, term.column : term.column + self.plan.channels])
+            else:
+                continue
+            edges.append(term.edge)
+        if len(edges) < len(self.plan.terms[node]):
+            assert self.mixed is not None
+            maps.append(self._columns(self.mixed, node, 1))
+        return maps, tuple(edges)
+
+    def _columns(self, rows: Tensor, node: int, count: int) -> Tensor:
+        """The columns of some nodes."""
+        return rows[:, node * self.plan.channels : (node + count) * self.plan.channels]
 
 
-def _as_input(state: Tensor, inputs: Sequence[Tensor], source: int, size: tuple[int, int]) -> Tensor:
-    """A state as the input of a convolution [T·B, I, H, W]."""
-    return inputs[source] if source < 2 else from_rows(state, size)
+class _Forward(_Way):
+    """The way to the spikes of all nodes. ``moments``: of what convolutions by moments read."""
+
+    def __init__(self, settings: _Settings, inputs: tuple[Tensor, Tensor], weights: Sequence[Tensor]) -> None:
+        plan, newer, size = settings.plan, inputs[1], _output_size(settings.plan, inputs)
+        self.spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
+        super().__init__(settings, inputs, weights, _Inside(size, [None] * len(plan.convs), {}, []), self.spikes)
+        self.moments: dict[int, Moments] = {}
+        self.rates: list[Tensor] = []  # at which the neurons of nodes that are done fire [C]
+
+    def run(self, scales: Tensor, biases: Tensor) -> tuple[Tensor, Statistics]:
+        """Spikes [T·B, N·C, H', W'] and the statistics that were used."""
+        self.used = self.settings.given or Statistics(*scales.new_empty(2, *scales.shape))
+        for node, terms in enumerate(self.plan.terms):
+            self._read(node, scales)
+            maps, own = self._node(node)
+            edges = indices(tuple(term.edge for term in terms), scales.device)
+            bias = biases[node] - (self._factors(scales, edges) * self.used.mean[edges]).sum(0)
+            factors = self._factors(scales, indices(own, scales.device))
+            if len(maps) > len(own):
+                factors = torch.cat([factors, bias.new_ones(1, len(bias))])
+            self.inside.sums.append((factors, bias))
+            given = Node(maps, factors, bias, self.settings.steps, self.settings.neuron)
+            self.rates.append(self.kernels.fire(given, self.states[2 + node]))
+        self.mixed = None
+        return from_rows(self.spikes, self.inside.size), self.used
+
+    def _read(self, node: int, scales: Tensor) -> None:
+        """All convolutions whose state is there since the node before, and the statistics of edges into this node."""
+        pixels: dict[int, Tensor] = {}
+        for index in self._readable(node):
+            conv = self.plan.convs[index]
+            if not self.settings.by_moments[index]:
+                self._convolve(index, conv)
+                continue
+            pixels[index] = self._pixels(conv)
+            if self.settings.given is None:
+                self.moments[index] = self._moments(conv, pixels[index])
+                self._use(self._rows(index), *self.edges[index].statistics(self.moments[index]))
+        if self.settings.given is None:
+            for term in self.plan.terms[node]:
+                if term.conv is None:
+                    self._use((term.edge,), *self._measured(term.source))
+        for index in pixels:
+            edges, rows = self.edges[index], indices(self._rows(index), scales.device)
+            matrix = scales.new_zeros(edges.weight.shape[2], self.spikes.shape[1])
+            own = self._columns(matrix, edges.first, edges.count)
+            own.copy_(edges.into_nodes(self._factors(scales, rows)))
+            self.inside.matrices[index] = matrix
+        self._mix(node, pixels)
+
+    def _moments(self, conv: Convolution, pixels: Tensor) -> Moments:
+        """Of the pixels that a convolution reads; two cells may read the same."""
+        if conv.source >= 2:
+            return Moments.of(pixels)
+        known = self.settings.known[conv.source]
+        if conv.stride not in known:
+            known[conv.stride] = Moments.of(pixels)
+        return known[conv.stride]
+
+    def _convolve(self, index: int, conv: Convolution) -> None:
+        """The output of a convolution, and its statistics unless they are given."""
+        if self.settings.given is not None:
+            self.inside.z[index] = self._convolved(index)
+            return
+        z, mean, variance = convolve_measured(
+            *(self._input(conv), self.weights[index]),
+            stride=conv.stride,
+            kernels=self.kernels,
+            kind=self.settings.execution.convolution_type,
+        )
+        self.inside.z[index] = to_rows(z)
+        self._use(self._rows(index), mean, variance)
+
+    def _measured(self, source: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a state [C]; of spikes, which are 0 or 1, the one follows from the other."""
+        if source < 2:
+            return self.kernels.moments(self.states[source])
+        rate = self.rates[source - 2]
+        return rate, rate * (1 - rate)
+
+    def _use(self, edges: tuple[int, ...], mean: Tensor, variance: Tensor) -> None:
+        """Take these statistics of edges [E·C], over all processes."""
+        rows = indices(edges, mean.device)
+        found = processes.joint_moments(mean, variance)
+        self.used.mean[rows], self.used.variance[rows] = (part.view(-1, self.plan.channels) for part in found)
+
+    def _factors(self, scales: Tensor, edges: Tensor) -> Tensor:
+        """By which the z of some edges are multiplied [E, C]."""
+        return scales[edges] * (self.used.variance[edges] + EPSILON).rsqrt()
 
 
-def _forward(
-    settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, weights: Sequence[Tensor]
-) -> tuple[Tensor, Statistics, _Inside]:
-    plan, kernels = settings.plan, settings.kernels(newer)
-    inputs, size = (older, newer), _output_size(plan, (older, newer))
-    spikes = newer.new_empty(newer.shape[0] * size[0] * size[1], len(plan.terms) * plan.channels)
-    states = _states(inputs, spikes, plan)
-    inside = _Inside([None] * len(plan.convs), [], size)
-    mean, variance = scales.new_empty(2, *scales.shape)
-    moments: dict[int, tuple[Tensor, Tensor]] = {}
-    for node, terms in enumerate(plan.terms):
-        for index, conv in enumerate(plan.convs):
-            # A state's convolutions are computed for all of its readers when the first of them can be.
-            if inside.z[index] is None and (conv.source < 2 or conv.source == node + 1):
-                z = inside.z[index] = _output(settings, conv, states, inputs, weights[index], size)
-                if settings.given is None:
-                    moments[index] = processes.joint_moments(*kernels.moments(z))
-        maps = [_term_map(term, inside, states, plan) for term in terms]
-        edges = indices(tuple(term.edge for term in terms), scales.device)
-        if settings.given is None:
-            found = [_term_moments(term, z, moments, kernels) for term, z in zip(terms, maps, strict=True)]
-            node_mean, node_variance = (torch.stack(parts) for parts in zip(*found, strict=True))  # [N_e, C]
-        else:
-            node_mean, node_variance = settings.given.mean[edges], settings.given.variance[edges]
-        mean[edges], variance[edges] = node_mean, node_variance
-        scale = scales[edges] * (node_variance + EPSILON).rsqrt()
-        bias = biases[node] - (scale * node_mean).sum(0)
-        inside.sums.append((scale, bias))
-        kernels.fire(Node(maps, scale, bias, settings.steps, settings.neuron), states[2 + node])
-    return from_rows(spikes, size), Statistics(mean, variance), inside
-
-
-def _output(
-    settings: _Settings,
-    conv: Convolution,
-    states: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    weight: Tensor,
-    size: tuple[int, int],
-) -> Tensor:
-    """The output of a convolution [P, O]."""
-    x = _as_input(states[conv.source], inputs, conv.source, size)
-    return to_rows(convolve(x, weight, stride=conv.stride, kind=settings.execution.convolution_type))
+def _every(x: Tensor, stride: int) -> Tensor:
+    """The pixels of [N, C, H, W] that a convolution of kernel 1 reads."""
+    return x[:, :, ::stride, ::stride]
 
 
 def _output_size(plan: CellPlan, inputs: Sequence[Tensor]) -> tuple[int, int]:
@@ -250,24 +399,15 @@ def _output_size(plan: CellPlan, inputs: Sequence[Tensor]) -> tuple[int, int]:
     return height, width
 
 
-def _term_map(term: Term, inside: _Inside, states: Sequence[Tensor], plan: CellPlan) -> Tensor:
-    """z_e [P, C]."""
-    if term.conv is None:
-        return states[term.source]
-    z = inside.z[term.conv]
-    assert z is not None
-    return z[:, term.column : term.column + plan.channels]
-
-
-def _term_moments(
-    term: Term, z: Tensor, moments: Mapping[int, tuple[Tensor, Tensor]], kernels: Kernels
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance of z_e [C] each; of what a convolution gave they are in ``moments``."""
-    if term.conv is None:
-        return processes.joint_moments(*kernels.moments(z))
-    mean, variance = moments[term.conv]
-    columns = slice(term.column, term.column + z.shape[1])
-    return mean[columns], variance[columns]
+@cache
+def _readers(plan: CellPlan) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Of each convolution, in the order of its output channels, edges and the nodes to which they lead."""
+    found: list[list[tuple[int, int, int]]] = [[] for _ in plan.convs]
+    for node, terms in enumerate(plan.terms):
+        for term in terms:
+            if term.conv is not None:
+                found[term.conv].append((term.column, term.edge, node))
+    return tuple(tuple((edge, node) for _, edge, node in sorted(rows)) for rows in found)
 
 
 @dataclass(frozen=True)
@@ -301,30 +441,37 @@ def _runs(plan: CellPlan) -> tuple[_Run, ...]:
     return tuple(found)
 
 
-class _Backward:
+@dataclass(frozen=True)
+class _Known:
+    """What the way there leaves for the way back."""
+
+    spikes: Tensor  # [T·B, N·C, H', W']
+    statistics: Statistics
+    moments: Mapping[int, Moments]
+    inside: _Inside
+
+
+class _Backward(_Way):
     """The way back through a cell: node by node, last node first, and then through all that reads its spikes."""
 
     def __init__(
         self,
         settings: _Settings,
         inputs: tuple[Tensor, Tensor],
-        scales: Tensor,
-        spikes: Tensor,
-        statistics: Statistics,
         weights: Sequence[Tensor],
-        inside: _Inside,
+        scales: Tensor,
+        known: _Known,
         needed: Sequence[bool],
     ) -> None:
-        self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
-        self.scales, self.statistics, self.inside = scales, statistics, inside
-        self.kernels = settings.kernels(spikes)
-        rows = to_rows(spikes)
-        self.states = _states(inputs, rows, self.plan)
+        rows = to_rows(known.spikes)
+        super().__init__(settings, inputs, weights, known.inside, rows)
+        self.scales, self.statistics, self.moments = scales, known.statistics, known.moments
         self.needs_input = (*needed[1:3], *[True] * len(self.plan.terms))
-        # Maps that add up to the gradient of a state.
+        # Maps that add up to the gradient of a state, and edges without weights that add to that of a node.
         self.grads: list[list[Tensor]] = [[] for _ in self.states]
+        self.identities: list[list[_Run]] = [[] for _ in self.states]
         self.g = torch.empty_like(rows)  # the gradients of all nodes' currents [P, N·C]
-        self.spreads = (statistics.variance + EPSILON).rsqrt()
+        self.spreads = (self.statistics.variance + EPSILON).rsqrt()
         self.coefficients = scales.new_empty(3, *scales.shape)  # dz_e = a · g + b · z_e + c, for nodes that are done
         self.grad_scales = torch.empty_like(scales)
         self.grad_biases = scales.new_zeros(len(self.plan.terms), self.plan.channels)
@@ -335,85 +482,143 @@ class _Backward:
         rows = to_rows(grad_spikes.contiguous(memory_format=torch.channels_last))
         for node, columns in enumerate(torch.split(rows, self.plan.channels, dim=1)):
             self.grads[2 + node].append(columns)
+        self._mix_again()
         for node in reversed(range(len(self.plan.terms))):
             self._read(node + 2)
             self._fire(node)
+        self.mixed = None
         for source in (1, 0):
             self._read(source)
         inputs = (self._input_grad(0), self._input_grad(1))
         return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights)
 
+    def _mix_again(self) -> None:
+        """In the same order as on the way there, for the same numbers."""
+        for node in range(len(self.plan.terms)):
+            mixed = [index for index in self._readable(node) if self.settings.by_moments[index]]
+            self._mix(node, {index: self._pixels(self.plan.convs[index]) for index in mixed})
+
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
-        terms = self.plan.terms[node]
-        for index in {term.conv for term in terms if term.conv is not None}:
-            self._output(index)
-        maps = [_term_map(term, self.inside, self.states, self.plan) for term in terms]
+        for term in self.plan.terms[node]:
+            if term.conv is not None and not self.settings.by_moments[term.conv]:
+                self._output(term.conv)
+        maps, own = self._node(node)
         given = Node(maps, *self.inside.sums[node], self.settings.steps, self.settings.neuron)
-        edges = indices(tuple(term.edge for term in terms), self.scales.device)
-        mean, spread = self.statistics.mean[edges], self.spreads[edges]
-        sums = self.kernels.fire_backward(given, self.grads[2 + node], mean, self._columns(self.g, node, 1))
+        edges = indices(own, self.scales.device)
+        incoming, g = self._incoming(2 + node), self._columns(self.g, node, 1)
+        sums = self.kernels.fire_backward(given, incoming, self.statistics.mean[edges], g)
         self.grads[2 + node] = []
         self.grad_biases[node] = sums[0]
-        self.grad_scales[edges] = sums[1:] * spread  # Σ g·ẑ
+        if own:
+            self._finish(edges, sums[:1].expand(len(own), -1), sums[1:])
+
+    def _incoming(self, source: int) -> Incoming:
+        """The gradient of a node's spikes."""
+        if not self.identities[source]:
+            return Incoming.of(self.grads[source])
+        edges = [edge for run in self.identities[source] for edge in run.edges]
+        a, b, c = self.coefficients[:, indices(tuple(edges), self.g.device)]
+        scaled = [self._columns(self.g, run.node, 1) for run in self.identities[source]]
+        return Incoming(self.grads[source], scaled, a, torch.stack([b.sum(0), c.sum(0)]))
+
+    def _finish(self, edges: Tensor, sums: Tensor, products: Tensor) -> None:
+        """What normalisation takes for the gradient of z_e, given Σ g and Σ g · (z_e − mean_e) [E, C] of some edges."""
+        spread = self.spreads[edges]
+        self.grad_scales[edges] = (products * spread).to(spread.dtype)  # Σ g·ẑ
         # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
         a = self.scales[edges] * spread
         b, c = torch.zeros_like(a), torch.zeros_like(a)
         if self.settings.given is None:
-            averages = processes.total_(sums) / (len(self.g) * processes.count())
-            b = -a * spread.square() * averages[1:]
-            c = -a * averages[0] - b * mean
+            totals = processes.total_(torch.stack([sums, products]))
+            averages = (totals / (len(self.g) * processes.count())).to(a.dtype)
+            b = -a * spread.square() * averages[1]
+            c = -a * averages[0] - b * self.statistics.mean[edges]
         self.coefficients[:, edges] = torch.stack([a, b, c])
 
     def _output(self, index: int) -> Tensor:
         """The output of a convolution, or the gradient that has taken its place; computed again if it was not kept."""
         z = self.inside.z[index]
         if z is None:
-            conv, size = self.plan.convs[index], self.inside.size
-            z = _output(self.settings, conv, self.states, self.inputs, self.weights[index], size)
-            self.inside.z[index] = z
+            z = self.inside.z[index] = self._convolved(index)
         return z
 
     def _read(self, source: int) -> None:
         """Through all edges that read a state: those into later nodes, whose gradients are there."""
+        by_moments = self.settings.by_moments
         for run in _runs(self.plan):
-            if run.source == source:
-                self._normalise(run)
-        for index, conv in enumerate(self.plan.convs):
-            if conv.source == source:
-                self._convolve(index, conv)
+            if run.source == source and run.conv is None:
+                self._pass_on(run)
+        readers = [index for index, conv in enumerate(self.plan.convs) if conv.source == source]
+        for index in sorted(readers, key=by_moments.__getitem__):  # those by moments can add to the gradient of others
+            (self._multiply if by_moments[index] else self._convolve)(index, self.plan.convs[index])
 
-    def _normalise(self, run: _Run) -> None:
-        """Through the batch normalisation of a run of edges: z becomes its own gradient."""
-        width = len(run.edges)
-        if run.conv is None and not self.needs_input[run.source]:
-            return
-        g = self._columns(self.g, run.node, width)
-        if run.conv is None:
-            z = self.states[run.source]
-        else:
-            z = self._output(run.conv)[:, run.column : run.column + width * self.plan.channels]
-        a, b, c = self.coefficients[:, indices(run.edges, g.device)].flatten(1)
-        out = torch.empty_like(g) if run.conv is None else z
-        self.kernels.spread(g, z, a, b, c, out)
-        if run.conv is None:
+    def _pass_on(self, run: _Run) -> None:
+        """Through the normalisation of an edge without weights."""
+        if run.source >= 2:
+            self.identities[run.source].append(run)  # as it is, for the kernel that reads the gradient anyway
+        elif self.needs_input[run.source]:
+            g = self._columns(self.g, run.node, 1)
+            out = torch.empty_like(g)
+            a, b, c = self.coefficients[:, indices(run.edges, g.device)].flatten(1)
+            self.kernels.spread(g, self.states[run.source], a, b, c, out)
             self._add_grad(run.source, out)
 
     def _convolve(self, index: int, conv: Convolution) -> None:
-        """Through a convolution, whose output has become its gradient."""
-        z = self._output(index)
-        x = _as_input(self.states[conv.source], self.inputs, conv.source, self.inside.size)
+        """Through the normalisation of a convolution's edges, in place, and the convolution."""
+        z, runs = self._output(index), [run for run in _runs(self.plan) if run.conv == index]
+        places = {(run.node, len(run.edges)) for run in runs}
+        normalised = None
+        if len(places) == 1:  # all lead to the same nodes, as they do but in some derived networks
+            normalised = self._normalised(runs[0], [edge for run in runs for edge in run.edges])
+        else:
+            for run in runs:
+                part = z[:, run.column : run.column + len(run.edges) * self.plan.channels]
+                found = self._normalised(run, run.edges)
+                self.kernels.spread(found.g, part, found.a, found.b, found.c, part)
         grad_x, self.grad_weights[index] = convolve_backward(
-            from_rows(z, self.inside.size),
-            x,
-            self.weights[index],
+            *(from_rows(z, self.inside.size), self._input(conv), self.weights[index]),
             stride=conv.stride,
+            kernels=self.kernels,
             kind=self.settings.execution.convolution_type,
+            normalised=normalised,
             needs_input=self.needs_input[conv.source],
         )
         self.inside.z[index] = None
         if grad_x is not None:
             self._add_grad(conv.source, to_rows(grad_x))
+
+    def _normalised(self, run: _Run, edges: Sequence[int]) -> Normalised:
+        """What lies between the outputs of these edges and the nodes that the run leads to."""
+        g = self._columns(self.g, run.node, len(run.edges))
+        return Normalised(g, *self.coefficients[:, indices(tuple(edges), g.device)].flatten(1))
+
+    def _multiply(self, index: int, conv: Convolution) -> None:
+        """Through a convolution by moments, and the normalisation of all its edges."""
+        edges, pixels, rows = self.edges[index], self._pixels(conv), indices(self._rows(index), self.g.device)
+        g = self._columns(self.g, edges.first, edges.count)
+        found = gram(pixels, g)
+        sums = self.grad_biases[edges.first + edges.nodes].double()
+        self._finish(rows, sums, edges.products(found, sums, self.statistics.mean[rows]))
+        coefficients = Coefficients(*self.coefficients[:, rows].double())
+        self.grad_weights[index] = edges.weight_gradient(found, self.moments.get(index), coefficients)[..., None, None]
+        if not self.needs_input[conv.source]:
+            return
+        adding = conv.stride == 1 and conv.source < 2 and bool(self.grads[conv.source])
+        out = self.grads[conv.source][0] if adding else torch.empty_like(pixels)
+        edges.input_gradient(g, pixels, coefficients, out, adding=adding)
+        if conv.stride > 1:
+            self._add_every(conv, out)
+        elif not adding:
+            self._add_grad(conv.source, out)
+
+    def _add_every(self, conv: Convolution, part: Tensor) -> None:
+        """Add to the gradient of an input the part of the pixels that a convolution with a stride reads."""
+        if not self.grads[conv.source]:
+            self._add_grad(conv.source, torch.zeros_like(self.states[conv.source]))
+        height, width = self.inputs[conv.source].shape[-2:]
+        whole = from_rows(self.grads[conv.source][0], (height, width))
+        _every(whole, conv.stride).add_(from_rows(part, self.inside.size))
 
     def _add_grad(self, source: int, part: Tensor) -> None:
         """Add to the gradient of a state. Those of nodes are added up by the next kernel, which reads them anyway."""
@@ -421,10 +626,6 @@ class _Backward:
             self.grads[source][0].add_(part)
         else:
             self.grads[source].append(part)
-
-    def _columns(self, rows: Tensor, node: int, count: int) -> Tensor:
-        """The columns of some nodes."""
-        return rows[:, node * self.plan.channels : (node + count) * self.plan.channels]
 
     def _input_grad(self, source: int) -> Tensor | None:
         """The gradient of an input of the cell; ``None`` if nothing reads it."""

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.snn import winograd
+from litesnn.snn.kernels import Kernels, to_rows
+from litesnn.snn.winograd import Normalised
 
-__all__ = ["convolve", "convolve_backward"]
+__all__ = ["convolve", "convolve_backward", "convolve_measured"]
 
 
 def convolve(x: Tensor, weight: Tensor, *, stride: int, kind: torch.dtype | None = None) -> Tensor:
@@ -24,11 +26,18 @@ def convolve(x: Tensor, weight: Tensor, *, stride: int, kind: torch.dtype | None
         kind: the type to compute in; ``None``: that of x.
     """
     scheme = None if kind else winograd.best_scheme(x, weight, stride)
+    return _by_torch(x, weight, stride, kind) if scheme is None else winograd.convolve(x, weight, scheme)
+
+
+def convolve_measured(
+    x: Tensor, weight: Tensor, *, stride: int, kernels: Kernels, kind: torch.dtype | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`convolve`, with the mean and the variance of every output channel [O]; ``kernels`` may measure them."""
+    scheme = None if kind else winograd.best_scheme(x, weight, stride)
     if scheme is not None:
-        return winograd.convolve(x, weight, scheme)
-    given, kernel = _last(x), weight.shape[2]
-    out = F.conv2d(given.to(kind or x.dtype), weight.to(kind or x.dtype), stride=stride, padding=kernel // 2)
-    return _last(out.to(x.dtype))
+        return winograd.convolve_measured(x, weight, scheme)
+    out = _by_torch(x, weight, stride, kind)
+    return out, *kernels.moments(to_rows(out))
 
 
 def convolve_backward(
@@ -37,20 +46,44 @@ def convolve_backward(
     weight: Tensor,
     *,
     stride: int,
+    kernels: Kernels,
     kind: torch.dtype | None = None,
+    normalised: Normalised | None = None,
     needs_input: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of x (channels_last; ``None`` if none is needed) and of the weight, from that of the output."""
+    """Gradients of x (channels_last; ``None`` if none is needed) and of the weight, from that of the output.
+
+    Args:
+        normalised: ``gradient`` is the output instead, channels_last, and becomes its gradient on the way.
+    """
     scheme = None if kind else winograd.best_scheme(x, weight, stride)
+    if normalised is not None and (scheme is None or not winograd.takes(normalised, weight.shape[0])):
+        _normalise(to_rows(gradient), normalised, kernels)
+        normalised = None
     if scheme is not None:
-        grad_x = winograd.input_gradient(gradient, weight, scheme, x.shape[2:]) if needs_input else None
-        return grad_x, winograd.weight_gradient(x, gradient, scheme)
+        grad_weight = winograd.weight_gradient(x, gradient, scheme, normalised)  # first: it leaves the gradient
+        return winograd.input_gradient(gradient, weight, scheme, x.shape[2:]) if needs_input else None, grad_weight
     padding, given = weight.shape[2] // 2, kind or x.dtype
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         *(gradient.to(given), _last(x).to(given), weight.to(given), None, [stride] * 2, [padding] * 2),
         *([1, 1], False, [0, 0], 1, (needs_input, True, False)),
     )
     return _last(grad_x.to(x.dtype)) if needs_input else None, grad_weight.to(weight.dtype)
+
+
+def _normalise(z: Tensor, normalised: Normalised, kernels: Kernels) -> None:
+    """Z [P, O] becomes its gradient."""
+    columns = normalised.g.shape[1]
+    for first in range(0, z.shape[1], columns):
+        part = slice(first, first + columns)
+        out = z[:, part]
+        kernels.spread(normalised.g, out, normalised.a[part], normalised.b[part], normalised.c[part], out)
+
+
+def _by_torch(x: Tensor, weight: Tensor, stride: int, kind: torch.dtype | None) -> Tensor:
+    given, kernel = _last(x), weight.shape[2]
+    out = F.conv2d(given.to(kind or x.dtype), weight.to(kind or x.dtype), stride=stride, padding=kernel // 2)
+    return _last(out.to(x.dtype))
 
 
 def _last(x: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ _FLOAT = 4  # bytes
 # Of each weight in a cell: itself, its score, the gradients of both, momentum, and two moments of the score.
 _TENSORS_PER_WEIGHT = 7
 
-_WASTE = 1.2
-"""What the allocator takes for a byte of a map, as freed buffers of other sizes lie between; 1.0 to 1.4 measured."""
+_WASTE = 1.1
+"""What the allocator takes for a byte of a map, as freed buffers of other sizes lie between. With it estimates are 1.0
+to 1.3 times what was measured."""
 
 _FIRST_STEP = 60_000_000
 """Bytes of code and buffers that torch takes at its first step, as measured on small networks."""
@@ -64,17 +65,19 @@ def step_footprint(
         maps = timesteps * pixels[0] * pixels[1]
         spikes = maps * cell.nodes * cell.width
         convs = [cell.connection(edge) for edge in cell.edges if cell.connection(edge).conv is not None]
-        inside = maps * cell.width * len(convs)  # outputs of convolutions
-        lasting = maps * cell.width * sum(keeps_output(conv.kernel, backbone.device) for conv in convs)
+        apart, together = cell.kernels_of_maps(backbone.device, execution)  # of the outputs of convolutions
+        lasting = maps * cell.width * sum(keeps_output(kernel, backbone.device) for kernel in apart)
+        unkept = maps * cell.width * len(apart) - lasting
+        mixed = spikes if together else 0
         weights += sum(conv.weights for conv in convs)
         kept += spikes
-        # Gradients of both inputs, each with one more part that is about to be added, of spikes, and of currents.
-        passing = 2 * sum(read) + 2 * spikes
+        # Gradients of spikes and of currents; what all other convolutions give, or later the gradients of both inputs,
+        # with one more part that is about to be added.
+        passing = 2 * spikes + unkept + max(sum(read) + max(read), mixed)
         if execution.recompute:
-            passing += inside + spikes  # made once more
+            passing += lasting + spikes  # made once more
         else:
             kept += lasting
-            passing += inside - lasting
         moment = max(moment, passing)
         read = [read[1], spikes]
     # A mixture keeps, of each bit-width, the quantized weight, its mask and their product; a mask for each keep ratio.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["CompiledKernels", "Kernels", "Node", "TorchKernels", "from_rows", "kernels_for", "to_rows"]
+__all__ = ["CompiledKernels", "Incoming", "Kernels", "Node", "TorchKernels", "from_rows", "kernels_for", "to_rows"]
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -54,6 +54,37 @@ class Node:
     neuron: Neuron
 
 
+@dataclass(frozen=True)
+class Incoming:
+    """The gradient of a node's spikes s: Σ maps, and if there are scaled maps, + Σ_m factors_m · scaled_m
+    + of_spikes_0 · s + of_spikes_1.
+
+    Attributes:
+        maps: [P, C], at least one.
+        scaled: M maps [P, C].
+        factors: [M, C].
+        of_spikes: [2, C].
+    """
+
+    maps: Sequence[Tensor]
+    scaled: Sequence[Tensor]
+    factors: Tensor
+    of_spikes: Tensor
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> Incoming:
+        """The sum of maps alone."""
+        columns = maps[0].shape[1]
+        return cls(maps, (), maps[0].new_zeros(0, columns), maps[0].new_zeros(2, columns))
+
+    def total(self, spikes: Tensor) -> Tensor:
+        """The gradient [P, C]."""
+        total = self.maps[0] if len(self.maps) == 1 else torch.stack(list(self.maps)).sum(0)
+        for factor, scaled in zip(self.factors, self.scaled, strict=True):
+            total = total + factor * scaled
+        return total + (self.of_spikes[0] * spikes + self.of_spikes[1]) if self.scaled else total
+
+
 class Kernels(Protocol):
     """The functions, by what they compute; all without gradients."""
 
@@ -61,21 +92,21 @@ class Kernels(Protocol):
         """Mean and variance (divisor P) of every column of z [P, C]: [C] each."""
         ...
 
-    def fire(self, node: Node, spikes: Tensor) -> None:
-        """Set the spikes (0. or 1.) of a node, a map [P, C]."""
+    def fire(self, node: Node, spikes: Tensor) -> Tensor:
+        """Set the spikes (0. or 1.) of a node, a map [P, C], and return the mean of every column [C]."""
         ...
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
         """The way back through a node's neurons, whose membranes are computed once more.
 
         Args:
             node: as for :meth:`fire`.
-            gradients: maps [P, C] whose sum is the gradient of the spikes.
-            centres: of each term [N, C].
+            incoming: the gradient of the spikes.
+            centres: of the first M terms [M, C].
             g: receives the gradient of x, a map [P, C].
 
         Returns:
-            [1 + N, C]: Σ_p g, and of each term Σ_p g · (term − centre).
+            [1 + M, C]: Σ_p g, and of each of the first M terms Σ_p g · (term − centre).
         """
         ...
 
@@ -100,16 +131,17 @@ class TorchKernels:
         variance, mean = torch.var_mean(z, 0, correction=0)
         return mean, variance
 
-    def fire(self, node: Node, spikes: Tensor) -> None:
+    def fire(self, node: Node, spikes: Tensor) -> Tensor:
         """See :class:`Kernels`."""
         spikes.copy_(integrate(_currents(node), node.neuron)[1].flatten(0, 1))
+        return spikes.mean(0)
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`Kernels`."""
-        total = gradients[0] if len(gradients) == 1 else torch.stack(list(gradients)).sum(0)
-        membranes, _ = integrate(_currents(node), node.neuron)
-        g.copy_(integrate_backward(total.reshape(membranes.shape), membranes, node.neuron).flatten(0, 1))
-        products = [(g * (term - centre)).sum(0) for term, centre in zip(node.terms, centres, strict=True)]
+        membranes, spikes = integrate(_currents(node), node.neuron)
+        total = incoming.total(spikes.flatten(0, 1)).reshape(membranes.shape)
+        g.copy_(integrate_backward(total, membranes, node.neuron).flatten(0, 1))
+        products = [(g * (term - centre)).sum(0) for term, centre in zip(node.terms, centres, strict=False)]
         return torch.stack([g.sum(0), *products])
 
     def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
@@ -136,9 +168,9 @@ def _currents(node: Node) -> Tensor:
 class CompiledKernels(TorchKernels):
     """The written meaning, compiled by torch for the device: few passes over memory on a GPU, too."""
 
-    def fire(self, *arguments: Any) -> None:
+    def fire(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""
-        _compiled("fire")(self, *arguments)
+        return _compiled("fire")(self, *arguments)  # type: ignore[no-any-return]
 
     def fire_backward(self, *arguments: Any) -> Tensor:
         """See :class:`Kernels`."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from litesnn.snn.kernels import Node
+from litesnn.snn.kernels import Incoming, Node
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.native_library import CNeuron, address, as_maps, library, type_ending, workers
 
@@ -27,22 +26,24 @@ class NativeKernels:
         _call("moments", z, team, rows, columns, as_maps([z]), address(scratch), address(mean), address(variance))
         return mean, variance
 
-    def fire(self, node: Node, spikes: Tensor) -> None:
+    def fire(self, node: Node, spikes: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
-        scales, bias = node.scales.contiguous(), node.bias.contiguous()
-        _call("fire", spikes, *_node(node, spikes, scales, bias), as_maps([spikes]))
+        scales, bias, means = node.scales.contiguous(), node.bias.contiguous(), spikes.new_empty(spikes.shape[1])
+        scratch = torch.empty(workers()[1], len(means), dtype=torch.float64)
+        made = (as_maps([spikes]), address(scratch), address(means))
+        _call("fire", spikes, *_node(node, spikes, scales, bias), *made)
+        return means
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         scales, bias, centres = (tensor.contiguous() for tensor in (node.scales, node.bias, centres))
-        size = (1 + len(node.terms), g.shape[1])
+        factors, of_spikes = incoming.factors.contiguous(), incoming.of_spikes.contiguous()
+        size = (1 + len(centres), g.shape[1])
         sums = torch.empty(*size, dtype=torch.float64)
         scratch = torch.empty(workers()[1], *size, dtype=torch.float64)
-        _call(
-            *("fire_backward", g),
-            *_node(node, g, scales, bias),
-            *(len(gradients), as_maps(gradients), address(centres), as_maps([g]), address(scratch), address(sums)),
-        )
+        given = (len(incoming.maps), len(incoming.scaled), as_maps([*incoming.maps, *incoming.scaled]))
+        made = (len(centres), address(centres), as_maps([g]), address(scratch), address(sums))
+        _call(*("fire_backward", g), *_node(node, g, scales, bias), *given, address(factors), address(of_spikes), *made)
         return sums.to(g.dtype)
 
     def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:

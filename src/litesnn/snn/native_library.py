@@ -1,4 +1,4 @@
-"""The library of ``csrc``, loaded: the one place that mirrors ``training.h`` and ``winograd.h``.
+"""The library of ``csrc``, loaded: the one place that mirrors ``training.h``, ``winograd.h`` and ``spike_products.h``.
 
 It was built with the package. As many workers as torch has threads share the work of its functions.
 """
@@ -22,6 +22,7 @@ __all__ = [
     "CConvolution",
     "CMap",
     "CNeuron",
+    "CNormalised",
     "CScheme",
     "address",
     "as_maps",
@@ -33,7 +34,7 @@ __all__ = [
     "workers",
 ]
 
-ABI = 4  # LSNN_TRAINING_ABI of the header that this file mirrors
+ABI = 5  # LSNN_TRAINING_ABI of the header that this file mirrors
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -56,6 +57,12 @@ class CConvolution(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs"))
 
 
+class CNormalised(ctypes.Structure):
+    """``lsnn_normalised``: a gradient and its coefficients."""
+
+    _fields_ = (("g", CMap), ("columns", ctypes.c_int64), *((name, ctypes.c_void_p) for name in "abc"))
+
+
 class CNeuron(ctypes.Structure):
     """``lsnn_neuron``."""
 
@@ -67,8 +74,20 @@ _MAPS, _NEURON, _SIZES = map(ctypes.POINTER, (CMap, CNeuron, CConvolution))
 _NODE = (_ADDRESS, _COUNT, _COUNT, _COUNT, _NUMBER, _MAPS, _ADDRESS, _ADDRESS, _NEURON)
 _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "moments": (_ADDRESS, _COUNT, _COUNT, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS),
-    "fire": (*_NODE, _MAPS),
-    "fire_backward": (*_NODE, _NUMBER, _MAPS, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS),
+    "fire": (*_NODE, _MAPS, _ADDRESS, _ADDRESS),
+    "fire_backward": (
+        *_NODE,
+        _NUMBER,
+        _NUMBER,
+        _MAPS,
+        _ADDRESS,
+        _ADDRESS,
+        _NUMBER,
+        _ADDRESS,
+        _MAPS,
+        _ADDRESS,
+        _ADDRESS,
+    ),
     "spread": (_ADDRESS, _COUNT, _COUNT, _MAPS, _MAPS, _ADDRESS, _ADDRESS, _ADDRESS, _MAPS),
     "lif": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _COUNT, _NEURON, _ADDRESS, _ADDRESS),
     "lif_backward": (_ADDRESS, _COUNT, _COUNT, _ADDRESS, _NEURON, _ADDRESS, _ADDRESS),
@@ -81,9 +100,22 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lsnn_training_stop": (None, (ctypes.c_void_p,)),
     **{f"lsnn_{name}_{end}": (None, types) for name, types in _FUNCTIONS.items() for end in _ENDINGS.values()},
     "lsnn_winograd_scheme": (CScheme, (_NUMBER,)),
-    "lsnn_winograd": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _MAPS)),
+    "lsnn_winograd": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _MAPS, _ADDRESS, _ADDRESS)),
     "lsnn_winograd_input_gradient": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _ADDRESS, _MAPS)),
-    "lsnn_winograd_weight_gradient": (_NUMBER, (_ADDRESS, _NUMBER, _SIZES, _MAPS, _MAPS, _ADDRESS)),
+    "lsnn_winograd_vector": (_COUNT, ()),
+    "lsnn_winograd_weight_gradient": (
+        _NUMBER,
+        (_ADDRESS, _NUMBER, _SIZES, _MAPS, _MAPS, ctypes.POINTER(CNormalised), _ADDRESS),
+    ),
+    "lsnn_has_spike_products": (_NUMBER, ()),
+    "lsnn_combine": (
+        _NUMBER,
+        (
+            *(_ADDRESS, _COUNT, _NUMBER, _MAPS, ctypes.POINTER(_COUNT), _ADDRESS),
+            *(_MAPS, _COUNT, _ADDRESS, _ADDRESS, _NUMBER, _MAPS, _COUNT),
+        ),
+    ),
+    "lsnn_gram": (_NUMBER, (_ADDRESS, _COUNT, _MAPS, _COUNT, _MAPS, _COUNT, _ADDRESS, _ADDRESS)),
 }
 
 
@@ -104,7 +136,8 @@ def library() -> ctypes.CDLL:
 def instruction_sets() -> tuple[str, ...]:
     """What the loops were compiled for and this CPU can run, widest first.
 
-    All give the same results, but not all have the loops of :mod:`litesnn.snn.winograd`.
+    All give the same results, but not all have the loops of :mod:`litesnn.snn.winograd` and
+    :mod:`litesnn.snn.spike_products`.
     """
     names: list[str] = []
     while name := library().lsnn_training_kernel(len(names)):

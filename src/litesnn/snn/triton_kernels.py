@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from litesnn.snn.kernels import Node, TorchKernels
+from litesnn.snn.kernels import Incoming, Node, TorchKernels
 from litesnn.snn.membrane import Neuron
 
 __all__ = ["TritonKernels"]
@@ -62,8 +62,9 @@ def _fire(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _fire_backward(  # type: ignore[no-untyped-def]
-    terms, strides, scales, bias, gradients, gradient_strides, g, g_stride, sums, pixels, columns,
-    leak, threshold, sharpness, peak, STEPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    terms, strides, scales, bias, gradients, gradient_strides, scaled, scaled_strides, factors, of_spikes,
+    g, g_stride, sums, pixels, columns, leak, threshold, sharpness, peak, SCALED: tl.constexpr,
+    STEPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
@@ -84,6 +85,13 @@ def _fire_backward(  # type: ignore[no-untyped-def]
             spike = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
             for n in tl.static_range(len(gradients)):
                 spike = spike + tl.load(gradients[n] + row * gradient_strides[n] + column, mask=here, other=0.0)
+            for n in tl.static_range(SCALED):
+                factor = tl.load(factors + n * columns + column, mask=column < columns, other=0.0)
+                spike += factor * tl.load(scaled[n] + row * scaled_strides[n] + column, mask=here, other=0.0)
+            if SCALED > 0:
+                slope_of = tl.load(of_spikes + column, mask=column < columns, other=0.0)
+                offset = tl.load(of_spikes + columns + column, mask=column < columns, other=0.0)
+                spike += tl.where(membrane > threshold, slope_of, 0.0) + offset
             slope = _slope(membrane, threshold, sharpness, peak)
             gradient = slope * (spike - later * membrane) + tl.where(membrane > threshold, 0.0, later)
             gradient = tl.where(here, gradient, 0.0)
@@ -164,7 +172,7 @@ class TritonKernels:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         return TorchKernels().moments(z)
 
-    def fire(self, node: Node, spikes: Tensor) -> None:
+    def fire(self, node: Node, spikes: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         pixels, (rows, columns) = len(spikes) // node.steps, _block(spikes.shape[1])
         _fire[triton.cdiv(pixels, rows), triton.cdiv(spikes.shape[1], columns)](
@@ -172,26 +180,31 @@ class TritonKernels:
             *(spikes, spikes.stride(0), pixels, spikes.shape[1], node.neuron.leak, node.neuron.threshold),
             *(node.steps, rows, columns),
         )
+        return spikes.mean(0)
 
-    def fire_backward(self, node: Node, gradients: Sequence[Tensor], centres: Tensor, g: Tensor) -> Tensor:
+    def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         pixels, (rows, columns) = len(g) // node.steps, _block(g.shape[1])
         programs = min(_PROGRAMS, triton.cdiv(pixels, rows))
         sums = g.new_empty(programs, g.shape[1])
+        scaled = incoming.scaled or incoming.maps[:1]  # a kernel takes no empty tuple; it reads none of these
         _fire_backward[programs, triton.cdiv(g.shape[1], columns)](
             *_node(node),
-            *(tuple(gradients), _strides(gradients), g, g.stride(0), sums, pixels, g.shape[1]),
-            *(*_surrogate(node.neuron), node.steps, rows, columns),
+            *(tuple(incoming.maps), _strides(incoming.maps)),
+            *(tuple(scaled), _strides(scaled)),
+            *(incoming.factors.contiguous(), incoming.of_spikes.contiguous()),
+            *(g, g.stride(0), sums, pixels, g.shape[1]),
+            *(*_surrogate(node.neuron), len(incoming.scaled), node.steps, rows, columns),
         )
         return torch.cat([sums.sum(0, keepdim=True), self._products(node, centres, g)])
 
     def _products(self, node: Node, centres: Tensor, g: Tensor) -> Tensor:
-        """Of each term Σ_p g · (term − centre) [N, C]."""
+        """Of each term that has a centre Σ_p g · (term − centre) [M, C]."""
         rows, columns = _block(g.shape[1])
-        programs = min(_PROGRAMS, triton.cdiv(len(g), rows))
-        sums = g.new_empty(programs, len(node.terms), g.shape[1])
+        programs, terms = min(_PROGRAMS, triton.cdiv(len(g), rows)), node.terms[: len(centres)]
+        sums = g.new_empty(programs, len(terms), g.shape[1])
         _products[programs, triton.cdiv(g.shape[1], columns)](
-            *(tuple(node.terms), _strides(node.terms), centres.contiguous()),
+            *(tuple(terms), _strides(terms), centres.contiguous()),
             *(g, g.stride(0), sums, *g.shape, rows, columns),
         )
         return sums.sum(0)

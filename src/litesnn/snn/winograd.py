@@ -18,9 +18,19 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from litesnn.snn.kernels import to_rows
-from litesnn.snn.native_library import CConvolution, address, as_maps, instruction_set, library, workers
+from litesnn.snn.native_library import CConvolution, CNormalised, address, as_maps, instruction_set, library, workers
 
-__all__ = ["Scheme", "best_scheme", "convolve", "input_gradient", "schemes", "weight_gradient"]
+__all__ = [
+    "Normalised",
+    "Scheme",
+    "best_scheme",
+    "convolve",
+    "convolve_measured",
+    "input_gradient",
+    "schemes",
+    "takes",
+    "weight_gradient",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,21 @@ class Scheme:
         """How many the output of a map of H × W pixels takes for each pair of channels, ends of tiles included."""
         tiles = -(-height // (self.stride * self.side)) * -(-width // (self.stride * self.side))
         return tiles * (self.stride * (self.side - 1) + 3) ** 2
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A normalisation after a convolution with output z: dz = a · g + b · z + c.
+
+    Attributes:
+        g: gradients of what the normalised outputs lead to [P, G]; the output o takes column o modulo G.
+        a, b, c: [O].
+    """
+
+    g: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
 
 
 def schemes() -> tuple[Scheme, ...]:
@@ -74,10 +99,13 @@ def convolve(x: Tensor, weight: Tensor, scheme: Scheme) -> Tensor:
         MemoryError: there is no memory for the transforms.
         ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
-    height, width = (-(-size // scheme.stride) for size in x.shape[2:])
-    out = x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
-    _call("", scheme, (x.shape, weight.shape[0]), to_rows(x), weight.contiguous(), to_rows(out))
-    return out
+    return _convolve(x, weight, scheme, None, None)
+
+
+def convolve_measured(x: Tensor, weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`convolve`, and mean and variance (divisor P) of every output channel [O], as it is written."""
+    mean, variance = x.new_empty(2, weight.shape[0])
+    return _convolve(x, weight, scheme, address(mean), address(variance)), mean, variance
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, scheme: Scheme, size: Sequence[int]) -> Tensor:
@@ -88,33 +116,62 @@ def input_gradient(gradient: Tensor, weight: Tensor, scheme: Scheme, size: Seque
         ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = gradient.new_empty(gradient.shape[0], *size, weight.shape[1]).permute(0, 3, 1, 2)
-    _call("_input_gradient", scheme, (out.shape, weight.shape[0]), to_rows(gradient), weight.contiguous(), to_rows(out))
+    rows, weights = to_rows(gradient), weight.contiguous()
+    arguments = as_maps([rows]), address(weights), as_maps([to_rows(out)])
+    _call("_input_gradient", scheme, (out.shape, weight.shape[0]), (gradient, weight), *arguments)
     return out
 
 
-def weight_gradient(x: Tensor, gradient: Tensor, scheme: Scheme) -> Tensor:
+def weight_gradient(x: Tensor, gradient: Tensor, scheme: Scheme, normalised: Normalised | None = None) -> Tensor:
     """[O, I, 3, 3] from the input [N, I, H, W] and the gradient of the output [N, O, H', W'].
+
+    Args:
+        normalised: ``gradient`` is the output instead, a map that is channels_last, and becomes its gradient.
 
     Raises:
         MemoryError: there is no memory for the transforms.
         ValueError: not float32 on the CPU, or a scheme of another instruction set.
     """
     out = x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
-    _call("_weight_gradient", scheme, (x.shape, gradient.shape[1]), to_rows(x), to_rows(gradient), out)
+    given = None
+    if normalised is not None:
+        factors = [part.contiguous() for part in (normalised.a, normalised.b, normalised.c)]
+        (g,) = as_maps([normalised.g])
+        given = ctypes.byref(CNormalised(g, normalised.g.shape[1], *map(address, factors)))
+    rows, others = to_rows(x), to_rows(gradient)
+    assert normalised is None or others.data_ptr() == gradient.data_ptr()  # else a copy would be changed
+    arguments = as_maps([rows]), as_maps([others]), given, address(out)
+    _call("_weight_gradient", scheme, (x.shape, gradient.shape[1]), (x, gradient), *arguments)
     return out
+
+
+def takes(normalised: Normalised, outputs: int) -> bool:
+    """Whether :func:`weight_gradient` can be given this for so many outputs."""
+    columns, vector = normalised.g.shape[1], int(library().lsnn_winograd_vector())
+    return columns == outputs or (vector > 0 and outputs % columns == 0 and columns % vector == 0)
 
 
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def _call(name: str, scheme: Scheme, sizes: tuple[torch.Size, int], *tensors: Tensor) -> None:
-    """Call a function for an input of this shape and so many outputs; matrices are maps, other tensors values."""
+def _convolve(x: Tensor, weight: Tensor, scheme: Scheme, mean: int | None, variance: int | None) -> Tensor:
+    height, width = (-(-size // scheme.stride) for size in x.shape[2:])
+    out = x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
+    rows, weights = to_rows(x), weight.contiguous()
+    arguments = as_maps([rows]), address(weights), as_maps([to_rows(out)]), mean, variance
+    _call("", scheme, (x.shape, weight.shape[0]), (x, weight), *arguments)
+    return out
+
+
+def _call(
+    name: str, scheme: Scheme, sizes: tuple[torch.Size, int], tensors: tuple[Tensor, ...], *arguments: object
+) -> None:
+    """Call a function for an input of this shape and so many outputs. ``tensors``: what it is given."""
     if scheme not in schemes() or not all(map(_is_plain, tensors)):
         raise ValueError(f"expected float32 on the CPU and one of {schemes()}, not {scheme}")
     (count, inputs, height, width), outputs = sizes
     convolution = ctypes.byref(CConvolution(count, height, width, inputs, outputs))
-    arguments = [as_maps([tensor]) if tensor.dim() == 2 else address(tensor) for tensor in tensors]
     with record_function("litesnn::convolution"):  # torch's profiler shows it
         failed = getattr(library(), f"lsnn_winograd{name}")(workers()[0], scheme.number, convolution, *arguments)
     if failed:

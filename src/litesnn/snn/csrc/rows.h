@@ -12,9 +12,11 @@
 #define LSNN_ROWS_OPS(real, end)                                                                                       \
     typedef struct {                                                                                                   \
         int64_t steps, rows, columns;                                                                                  \
-        int32_t terms, gradients; /* `gradient`, backwards only: maps that add up to the gradient of spikes */         \
+        int32_t terms;                                                                                                 \
+        int32_t gradients, scaled, centred; /* backwards only; `gradient`: gradients and then scaled maps */           \
         const lsnn_map *term, *gradient;                                                                               \
-        const real *scales, *bias, *centres; /* `centres`: backwards only */                                           \
+        const real *scales, *bias;                                                                                     \
+        const real *centres, *factors, *of_spikes; /* backwards only */                                                \
         const lsnn_neuron *neuron;                                                                                     \
         lsnn_map out; /* spikes; backwards: g; membranes until then */                                                 \
     } lsnn_node_##end;                                                                                                 \
@@ -32,10 +34,11 @@
         real *membranes, *spikes;                                                                                      \
     } lsnn_alone_##end;                                                                                                \
                                                                                                                        \
-    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], sums [1 + terms, C]. */   \
+    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], spikes [C] and sums        \
+     * [1 + centred, C]. */                                                                                            \
     typedef struct {                                                                                                   \
         void (*moments)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                       \
-        void (*fire)(const lsnn_node_##end *node, int64_t first, int64_t last);                                        \
+        void (*fire)(const lsnn_node_##end *node, int64_t first, int64_t last, double *work);                          \
         void (*fire_backward)(const lsnn_node_##end *node, int64_t first, int64_t last, double *work);                 \
         void (*spread)(const lsnn_maps_##end *maps, int64_t first, int64_t last);                                      \
         void (*lif)(const lsnn_alone_##end *alone, int64_t first, int64_t last);                                       \
@@ -50,6 +53,7 @@ typedef struct {
     const lsnn_rows_f *f;
     const lsnn_rows_d *d;
     const struct lsnn_winograd_loops *winograd; /* NULL: there are none */
+    const struct lsnn_products_loops *products;   /* NULL: there are none */
 } lsnn_rows;
 
 extern const lsnn_rows lsnn_rows_portable, lsnn_rows_avx2, lsnn_rows_avx512;

@@ -7,4 +7,5 @@
 #define ISA portable
 #define ISA_NAME "portable"
 #define WINOGRAD NULL
+#define SPIKE_PRODUCTS NULL
 #include "rows_all.inc"

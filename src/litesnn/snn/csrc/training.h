@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 4 /* raised whenever a function of this header or of winograd.h changes */
+#define LSNN_TRAINING_ABI 5 /* raised whenever a function of this header, winograd.h or spike_products.h changes */
 
 /* Columns of a matrix. */
 typedef struct {
@@ -57,18 +57,22 @@ LSNN_API void lsnn_training_stop(void *team);
     LSNN_API void lsnn_moments_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *z, double *scratch,    \
                                      real *mean, real *variance);                                                      \
                                                                                                                        \
-    /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: spikes [P, C]. */                    \
+    /* One node: x = bias + Σ_n scale_n · term_n, then LIF. `scales` [N, C]; out: spikes [P, C], and their means over   \
+     * all rows [C]. `scratch`: C doubles for each worker. */                                                          \
     LSNN_API void lsnn_fire_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,             \
                                   const lsnn_map *term, const real *scales, const real *bias,                          \
-                                  const lsnn_neuron *neuron, const lsnn_map *spikes);                                  \
+                                  const lsnn_neuron *neuron, const lsnn_map *spikes, double *scratch, real *means);    \
                                                                                                                        \
-    /* Its gradient g = d loss / dx [P, C], from those of its spikes (a sum of maps); `sums` [1 + N, C]: Σ g, and      \
-     * Σ g · (term_n − centre_n) for the `centres` [N, C]. Membranes are computed again from the terms. `scratch`:     \
-     * (1 + N) · C doubles for each worker. */                                                                         \
+    /* Its gradient g = d loss / dx [P, C], from that of its spikes, which is the sum of maps, the sum of `scaled` more \
+     * (which follow) times `factors` [scaled, C], and, if there are any of those, of_spikes[0] · s + of_spikes[1]     \
+     * [2, C] for the spikes s. `sums` [1 + M, C]: Σ g, and Σ g · (term_m − centre_m) of the first M terms for the      \
+     * `centres` [M, C]. Membranes are computed again from the terms. `scratch`: (1 + M) · C doubles for each worker. */\
     LSNN_API void lsnn_fire_backward_##end(void *team, int64_t steps, int64_t rows, int64_t columns, int32_t terms,    \
                                            const lsnn_map *term, const real *scales, const real *bias,                 \
-                                           const lsnn_neuron *neuron, int32_t gradients, const lsnn_map *gradient,     \
-                                           const real *centres, const lsnn_map *g, double *scratch, double *sums);     \
+                                           const lsnn_neuron *neuron, int32_t gradients, int32_t scaled,               \
+                                           const lsnn_map *gradient, const real *factors, const real *of_spikes,       \
+                                           int32_t centred, const real *centres, const lsnn_map *g,                    \
+                                           double *scratch, double *sums);                                             \
                                                                                                                        \
     /* out = a · g + b · z + c for maps [P, C] and a, b, c [C]; out may be z. */                                       \
     LSNN_API void lsnn_spread_##end(void *team, int64_t rows, int64_t columns, const lsnn_map *g, const lsnn_map *z,   \

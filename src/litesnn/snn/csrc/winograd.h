@@ -32,19 +32,34 @@ LSNN_API lsnn_scheme lsnn_winograd_scheme(int32_t n);
 
 /* The functions below take the number n of a scheme of the instruction set in use.
  *
- * output = input * weights for weights [outputs, inputs, 3, 3]. Returns 0, or 1: no memory. */
+ * output = input * weights for weights [outputs, inputs, 3, 3], and the mean and variance (divisor: all pixels) of every
+ * output channel, unless both are NULL. They are sums of some pixels, added up in double for each worker and then over
+ * the workers in their order. Returns 0, or 1: no memory. */
 LSNN_API int32_t lsnn_winograd(void *team, int32_t n, const lsnn_convolution *convolution, const lsnn_map *input,
-                               const float *weights, const lsnn_map *output);
+                               const float *weights, const lsnn_map *output, float *mean, float *variance);
 
 /* The gradient of the input from that of the output. Returns 0, or 1: no memory. */
 LSNN_API int32_t lsnn_winograd_input_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
                                               const lsnn_map *output_gradient, const float *weights,
                                               const lsnn_map *input_gradient);
 
-/* The gradient of the weights from the input and the gradient of the output. The sums of the workers are added up in
- * their order. Returns 0, or 1: no memory. */
+/* A normalisation between the output z of a convolution and the gradient g of what follows: dz = a · g + b · z + c for
+ * every channel. g has so many `columns`: those of the output, or, for groups of outputs that lead to the same place, a
+ * part of them that is a multiple of lsnn_winograd_vector(); the channel o takes column o % columns. */
+typedef struct {
+    lsnn_map g;
+    int64_t columns;
+    const float *a, *b, *c;
+} lsnn_normalised;
+
+/* Floats of a vector of the instruction set in use; 0 if there are no schemes. */
+LSNN_API int64_t lsnn_winograd_vector(void);
+
+/* The gradient of the weights from the input and the gradient of the output. If `normalised` is not NULL,
+ * `output_gradient` holds the output, and becomes its gradient. The sums of the workers are added up in their order.
+ * Returns 0, or 1: no memory. */
 LSNN_API int32_t lsnn_winograd_weight_gradient(void *team, int32_t n, const lsnn_convolution *convolution,
                                                const lsnn_map *input, const lsnn_map *output_gradient,
-                                               float *gradient);
+                                               const lsnn_normalised *normalised, float *gradient);
 
 #endif

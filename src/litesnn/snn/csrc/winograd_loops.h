@@ -12,6 +12,7 @@
 #ifndef LSNN_WINOGRAD_LOOPS_H
 #define LSNN_WINOGRAD_LOOPS_H
 
+#include "sizes.h"
 #include "winograd.h"
 
 enum { LSNN_SCHEMES = 3, LSNN_TAPS = 9 };
@@ -32,13 +33,16 @@ typedef struct {
     lsnn_sheet x, other; /* `other`: the output, or its gradient */
     lsnn_grid grid;
     int64_t images;
+    int32_t streaming;      /* whether `other` is too large for a cache, and made of whole lines of one */
     const float *weights;   /* [outputs, inputs, 3, 3], or `transposed` */
     int32_t transposed;
     float *transformed;     /* U in panels of columns [panel][position][inputs][columns] */
     float *sums;            /* of each worker [position][inputs][outputs], both rounded up to vectors */
     int32_t workers;        /* that have sums */
+    const lsnn_normalised *normalised; /* what `other` still has to go through, if anything */
     float *gradient;        /* [outputs, all_inputs, 3, 3], from the first of the inputs on */
     int64_t all_inputs;
+    double *moments;        /* of each worker [2, outputs]; NULL: nobody asks for them */
     float *scratch;         /* of each worker, `room` floats */
     int64_t room;
 } lsnn_winograd_job;
@@ -49,9 +53,10 @@ typedef struct lsnn_winograd_loops {
     int64_t vector, panel; /* floats of a vector, and columns that a matrix product takes at once */
     /* U of the inputs first..last-1. */
     void (*transform)(const lsnn_winograd_job *job, int64_t first, int64_t last);
-    /* The outputs of the tiles first..last-1, and those of the convolution back to the input. */
-    void (*convolve)(const lsnn_winograd_job *job, int64_t first, int64_t last, float *scratch);
-    void (*convolve_back)(const lsnn_winograd_job *job, int64_t first, int64_t last, float *scratch);
+    /* The outputs of the tiles first..last-1, and those of the convolution back to the input. Adds Σ z and Σ z² of every
+     * output channel to `moments`, unless NULL. */
+    void (*convolve)(const lsnn_winograd_job *job, int64_t first, int64_t last, float *scratch, double *moments);
+    void (*convolve_back)(const lsnn_winograd_job *job, int64_t first, int64_t last, float *scratch, double *moments);
     /* What tiles first..last-1 add to a worker's sums. */
     void (*add)(const lsnn_winograd_job *job, int64_t first, int64_t last, float *scratch, float *sums);
     /* The gradient of the weights of inputs first..last-1 from the sums. */
@@ -59,10 +64,6 @@ typedef struct lsnn_winograd_loops {
 } lsnn_winograd_loops;
 
 extern const lsnn_winograd_loops lsnn_winograd_avx2[LSNN_SCHEMES], lsnn_winograd_avx512[LSNN_SCHEMES];
-
-static inline int64_t lsnn_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
-
-static inline int64_t lsnn_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Floats from one position to the next in a matrix of so many columns for the tiles at once. A line of the cache lies
  * between them: else all positions might fall into the same few lines. */

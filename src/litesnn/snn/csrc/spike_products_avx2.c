@@ -1,0 +1,2 @@
+#include "vectors_avx2.h"
+#include "spike_products.inc"

@@ -1,0 +1,2 @@
+#include "vectors_avx512.h"
+#include "spike_products.inc"
