@@ -550,7 +550,7 @@ class _Backward(_Way):
             if run.source == source and run.conv is None:
                 self._pass_on(run)
         readers = [index for index, conv in enumerate(self.plan.convs) if conv.source == source]
-        for index in sorted(readers, key=by_moments.__getitem__):  # those by moments can add to the gradient of others
+        for index in sorted(readers, key=by_moments.__getitem__):  # last those that can add to what others give
             (self._multiply if by_moments[index] else self._convolve)(index, self.plan.convs[index])
 
     def _pass_on(self, run: _Run) -> None:
