@@ -1,10 +1,12 @@
 """One thread and one hypothesis profile for the whole suite: the same examples everywhere, no flaky deadlines.
 
-Fixtures are what several files share: a tiny problem, and a design of it that must not be changed.
+Fixtures are what several files share: a tiny problem, a design of it that must not be changed, and every set of
+instructions that training has loops for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,19 @@ import torch
 from hypothesis import settings
 
 import whole_job
+from litesnn.snn.native_library import instruction_sets, use_instruction_set
 
 torch.set_num_threads(1)
 settings.register_profile("litesnn", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("litesnn")
+
+
+@pytest.fixture(params=instruction_sets())
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of one, in use until the test has ended."""
+    use_instruction_set(request.param)
+    yield request.param
+    use_instruction_set(instruction_sets()[0])
 
 
 @pytest.fixture(scope="session")

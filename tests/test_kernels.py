@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from litesnn.snn.native_library import instruction_sets, use_instruction_set
 
 NEURON = Neuron()
 PLAIN, NATIVE = TorchKernels(), NativeKernels()
-
-
-@pytest.fixture(params=instruction_sets())
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    use_instruction_set(request.param)
-    yield request.param
-    use_instruction_set(instruction_sets()[0])
 
 
 def random(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -15,13 +15,6 @@ from litesnn.snn.pointwise import Coefficients, Edges, Moments
 from litesnn.snn.spike_products import combine, gram, moments
 
 
-@pytest.fixture(params=instruction_sets())
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    use_instruction_set(request.param)
-    yield request.param
-    use_instruction_set(instruction_sets()[0])
-
-
 def random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -79,16 +72,29 @@ def test_any_values_are_multiplied() -> None:
     torch.testing.assert_close(moments(x)[0].float(), x.sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_instruction_sets_with_loops_give_the_same() -> None:
-    """On rows that two threads share."""
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Whatever a test chose, the next finds what it expects."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    use_instruction_set(instruction_sets()[0])
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_instruction_sets_with_loops_give_the_same(threads: int) -> None:
+    """On rows that threads share."""
     x, y, matrix = spikes(0, 3000, 30), random(1, 3000, 40), random(2, 30, 40)
+    torch.set_num_threads(threads)
     found = []
     for name in instruction_sets()[:-1]:
         use_instruction_set(name)
         out = torch.empty(3000, 40)
         combine(out, [x], matrix)
         found.append((out, gram(x, y)))
-    use_instruction_set(instruction_sets()[0])
+        torch.testing.assert_close(out, x @ matrix, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[-1][1], x.double().T @ y.double(), rtol=0, atol=1e-4)
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 

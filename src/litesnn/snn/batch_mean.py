@@ -39,9 +39,8 @@ class _BatchMean(torch.autograd.Function):
         if spikes is None:
             spread: Tensor = (mean / ctx.batch).unsqueeze(1)
             return spread.expand(-1, ctx.batch, *spread.shape[2:])
-        mean = mean.contiguous(
-            memory_format=torch.channels_last
-        )  # as spikes are: else the sum takes five times as long
+        # In the layout of the spikes: else the sum takes five times as long.
+        mean = mean.contiguous(memory_format=torch.channels_last)
         return torch.add(spikes, mean.unsqueeze(1), alpha=1 / ctx.batch)
 
 

@@ -90,8 +90,8 @@ def goes_by_moments(kernel: int, inputs: int, outputs: int, device: torch.device
     One of kernel 1 is, on a CPU that has loops for products of spikes. It then writes and reads no more memory than
     spikes and currents take, but needs I² more of those products, which are too many for much fewer outputs.
     """
-    few = kernel > 1 or inputs > 3 * outputs
-    return not few and device.type == "cpu" and execution.convolution_type is None and has_loops()
+    pays = kernel == 1 and inputs <= 3 * outputs
+    return pays and device.type == "cpu" and execution.convolution_type is None and has_loops()
 
 
 def keeps_output(kernel: int, device: torch.device) -> bool:

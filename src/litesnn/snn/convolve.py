@@ -72,7 +72,7 @@ def convolve_backward(
 
 
 def _normalise(z: Tensor, normalised: Normalised, kernels: Kernels) -> None:
-    """Z [P, O] becomes its gradient."""
+    """Make of outputs z [P, O] their gradient, in place."""
     columns = normalised.g.shape[1]
     for first in range(0, z.shape[1], columns):
         part = slice(first, first + columns)

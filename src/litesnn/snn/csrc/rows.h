@@ -34,7 +34,7 @@
         real *membranes, *spikes;                                                                                      \
     } lsnn_alone_##end;                                                                                                \
                                                                                                                        \
-    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], spikes [C] and sums        \
+    /* `work` belongs to the worker and gets what is added up over its rows: moments [2, C], spikes [C] and sums       \
      * [1 + centred, C]. */                                                                                            \
     typedef struct {                                                                                                   \
         void (*moments)(const lsnn_maps_##end *maps, int64_t first, int64_t last, double *work);                       \
@@ -53,7 +53,7 @@ typedef struct {
     const lsnn_rows_f *f;
     const lsnn_rows_d *d;
     const struct lsnn_winograd_loops *winograd; /* NULL: there are none */
-    const struct lsnn_products_loops *products;   /* NULL: there are none */
+    const struct lsnn_products_loops *products; /* NULL: there are none */
 } lsnn_rows;
 
 extern const lsnn_rows lsnn_rows_portable, lsnn_rows_avx2, lsnn_rows_avx512;

@@ -122,6 +122,7 @@ int32_t lsnn_gram(void *team, int64_t rows, const lsnn_map *x, int64_t inputs, c
     job.inputs = inputs;
     job.outputs = outputs;
     job.other = *y;
+    job.summing = sums != NULL;
     job.room = size_of_totals(&job) + size_of_sums(&job) + room_for(job.loops, inputs);
     job.scratch = lsnn_lines(lsnn_team_workers(team) * job.room, &piece);
     if (!job.scratch)

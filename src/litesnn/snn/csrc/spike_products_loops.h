@@ -19,6 +19,7 @@ typedef struct {
     const float *bias;        /* [outputs], rounded up to vectors */
     int32_t adding;           /* to what is there */
     lsnn_map other;           /* what is written, or the right-hand side of a gram matrix */
+    int32_t summing;          /* whether the sums of the inputs are asked for, too */
     char *scratch;            /* of each worker, `room` bytes */
     int64_t room;
 } lsnn_products_job;
@@ -28,7 +29,7 @@ typedef struct lsnn_products_loops {
     int64_t at_once;       /* rows whose events are looked up together */
     /* Over the rows first..last-1. `scratch` has room for the events of the rows at once. */
     void (*combine)(const lsnn_products_job *job, int64_t first, int64_t last, char *scratch);
-    /* Adds the gram matrix to `totals` [inputs, outputs], and the sums of the events to the inputs' totals behind them.
+    /* Adds the gram matrix to `totals` [inputs, outputs], and, if `summing`, those of the inputs behind them.
      * `sums`, the same in panels, are 0 before and after. */
     void (*gram)(const lsnn_products_job *job, int64_t first, int64_t last, char *scratch, float *sums, double *totals);
 } lsnn_products_loops;
