@@ -172,6 +172,8 @@ class TestDecode:
             (sound(np.array([0.0, np.nan]), subtype="FLOAT"), "a: holds samples that are not finite"),
             (None, "a: is missing"),
         ],
+        # Not the bytes: a file of floats holds the second it was written in, and workers must agree on names.
+        ids=["nonsense", "empty", "no samples", "not finite", "missing"],
     )
     def test_refuses(self, content: bytes | None, message: str) -> None:
         with pytest.raises(InputError, match=message) as caught:
