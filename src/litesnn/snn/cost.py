@@ -103,9 +103,11 @@ class Axis:
 
 def taps_along(mean_spikes: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """:func:`tap_spikes` of a convolution that need not be square: [T, C, H, W] → [T, C, kernel rows, columns]."""
-    height, width = mean_spikes.shape[-2:]
-    kind = (mean_spikes.dtype, mean_spikes.device)
-    return _taken(height, rows, *kind) @ (mean_spikes @ _taken(width, columns, *kind).T)
+    (height, width), kind = mean_spikes.shape[-2:], (mean_spikes.dtype, mean_spikes.device)
+    pixels = mean_spikes.permute(0, 2, 3, 1)  # [T, H, W, C], as maps that are channels_last lie in memory
+    met = _taken(height, rows, *kind) @ pixels.flatten(2)  # [T, kernel rows, W·C]
+    met = _taken(width, columns, *kind) @ met.unflatten(2, (width, -1))  # [T, kernel rows, kernel columns, C]
+    return met.permute(0, 3, 1, 2)
 
 
 @cache
