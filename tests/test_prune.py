@@ -39,6 +39,24 @@ def test_the_count_is_exact_when_scores_tie(values: list[int], keep: float) -> N
     assert not len(dropped) or dropped.max() <= scores[mask == 1].abs().min()
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("spread", [1e-30, 1.0, 1e30])
+def test_stacked_layers_keep_what_a_sort_says(layers: int, spread: float) -> None:
+    # As many as two threads share, and with scores that tie: of those the first ones stay.
+    scores = torch.randn(layers, 40, 33, 3, 3, generator=torch.Generator().manual_seed(3)).mul(8).round() * spread / 8
+    mask = keep_mask(scores, 0.2, stacked=True).flatten(1)
+    order = scores.abs().flatten(1).argsort(dim=1, descending=True, stable=True)
+    expected = torch.zeros_like(mask).scatter_(1, order[:, : kept_count(mask.shape[1], 0.2)], 1)
+    assert torch.equal(mask, expected)
+
+
+def test_what_is_not_finite_or_denormal_has_its_place() -> None:
+    scores = torch.tensor([0.0, 1e-45, -1e-40, 1e-38, 3e38, -torch.inf, torch.nan])
+    masks = [keep_mask(scores, kept / len(scores)) for kept in range(1, len(scores))]
+    assert [mask.argmax().item() for mask in masks] == [6, 5, 4, 3, 2, 1]
+    assert [int(mask.sum()) for mask in masks] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_lower_keep_ratio_keeps_no_others() -> None:
     scores = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     masks = [keep_mask(scores, keep) for keep in (0.1, 0.3, 0.7, 1.0)]

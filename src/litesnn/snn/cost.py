@@ -106,7 +106,7 @@ def taps_along(mean_spikes: Tensor, rows: Axis, columns: Axis) -> Tensor:
     (height, width), kind = mean_spikes.shape[-2:], (mean_spikes.dtype, mean_spikes.device)
     pixels = mean_spikes.permute(0, 2, 3, 1)  # [T, H, W, C], as maps that are channels_last lie in memory
     met = _taken(height, rows, *kind) @ pixels.flatten(2)  # [T, kernel rows, W·C]
-    met = _taken(width, columns, *kind) @ met.unflatten(2, (width, -1))  # [T, kernel rows, kernel columns, C]
+    met = _taken(width, columns, *kind) @ met.view(*met.shape[:2], width, -1)  # [T, kernel rows, kernel columns, C]
     return met.permute(0, 3, 1, 2)
 
 

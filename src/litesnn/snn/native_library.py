@@ -1,4 +1,4 @@
-"""The library of ``csrc``, loaded: the one place that mirrors ``training.h``, ``winograd.h`` and ``spike_products.h``.
+"""The library of ``csrc``, loaded: the one place that mirrors its headers.
 
 It was built with the package. As many workers as torch has threads share the work of its functions.
 """
@@ -34,7 +34,7 @@ __all__ = [
     "workers",
 ]
 
-ABI = 5  # LSNN_TRAINING_ABI of the header that this file mirrors
+ABI = 6  # LSNN_TRAINING_ABI of training.h
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -99,6 +99,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         _NUMBER,
         (_ADDRESS, _NUMBER, _SIZES, _MAPS, _MAPS, ctypes.POINTER(CNormalised), _ADDRESS),
     ),
+    "lsnn_keep_largest": (None, (_ADDRESS, _COUNT, _COUNT, _COUNT, _ADDRESS, _ADDRESS)),
     "lsnn_has_spike_products": (_NUMBER, ()),
     "lsnn_combine": (
         _NUMBER,

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 5 /* raised whenever a function of this header, winograd.h or spike_products.h changes */
+#define LSNN_TRAINING_ABI 6 /* raised whenever a function of this header or of another one that has some changes */
 
 /* Columns of a matrix. */
 typedef struct {
