@@ -18,10 +18,10 @@ static int all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
 int lsnn_has_avx2(void)
 {
-    const uint32_t osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, ymm = 6;
+    const uint32_t osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, popcnt = 1u << 23, ymm = 6;
     const uint32_t bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8;
     unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, osxsave | avx | fma) || !all(kept_states(), ymm))
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, osxsave | avx | fma | popcnt) || !all(kept_states(), ymm))
         return 0;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && all(b, bmi1 | avx2 | bmi2);
 }
