@@ -33,8 +33,8 @@ SANITIZERS = "-fsanitize=address,undefined"
 FLAGS = ("-std=c99", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
 KERNELS: dict[str, tuple[str, ...]] = {  # as in CMakeLists.txt; the others are left out
     "kernel_portable": (),
-    "kernel_avx2": ("-mavx2", "-mbmi", "-mbmi2", "-mfma"),
-    "kernel_avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mbmi", "-mbmi2", "-mfma"),
+    "kernel_avx2": ("-mavx2", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"),
+    "kernel_avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"),
 }
 KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 
