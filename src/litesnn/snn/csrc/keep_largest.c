@@ -26,8 +26,8 @@ static uint32_t magnitude(float score)
     return bits & 0x7fffffff;
 }
 
-/* The kept-th largest magnitude; `kept` becomes how many equal to it stay, `dropped` how many do not. */
-static uint32_t smallest_kept(const float *scores, int64_t weights, int64_t *kept, int64_t *dropped)
+/* The kept-th largest magnitude; `dropped`: how many of those that are equal to it do not stay. */
+static uint32_t smallest_kept(const float *scores, int64_t weights, int64_t kept, int64_t *dropped)
 {
     uint32_t found = 0;
     int n;
@@ -41,9 +41,9 @@ static uint32_t smallest_kept(const float *scores, int64_t weights, int64_t *kep
             if (score >> above == found)
                 counts[(score >> shift) & (digits - 1)]++;
         }
-        for (; counts[digit] < *kept; digit--)
-            *kept -= counts[digit];
-        *dropped = counts[digit] - *kept;
+        for (; counts[digit] < kept; digit--)
+            kept -= counts[digit];
+        *dropped = counts[digit] - kept;
         found = found << (above - shift) | digit;
     }
     return found;
@@ -52,7 +52,7 @@ static uint32_t smallest_kept(const float *scores, int64_t weights, int64_t *kep
 static void keep_in_layer(const float *scores, int64_t weights, int64_t kept, float *mask)
 {
     int64_t dropped, i;
-    const uint32_t smallest = smallest_kept(scores, weights, &kept, &dropped);
+    const uint32_t smallest = smallest_kept(scores, weights, kept, &dropped);
     for (i = 0; i < weights; i++)
         mask[i] = magnitude(scores[i]) >= smallest;
     for (i = weights - 1; dropped; i--) /* the last of those that are equal */

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 6 /* raised whenever a function of this header or of another one that has some changes */
+#define LSNN_TRAINING_ABI 6 /* raised whenever an LSNN_API function of any header in this folder changes */
 
 /* Columns of a matrix. */
 typedef struct {
