@@ -29,6 +29,7 @@ from litesnn.search.derive import (
     learned_preferences,
     preference,
     strongest_edges,
+    wiring,
 )
 from litesnn.search.joint import build_supernet
 from litesnn.snn.network import InputInfo, Network
@@ -111,7 +112,7 @@ def test_the_choice_is_the_best_of_all(seed: int, room: float, work: float | Non
     """``room`` and ``work`` place the limits between the cheapest and the dearest genotype."""
     plain = recipe(bits=(1, 4), keeps=(0.2, 1.0), levels=levels)
     preferences = random_preferences(plain, seed)
-    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    edges = wiring(preferences, plain)
     scores = all_genotypes(plain, edges, preferences)
     networks = {gene: Network(gene, INFO) for gene in scores}
     sizes = {gene: size_bound(integerize(network)) for gene, network in networks.items()}
@@ -299,7 +300,7 @@ def test_a_search_that_is_very_sure_can_still_be_derived() -> None:
 def test_a_least_size_gives_the_best_of_the_large_ones(seed: int) -> None:
     plain = recipe(bits=(1, 4), keeps=(0.2, 1.0))
     preferences = random_preferences(plain, seed)
-    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    edges = wiring(preferences, plain)
     scores = all_genotypes(plain, edges, preferences)
     sizes = {gene: largest_file(gene, INFO) for gene in scores}
     least, slack = round(0.3 * min(sizes.values()) + 0.7 * max(sizes.values())), 30
@@ -317,7 +318,7 @@ def modest(seed: int) -> tuple[Recipe, Preferences, int]:
     preferences = random_preferences(plain, seed)
     preferences.width[:, 0] += 20
     preferences.compression[:, 0, 0] += 20
-    edges = strongest_edges(preferences.alpha, plain.model.ops, 2, 2)
+    edges = wiring(preferences, plain)
     return plain, preferences, max(largest_file(gene, INFO) for gene in all_genotypes(plain, edges, preferences))
 
 

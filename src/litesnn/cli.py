@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,19 +15,22 @@ from rich.console import Console
 from rich.markup import escape
 
 from litesnn import processes
-from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
 from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.export_c.command import export, firmware_summary
 from litesnn.deploy.native_evaluation import engine_table, evaluate_native
-from litesnn.design import Job, check_budgets, make_recipe
+from litesnn.design import Job, check_budgets
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError
 from litesnn.loop.session import Session, begin_session
+from litesnn.planning.request import Begun, Request, begin
 from litesnn.runs import STAGES, RunFolder, held
 from litesnn.show import info_table, predictions, summary_table
 from litesnn.snn.execution import Execution
 from litesnn.version import __version__
 
 __all__ = ["app", "main"]
+
+_STARTED = time.perf_counter()
 
 _INTERRUPTED = 130
 """The exit code into which typer turns a KeyboardInterrupt, before anything here can see it."""
@@ -82,8 +86,21 @@ DataOption = Annotated[
     ),
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a shipped recipe or a TOML file; see recipes")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="a shipped recipe or a TOML file, see recipes; left out, one is made from the data"),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="seed of weights, batches and augmentation")]
+TimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        help="what the whole design may take, as in '30 min' (the default; on a GPU '10 min'): the recipe is made for it",
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="begin the run, print what it would do and for how long, and stop there")
+]
 ModeOption = Annotated[Mode | None, typer.Option("--mode", help="limits as constraints, or the paper's fixed weights")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a recipe key, as in search.epochs=3")
@@ -116,10 +133,12 @@ def design(
     run: RunOption = Path("runs/design"),
     data: DataOption = None,
     budget: BudgetOption = None,
+    duration: TimeOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = None,
     mode: ModeOption = None,
     changes: SetOption = None,
+    dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -130,7 +149,6 @@ def design(
     quiet: QuietOption = False,
 ) -> None:
     """Do the whole job, or go on with one that was interrupted. Exit code 3 if the result breaks its budget."""
-    folder, said = _begin(run, data, budget, recipe, seed, mode, changes)
     session = _session(
         device,
         threads,
@@ -139,8 +157,13 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    with held(folder, said) as mine:
-        Job(mine, session).finish()
+    folder, begun = RunFolder(run), _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
+    with held(folder, begun.recipe, begun.reasons) as mine:
+        job = Job(mine, session, begun.data)
+        job.announce(begun.plan, whole=dry_run)
+        if dry_run:
+            return
+        job.finish()
     _conclude(folder)
 
 
@@ -169,11 +192,12 @@ def compress(
     Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
     with a run that was interrupted. Exit code 3 if the result breaks its budget.
     """
-    folder, said = _begin(run, data, budget, recipe, seed, None, changes, model=model, weights=weights)
-    if (said or folder.recipe()).module is None:
+    if model is None and (not (run / "recipe.toml").exists() or RunFolder(run).recipe().module is None):
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    with held(folder, said) as mine:
+    folder = RunFolder(run)
+    begun = _begin(run, session, data, budget, recipe, seed, None, changes, model=model, weights=weights)
+    with held(folder, begun.recipe) as mine:
         Job(mine, session).finish()
     _conclude(folder)
 
@@ -183,6 +207,7 @@ def search(
     run: RunOption = Path("runs/design"),
     data: DataOption = None,
     budget: BudgetOption = None,
+    duration: TimeOption = None,
     recipe: RecipeOption = None,
     seed: SeedOption = None,
     mode: ModeOption = None,
@@ -197,20 +222,16 @@ def search(
     quiet: QuietOption = False,
 ) -> None:
     """Begin a run and search: weights, operations, bits, keep ratios, widths and timesteps together."""
-    folder, said = _begin(run, data, budget, recipe, seed, mode, changes)
-    _do_stage(
-        "search",
-        folder,
-        _session(
-            device,
-            threads,
-            Execution(compiled=compiled, half=half, graphs=graphs),
-            memory,
-            tensorboard=tensorboard,
-            quiet=quiet,
-        ),
-        said,
+    session = _session(
+        device,
+        threads,
+        Execution(compiled=compiled, half=half, graphs=graphs),
+        memory,
+        tensorboard=tensorboard,
+        quiet=quiet,
     )
+    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
+    _do_stage("search", RunFolder(run), session, begun)
 
 
 @app.command()
@@ -379,6 +400,7 @@ def main() -> NoReturn:
 
 def _begin(
     run: Path,
+    session: Session,
     data: str | None,
     budget: str | None,
     recipe: str | None,
@@ -386,25 +408,16 @@ def _begin(
     mode: Mode | None,
     changes: list[str] | None,
     *,
+    duration: str | None = None,
     model: str | None = None,
     weights: Path | None = None,
-) -> tuple[RunFolder, Recipe | None]:
-    """The run folder, and the recipe that the options say, in the first process alone.
-
-    If they say nothing and the run exists, there is none: the run goes on with its own.
-    """
-    folder = RunFolder(run)
+) -> Begun:
+    """How the run begins that the options say."""
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
-    if weights is not None and model is None:
-        raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
-    nothing_said = not said and all(value is None for value in (data, budget, recipe, seed, model))
-
-    if not processes.is_first() or (nothing_said and (folder / "recipe.toml").exists()):
-        return folder, None
-    words = {"data": data, "budget": budget, "recipe": recipe, "model": model}
-    return folder, make_recipe(**words, weights=weights, seed=seed, changes=said)
+    request = Request(data, budget, recipe, seed, duration, said, model, weights)
+    return begin(RunFolder(run), request, session, spent=time.perf_counter() - _STARTED)
 
 
 def _session(
@@ -422,9 +435,9 @@ def _session(
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
-def _do_stage(stage: str, folder: RunFolder, session: Session, recipe: Recipe | None = None) -> None:
-    with held(folder, recipe) as mine:
-        session.show(escape(str(Job(mine, session).do(stage))))
+def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun = Begun()) -> None:
+    with held(folder, begun.recipe, begun.reasons) as mine:
+        session.show(escape(str(Job(mine, session, begun.data).do(stage))))
 
 
 def _evaluate_native(folder: RunFolder, threads: int) -> None:

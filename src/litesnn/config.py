@@ -6,6 +6,7 @@ below are what ``litesnn recipes NAME`` prints. The run folder keeps the whole r
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -23,6 +24,7 @@ from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
 
 __all__ = [
+    "MadeFor",
     "ModelSettings",
     "ModuleSettings",
     "Recipe",
@@ -31,6 +33,7 @@ __all__ = [
     "describe_settings",
     "load_recipe",
     "shipped_recipes",
+    "with_numbers",
 ]
 
 RECIPE_VERSION: Literal[1] = 1
@@ -54,6 +57,9 @@ class ModelSettings(_Settings):
     stem_stride: Literal[1, 2, 4] = Field(1, description="stride of the stem")
     ops: tuple[str, ...] = Field(("skip", "conv3x3"), min_length=1, description="candidate operations of an edge")
     edges_per_node: int = Field(2, ge=1, description="incoming edges that each node of the derived cell keeps")
+    spatial_edges: int = Field(
+        1, ge=0, description="least edges of a derived cell with a filter larger than 1x1, if the candidates have one"
+    )
     io_bits: int = Field(4, ge=1, le=4, description="weight bits of stem and classifier, which are not pruned")
     arithmetic: ArithmeticName = Field(
         "float", description="deployed arithmetic. float: float32, leak 0.2; fixed: integers alone, leak 0.25"
@@ -84,6 +90,9 @@ class SearchSettings(_Settings):
         "joint: both at once on batches of all these samples, one pass per step",
     )
     epochs: int = Field(50, ge=1, description="epochs of the search")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="steps after which an epoch ends early, for large data; left out: at the last batch"
+    )
     warmup_epochs: int = Field(5, ge=0, description="epochs in which the timestep weights stay uniform")
     architecture_warmup_epochs: int = Field(
         0, ge=0, description="epochs in which α, β and widths stay as they are while weights and scores learn"
@@ -144,16 +153,30 @@ class TrainSettings(_Settings):
     """Training of the derived network from scratch."""
 
     epochs: int = Field(200, ge=1, description="epochs of training")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="steps after which an epoch ends early, for large data; left out: at the last batch"
+    )
     batch_size: int = Field(50, ge=2, description="images per step")
     lr: float = Field(0.025, gt=0, description="first learning rate of the weights (SGD, cosine)")
     lr_min: float = Field(0.001, ge=0, description="last learning rate of the weights")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights")
     weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
+    nesterov: bool = Field(False, description="Nesterov's momentum instead of the plain one")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises from 0")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each target that is spread evenly over all classes"
+    )
     grad_clip: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     score_lr: float = Field(1e-2, gt=0, description="first learning rate of the pruning scores (Adam, cosine)")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head; it needs at least 3 cells")
     penalty: float = Field(1.0, gt=0, description="weight of the squared violation of the Bit-SynOps limit (log-ratio)")
     dual_lr: float = Field(0.05, gt=0, description="step of its multiplier")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class ModuleSettings(_Settings):
@@ -164,6 +187,14 @@ class ModuleSettings(_Settings):
     sha256: str = Field(description="of the file when the run began")
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
+
+
+class MadeFor(_Settings):
+    """What a recipe was made for that was made from the data, the budget and the time (:mod:`litesnn.planning`)."""
+
+    seconds: float = Field(gt=0, description="time that the whole design is to take; training gets what is left of it")
+    spent: float = Field(0.0, ge=0, description="seconds that it took to read the data and to make the recipe")
+    epochs_follow: bool = Field(True, description="whether train.epochs are set anew when the network is known")
 
 
 class Recipe(_Settings):
@@ -182,6 +213,7 @@ class Recipe(_Settings):
     module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
+    made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
 
     @property
     def timesteps(self) -> int:
@@ -193,9 +225,20 @@ class Recipe(_Settings):
         """What recordings become."""
         return FrontEnds(self.audio, self.events, self.timesteps)
 
-    def to_toml(self) -> str:
-        """The whole recipe as TOML text, defaults included; ``None`` is an absent key."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+    def to_toml(self, reasons: Mapping[str, str] | None = None) -> str:
+        """The whole recipe as TOML text, defaults included; ``None`` is an absent key.
+
+        ``reasons`` become comments, each above its dotted key.
+        """
+        lines, section = [], ""
+        for line in tomli_w.dumps(self.model_dump(exclude_none=True)).splitlines():
+            if line.startswith("["):
+                section = line.strip("[]") + "."
+            key = section + line.partition(" = ")[0]
+            if reasons and key in reasons:
+                lines += _comment(reasons[key])
+            lines.append(line)
+        return "\n".join(lines) + "\n"
 
     @classmethod
     def from_toml(cls, text: str, *, origin: str = "recipe", changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -269,6 +312,28 @@ def describe_settings(recipe: Recipe) -> Iterable[tuple[str, Any, str]]:
                 yield f"{name}.{inner}", getattr(value, inner), inner_field.description or ""
         else:
             yield name, value, field.description or ""
+
+
+def with_numbers(text: str, values: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+    """A recipe's TOML text with other whole numbers at dotted keys that it has, and other reasons above them."""
+    lines: list[str] = []
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        key = section + line.partition(" = ")[0]
+        if key in values:
+            if key in reasons:
+                while lines and lines[-1].startswith("#"):
+                    lines.pop()
+                lines += _comment(reasons[key])
+            line = f"{line.partition(' = ')[0]} = {values[key]}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _comment(reason: str) -> list[str]:
+    return [f"# {part}" for part in textwrap.wrap(reason, 116)]
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

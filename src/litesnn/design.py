@@ -19,10 +19,8 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
-from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
-from litesnn.data.event_files import is_events
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
@@ -31,10 +29,12 @@ from litesnn.front_end import EventFrames, LogMel
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
+from litesnn.planning.maker import Plan, foresee, renew_epochs
+from litesnn.planning.request import Begun, Request, begin
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
 from litesnn.runs import STAGES, RunFolder, held
-from litesnn.search.derive import derive, require_possible
+from litesnn.search.derive import derive, require_possible, unused_budget
 from litesnn.search.joint import search
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
@@ -47,7 +47,19 @@ __all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe"
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
     """Search, unless the budget is impossible: nobody should wait for a search to learn that."""
     processes.first_does(lambda: require_possible(run.recipe(), input_info(data)))
+    if not run.checkpoint("search").exists():
+        for note in processes.first_does(lambda: unused_budget(run.recipe(), input_info(data))):
+            session.warn(note)
     return search(run, data, session)
+
+
+def planned_fit(run: RunFolder, data: Data, session: Session) -> Path:
+    """Train; first set the epochs of a recipe that was made for a time, now that the network is known."""
+    if not run.checkpoint("train").exists():
+        workers = processes.count()
+        processes.first_does(lambda: renew_epochs(run, data, session, workers=workers))
+        processes.copy_from_first(run.path, ["recipe.toml"])
+    return fit(run, data, session)
 
 
 def report(run: RunFolder, data: Data, session: Session) -> Path:
@@ -61,7 +73,7 @@ def report(run: RunFolder, data: Data, session: Session) -> Path:
 STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
     "search": possible_search,
     "derive": derive,
-    "train": fit,
+    "train": planned_fit,
     "evaluate": evaluate,
     "pack": pack,
     "report": report,
@@ -95,17 +107,20 @@ def renew_report(run: RunFolder) -> None:
 
 
 class Job:
-    """A run folder with its data, which are loaded when a stage first needs them. All processes do the same job."""
+    """A run folder with its data, which are loaded when a stage first needs them. All processes do the same job.
 
-    def __init__(self, run: RunFolder, session: Session) -> None:
-        self.run, self.session = run, session
+    Who has read the data already, in this process, may give them.
+    """
+
+    def __init__(self, run: RunFolder, session: Session, data: Data | None = None) -> None:
+        self.run, self.session, self._read = run, session, data
 
     @cached_property
     def data(self) -> Data:
         """The data of the run's recipe."""
         recipe = self.run.recipe()
         with processes.first_before_others():
-            data = load(recipe.data, recipe.front_ends)
+            data = self._read or load(recipe.data, recipe.front_ends)
         require_sensible(recipe, data)
         require_same_data(data)
         for note in data.notes:
@@ -129,6 +144,28 @@ class Job:
         require_equal_parts(self.run.recipe(), [stage], self.data)
         processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
         return work(self.run, self.data, self.session)
+
+    def announce(self, plan: Plan | None = None, *, whole: bool = True) -> None:
+        """Show what the run will do and for how long: of a recipe that was just made its plan.
+
+        Of any other recipe that is only shown if the ``whole`` is asked for, since some steps have to be measured.
+        """
+        if plan is None and whole:
+            recipe, data, workers = self.run.recipe(), self.data, processes.count()
+            if recipe.module is not None:
+                raise InputError("what a given module will take is not known before; leave out --dry-run")
+            if processes.is_first():
+                with processes.apart():
+                    plan = foresee(recipe, data, self.session, workers=workers)
+            processes.share(None)
+        if plan is None:
+            return
+        for line in plan.lines():
+            self.session.show(escape(line))
+        if whole:
+            for note in unused_budget(plan.recipe, input_info(plan.data)):
+                self.session.warn(note)
+            self.session.show(f"[dim]begun in {escape(str(self.run.path))}; litesnn design --run {escape(str(self.run.path))} goes on[/]")
 
     def finish(self) -> None:
         """Run every stage that is not done."""
@@ -196,33 +233,16 @@ def make_recipe(
     model: str | None = None,
     weights: str | Path | None = None,
 ) -> Recipe:
-    """A recipe from what a person names.
+    """A written recipe with what a person names in place of its own values.
 
-    Without a recipe, digits take "digits", recordings of events "nmnist-s" and everything else "small".
-
-    With ``model``, a given module as ``FILE.py:Class`` that may start from ``weights``, the default is "compress".
+    Left out, the recipe is "digits", or "compress" with ``model``, a given module as ``FILE.py:Class`` that may start
+    from ``weights``. (:func:`design` makes a recipe for all other data.)
 
     Raises:
         InputError: a name, key or value is not understood.
     """
-    merged: dict[str, Any] = {}
-    if data is not None:
-        merged["data.source"] = data
-    if budget is not None:
-        limits = Budget.parse(budget) if isinstance(budget, str) else budget
-        merged["budget"] = limits.model_dump(exclude_none=True)
-    if seed is not None:
-        merged["seed"] = seed
-    if model is not None:
-        merged["module"] = describe_module(model, weights).model_dump(exclude_none=True)
-    default = _default_recipe(data) if model is None else "compress"
-    return load_recipe(recipe or default, merged | dict(changes or {}))
-
-
-def _default_recipe(data: str | None) -> str:
-    if data in (None, "digits"):
-        return "digits"
-    return "nmnist-s" if is_events(Path(data).expanduser()) else "small"
+    request = Request(data, budget, recipe, seed, None, changes or {}, model, weights)
+    return load_recipe(request.written or "digits", {"made": None} | request.values())
 
 
 def design(
@@ -232,6 +252,7 @@ def design(
     recipe: str | Path | None = None,
     run: str | Path = "runs/design",
     seed: int | None = None,
+    time: str | float | None = None,
     changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     console: Console | None = None,
@@ -248,9 +269,12 @@ def design(
         data: "digits", a folder, an ``.npz`` file, an archive of event recordings or a name on the Hugging Face hub;
             sound needs a recipe for sound.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
-        recipe: name of a shipped recipe or path of a TOML file.
+        recipe: name of a shipped recipe or path of a TOML file; left out, one is made from the data, the budget and
+            the time (for "digits" without a time, the shipped one).
         run: the run folder.
         seed: seed of weights, batches and augmentation.
+        time: what the whole design may take if the recipe is made, as ``"30 min"`` or in seconds; left out, 30 minutes
+            on a CPU and 10 on a GPU.
         changes: dotted recipe keys with other values, such as ``{"search.epochs": 3}``.
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
@@ -274,8 +298,8 @@ def design(
             execution=Execution(compiled=compiled, half=half),
             memory=memory,
         )
-        made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
-        return _finished(folder, made, session)
+        request = Request(data, budget, recipe, seed, time, changes or {})
+        return _finished(folder, begin(folder, request, session), session)
 
 
 def compress(
@@ -313,16 +337,17 @@ def compress(
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
     session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
-    made = make_recipe(
-        data=data, budget=budget, recipe=recipe, seed=seed, changes=changes, model=model, weights=weights
-    )
-    return _finished(RunFolder(run), made, session)
+    folder = RunFolder(run)
+    request = Request(data, budget, recipe, seed, None, changes or {}, model, weights)
+    return _finished(folder, begin(folder, request, session), session)
 
 
-def _finished(folder: RunFolder, recipe: Recipe, session: Session) -> Design:
-    """Do all that is not done of a recipe. Raises ``BudgetExceeded`` as :func:`design`."""
-    with held(folder, recipe) as mine:
-        Job(mine, session).finish()
+def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:
+    """Do all that is not done of a run. Raises ``BudgetExceeded`` as :func:`design`."""
+    with held(folder, begun.recipe, begun.reasons) as mine:
+        job = Job(mine, session, begun.data)
+        job.announce(begun.plan, whole=False)
+        job.finish()
     metrics = processes.first_does(folder.metrics)
     check_budgets(metrics)
     return Design(folder.path, metrics)

@@ -23,7 +23,7 @@ from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
-__all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "held"]
+__all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
 
 METRICS_VERSION = 1
 METRICS_KEYS = (
@@ -115,18 +115,24 @@ class RunFolder:
         write_atomically(self.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
         return metrics
 
-    def begin(self, recipe: Recipe) -> None:
+    def has_results(self) -> bool:
+        """Whether the folder holds more than the recipe that a run was begun with."""
+        return bool(self._strangers(besides={"recipe.toml"}))
+
+    def begin(self, recipe: Recipe, reasons: Mapping[str, str] | None = None) -> None:
         """Make the folder, or check that it was made for the same recipe.
+
+        ``reasons`` for values, by dotted key, become comments of ``recipe.toml``.
 
         Raises:
             InputError: the folder belongs to another recipe (the message names the first key that differs), it is
                 a folder of something else, or another process holds it.
         """
-        with self._begun(recipe):
+        with self._begun(recipe, reasons):
             pass
 
     @contextmanager
-    def _begun(self, recipe: Recipe) -> Iterator[None]:
+    def _begun(self, recipe: Recipe, reasons: Mapping[str, str] | None = None) -> Iterator[None]:
         """:meth:`begin`, and hold the folder."""
         if not (self / "recipe.toml").exists():
             try:
@@ -137,12 +143,12 @@ class RunFolder:
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"
-            difference = path.exists() and _first_difference(self.recipe().model_dump(), recipe.model_dump())
+            difference = path.exists() and first_difference(self.recipe().model_dump(), recipe.model_dump())
             # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
-            if difference and self._strangers(besides={path.name}):
+            if difference and self.has_results():
                 raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
             if difference or not path.exists():
-                write_atomically(path, recipe.to_toml())
+                write_atomically(path, recipe.to_toml(reasons))
             yield
 
     def _strangers(self, besides: Iterable[str] = ()) -> list[str]:
@@ -191,10 +197,12 @@ class RunFolder:
 
 
 @contextmanager
-def held(folder: RunFolder, recipe: Recipe | None = None) -> Iterator[RunFolder]:
+def held(
+    folder: RunFolder, recipe: Recipe | None = None, reasons: Mapping[str, str] | None = None
+) -> Iterator[RunFolder]:
     """A run folder for the stages of one job. Only the first of several processes works in the folder itself.
 
-    With a ``recipe`` the first begins the run with it (:meth:`RunFolder.begin`); the others need none.
+    With a ``recipe`` and its ``reasons`` the first begins the run (:meth:`RunFolder.begin`); the others need none.
 
     Each other one has a folder to throw away, which need not be on the same machine. What it reads is copied there
     before a stage (:func:`litesnn.processes.copy_from_first`), and nobody misses what it writes: so no stage has to
@@ -206,7 +214,7 @@ def held(folder: RunFolder, recipe: Recipe | None = None) -> Iterator[RunFolder]
     if processes.is_first():
         if recipe is None:
             folder.recipe()
-        with folder.locked() if recipe is None else folder._begun(recipe):
+        with folder.locked() if recipe is None else folder._begun(recipe, reasons):
             processes.copy_from_first(folder.path, ["recipe.toml"])
             yield folder
     else:
@@ -215,11 +223,12 @@ def held(folder: RunFolder, recipe: Recipe | None = None) -> Iterator[RunFolder]
             yield RunFolder(scratch)
 
 
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first key whose value differs between two recipes as nested tables, in words; ``None`` if none does."""
     for key in new:
         before, after = old[key], new[key]
         if isinstance(after, dict) and isinstance(before, dict):
-            if inner := _first_difference(before, after, f"{prefix}{key}."):
+            if inner := first_difference(before, after, f"{prefix}{key}."):
                 return inner
         elif before != after:
             return f"{prefix}{key} was {before!r}, now {after!r}"

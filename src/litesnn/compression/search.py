@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from litesnn.compression.network import Given, extras, run, whole_cost
 from litesnn.config import Recipe
 from litesnn.genotype import Compressed
-from litesnn.search.derive import FloatArray, Option, choose_within, fill_budget, require_fits, smallest
+from litesnn.search.derive import FloatArray, Option, choose_within, fill_budget, largest, require_fits, smallest
 from litesnn.snn.backbone import Output
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes, model_size_bits, packed_bits
@@ -174,7 +174,7 @@ def choose_layers(
         )
         return record(chosen, steps)[0], warning
 
-    return fill_budget(recipe, choose)
+    return fill_budget(recipe, record(largest(options), 1)[1], choose)
 
 
 def require_small_enough(

@@ -17,7 +17,7 @@ from litesnn import processes
 from litesnn.data.augment import AugmentSettings, augment, augment_sound
 from litesnn.errors import InputError
 
-__all__ = ["Clips", "Samples", "generator_for", "joined", "shuffled_batches"]
+__all__ = ["Clips", "Samples", "generator_for", "joined", "shuffled_batches", "steps_per_epoch"]
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,30 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def steps_per_epoch(rows: Samples, size: int, most: int | None) -> int:
+    """Batches that :func:`shuffled_batches` gives of so many rows each."""
+    steps = max(1, len(rows) // size)
+    return steps if most is None else min(steps, most)
+
+
 def shuffled_batches(
-    rows: Samples, size: int, generator: torch.Generator, settings: AugmentSettings | None
+    rows: Samples,
+    size: int,
+    generator: torch.Generator,
+    settings: AugmentSettings | None,
+    *,
+    most: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented batches (x float [B, C, H, W] or [B, T, C, H, W], y [B]), of each this process's part.
 
     All batches have the same size, so that batch statistics mean the same in each; the rows left over at the end of an
-    epoch come earlier in another one. A data set smaller than one batch is one batch.
+    epoch come earlier in another one. A data set smaller than one batch is one batch. There are ``most`` batches, or as
+    many as there are rows for.
     """
     order = torch.randperm(len(rows), generator=generator).to(rows.y.device)
-    size = min(size, len(rows))
+    steps, size = steps_per_epoch(rows, size, most), min(size, len(rows))
     part = processes.part(size)
-    for start in range(0, len(rows) - size + 1, size):
+    for start in range(0, steps * size, size):
         chosen = order[start : start + size][part]
         place = (part, size)
         if settings is not None and rows.clips is not None:

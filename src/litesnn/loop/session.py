@@ -185,8 +185,13 @@ def input_info(data: Data) -> InputInfo:
     return InputInfo(data.shape, data.kind, data.mean, data.std, data.classes, data.front_end)
 
 
-def cosine_lr(first: float, last: float, progress: float) -> float:
-    """Learning rate after the fraction ``progress`` of all steps, on half a cosine from ``first`` to ``last``."""
+def cosine_lr(first: float, last: float, progress: float, *, warmup: float = 0.0) -> float:
+    """Learning rate after the fraction ``progress`` of all steps, on half a cosine from ``first`` to ``last``.
+
+    In the first ``warmup`` of the steps it rises instead, in a straight line, to where the cosine goes on.
+    """
+    if progress < warmup:
+        return cosine_lr(first, last, warmup) * progress / warmup
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.genotype import Edge, Genotype, all_edges
-from litesnn.search.derive import Preferences, choose, largest_file, strongest_edges
+from litesnn.search.derive import Preferences, choose, largest_file, wiring
 from litesnn.snn.network import InputInfo
 
 __all__ = ["compress_uniformly", "matched_random_genotype", "random_genotype", "uniform_genotype"]
@@ -102,8 +102,7 @@ def compress_uniformly(recipe: Recipe, info: InputInfo, searched: Preferences, *
     Raises:
         InputError: nothing fits the packed-size budget.
     """
-    model = recipe.model
-    edges = strongest_edges(searched.alpha, model.ops, model.nodes, model.edges_per_node)
+    edges = wiring(searched, recipe)
     steps = int(np.argmax(searched.psi)) + 1
     genotype = _widest(recipe, info, searched.rates, edges, bits, keep)
     return genotype.model_copy(update={"timesteps": steps})

@@ -3,11 +3,14 @@
 In: ``search.safetensors``. Out: ``genotype.json``.
 
 1. Wiring, shared by all cells: each node keeps its strongest incoming edges, an edge's strength being the probability
-   of its strongest op (Liu et al., DARTS, 2019, section 2.4).
+   of its strongest op (Liu et al., DARTS, 2019, section 2.4). ``model.spatial_edges`` of them have a filter larger than
+   1×1, whatever the search likes: under a tight limit on Bit-SynOps identities are the cheapest, and a network of
+   nothing else cannot see how pixels are arranged.
 2. Bits, keep ratio and width of every cell and the number of timesteps: the exact maximum of the summed
    log-probabilities subject to the packed size and the estimated Bit-SynOps, as one mixed-integer program per T
    (solved by HiGHS). The packed size has a lower limit too, a share of the upper one: a supernet trains its narrow
-   candidates most, as they are part of the wide ones, and would leave room that a network trained alone can use.
+   candidates most, as they are part of the wide ones, and would leave room that a network trained alone can use. That
+   is a share of what the largest candidates of the wiring need, where they need less than the limit.
 
 Sizes are the packer's guaranteed upper bounds in whole bytes, header included, so that the file of the trained network
 cannot be larger. Shapes: E edges, O ops, L cells, T timesteps.
@@ -49,15 +52,22 @@ __all__ = [
     "choose",
     "choose_full",
     "choose_within",
+    "costliest_wirings",
     "derive",
     "fill_budget",
+    "largest",
+    "largest_candidate",
     "largest_file",
     "learned_preferences",
     "preference",
+    "priced_options",
     "require_fits",
     "require_possible",
     "smallest",
+    "smallest_candidate",
     "strongest_edges",
+    "unused_budget",
+    "wiring",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -119,19 +129,30 @@ def learned_preferences(supernet: Supernet, rates: Mapping[str, Sequence[float]]
     return Preferences(alpha, pairs.reshape(beta.shape), width, psi, rates)
 
 
-def strongest_edges(alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per_node: int) -> tuple[Edge, ...]:
+def strongest_edges(
+    alpha: FloatArray, ops: Sequence[str], nodes: int, edges_per_node: int, *, spatial: int = 0
+) -> tuple[Edge, ...]:
     """Of each node the ``edges_per_node`` incoming edges whose best op is most probable, each with that op.
+
+    At least ``spatial`` of the edges (all, if there are fewer) have a filter larger than 1×1, if ``ops`` have one:
+    those that lose the least log-probability by it are changed.
 
     ``alpha`` [E, O] holds log-probabilities, rows in the order of :func:`litesnn.genotype.all_edges`. Of equals the
     first wins.
     """
-    chosen = []
+    chosen: dict[int, int] = {}  # row of alpha → column of its op, in the order of the rows
     pairs = all_edges(nodes)
     for node in range(nodes):
         rows = [row for row, pair in enumerate(pairs) if pair[0] == node]
         best = sorted(rows, key=lambda row: -alpha[row].max())[:edges_per_node]
-        chosen += [Edge(node=node, source=pairs[row][1], op=ops[int(alpha[row].argmax())]) for row in sorted(best)]
-    return tuple(chosen)
+        chosen |= {row: int(alpha[row].argmax()) for row in sorted(best)}
+    filters = [column for column, op in enumerate(ops) if OPS[op].kernel > 1]
+    if filters:
+        blind = [row for row, column in chosen.items() if column not in filters]
+        blind.sort(key=lambda row: alpha[row].max() - alpha[row, filters].max())
+        for row in blind[: max(0, spatial - (len(chosen) - len(blind)))]:
+            chosen[row] = filters[int(alpha[row, filters].argmax())]
+    return tuple(Edge(node=pairs[row][0], source=pairs[row][1], op=ops[column]) for row, column in chosen.items())
 
 
 def preference(genotype: Genotype, preferences: Preferences, recipe: Recipe) -> float:
@@ -175,9 +196,8 @@ def choose(
     Raises:
         InputError: no choice fits the packed-size budget; the message says what the smallest one needs.
     """
-    model = recipe.model
-    edges = edges or strongest_edges(preferences.alpha, model.ops, model.nodes, model.edges_per_node)
-    options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(model.levels))]
+    edges = edges or wiring(preferences, recipe)
+    options = [_cell_options(index, edges, preferences, recipe, info) for index in range(len(recipe.model.levels))]
 
     def most_bytes(chosen: Sequence[Option], steps: int) -> int:
         return largest_file(_genotype(chosen, steps, edges, recipe), info)
@@ -224,22 +244,26 @@ def choose_full(preferences: Preferences, recipe: Recipe, info: InputInfo) -> tu
     Raises:
         InputError: as :func:`choose`.
     """
-    return fill_budget(recipe, lambda least: choose(preferences, recipe, info, least_bytes=least))
+    most = largest_candidate(recipe, info, wiring(preferences, recipe))
+    return fill_budget(recipe, most, lambda least: choose(preferences, recipe, info, least_bytes=least))
 
 
-def fill_budget(recipe: Recipe, choose: Callable[[int], tuple[ChosenT, str | None]]) -> tuple[ChosenT, str | None]:
-    """The choice among what needs ``search.fill`` of the packed-size budget or more.
+def fill_budget(
+    recipe: Recipe, largest: int, choose: Callable[[int], tuple[ChosenT, str | None]]
+) -> tuple[ChosenT, str | None]:
+    """The choice among what needs ``search.fill`` or more of the packed-size budget, or of ``largest`` if that is less.
 
-    If there is none, the share is lowered by a tenth of the budget until there is.
+    If there is none, the share is lowered by tenths until there is.
 
     Args:
         recipe: of the run.
+        largest: bytes of the largest candidate.
         choose: the choice, and a warning or none, among what needs at least so many bytes.
     """
     limit = recipe.budget.packed_bytes
     if limit is not None and recipe.search.mode == "budget":
         for share in np.arange(recipe.search.fill, 0, -0.1):
-            chosen, warning = choose(int(share * limit))
+            chosen, warning = choose(int(share * min(limit, largest)))
             if warning is None:
                 return chosen, None
     return choose(0)
@@ -253,34 +277,96 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     Raises:
         InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
-    model, search = recipe.model, recipe.search
-    cells, steps = len(model.levels), 1
+    need = smallest_candidate(recipe, info)
+    _require(need, recipe, "with the costliest wiring that the search may choose, the smallest network")
+
+
+def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
+    """What a recipe cannot use of its budget, in a line each."""
+    budget, notes = recipe.budget, []
+    if budget.packed_bytes is not None:
+        most = largest_candidate(recipe, info)
+        if most < 0.8 * budget.packed_bytes:
+            notes.append(
+                f"the largest network of this recipe needs {most:,} of the {budget.packed_bytes:,} B allowed; a larger "
+                "model.width would use more"
+            )
+    if budget.timesteps is not None and recipe.search.timesteps < budget.timesteps:
+        notes.append(f"T <= {budget.timesteps} is allowed, but search.timesteps is {recipe.search.timesteps}")
+    return notes
+
+
+def smallest_candidate(recipe: Recipe, info: InputInfo) -> int:
+    """Bytes that the smallest network of a recipe needs with the costliest wiring that its search may choose."""
+    return max(_extreme_candidate(recipe, info, edges, smallest) for edges in costliest_wirings(recipe))
+
+
+def largest_candidate(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...] | None = None) -> int:
+    """Bytes that the largest network of a recipe needs, with these ``edges`` or with the costliest."""
+    choices = costliest_wirings(recipe) if edges is None else [edges]
+    return max(_extreme_candidate(recipe, info, choice, largest) for choice in choices)
+
+
+def costliest_wirings(recipe: Recipe) -> list[tuple[Edge, ...]]:
+    """The wirings of which one has the most weights: the largest op on every edge."""
+    model = recipe.model
+    op = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    return [
+        tuple(
+            Edge(node=node, source=source, op=op)
+            for node in range(model.nodes)
+            for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
+        )
+        for nearest_first in (True, False)  # the most weights come from the cells before, or behind a narrow stem
+    ]
+
+
+def priced_options(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...], rate: float) -> list[list[Option]]:
+    """Every option of every cell with its price, none preferred, if all neurons fire at ``rate`` per timestep."""
+    model, search, cells = recipe.model, recipe.search, len(recipe.model.levels)
     names = ["stem", *(f"cell {index + 1} node {node}" for index in range(cells) for node in range(model.nodes))]
     indifferent = Preferences(
         alpha=np.zeros((1, 1)),
         compression=np.zeros((cells, len(search.bits), len(search.keeps))),
         width=np.zeros((cells, len(search.widths))),
-        psi=np.zeros(steps),
-        rates={name: [0.0] for name in names},
+        psi=np.zeros(recipe.timesteps),
+        rates={name: [rate] * recipe.timesteps for name in names},
     )
-    op = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
-    needs = []
-    for nearest_first in (True, False):  # the most weights come from the cells before, or behind a narrow stem
-        edges = tuple(
-            Edge(node=node, source=source, op=op)
-            for node in range(model.nodes)
-            for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
-        )
-        options = [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
-        needs.append(largest_file(_genotype(smallest(options), 1, edges, recipe), info))
-    _require(max(needs), recipe, "with the costliest wiring that the search may choose, the smallest network")
+    return [_cell_options(index, edges, indifferent, recipe, info) for index in range(cells)]
 
 
 def smallest(options: list[list[Option]]) -> list[Option]:
     """The choice of the fewest bytes."""
-    found = _solve(options, [-option.size for row in options for option in row], limits=[])
+    return _best(options, [-option.size for row in options for option in row])
+
+
+def largest(options: list[list[Option]]) -> list[Option]:
+    """The choice of the most bytes."""
+    return _best(options, [option.size for row in options for option in row])
+
+
+def _best(options: list[list[Option]], scores: Sequence[float]) -> list[Option]:
+    found = _solve(options, scores, limits=[])
     assert found is not None
     return found
+
+
+def _extreme_candidate(
+    recipe: Recipe,
+    info: InputInfo,
+    edges: tuple[Edge, ...],
+    pick: Callable[[list[list[Option]]], list[Option]],
+) -> int:
+    chosen = pick(priced_options(recipe, info, edges, rate=0.0))
+    return largest_file(_genotype(chosen, 1, edges, recipe), info)
+
+
+def wiring(preferences: Preferences, recipe: Recipe) -> tuple[Edge, ...]:
+    """The edges that the preferences lead to, shared by all cells of the derived network."""
+    model = recipe.model
+    return strongest_edges(
+        *(preferences.alpha, model.ops, model.nodes, model.edges_per_node), spatial=model.spatial_edges
+    )
 
 
 def require_fits(need: int, budget: Budget, which: str, remedy: str) -> None:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe
-from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
+from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
@@ -51,9 +51,19 @@ from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
+from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Choices, Supernet
 
-__all__ = ["SearchLoop", "Searchable", "build_supernet", "learn", "read_into", "read_search", "search"]
+__all__ = [
+    "SearchLoop",
+    "Searchable",
+    "build_supernet",
+    "learn",
+    "read_into",
+    "read_search",
+    "search",
+    "search_footprint",
+]
 
 _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
@@ -335,20 +345,21 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     recipe, info = run.recipe(), input_info(data)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
 
-    def plan(*batches: int) -> StepPlan:
-        def footprint(execution: Execution) -> Footprint:
-            return step_footprint(
-                supernet.backbone,
-                supernet.timesteps,
-                execution,
-                frames=info.frames,
-                bits=len(recipe.search.bits),
-                keeps=len(recipe.search.keeps),
-            )
+    footprint = partial(search_footprint, supernet, info)
+    return learn(run, data, session, supernet, partial(session.plan, "search", footprint))
 
-        return session.plan("search", footprint, *batches)
 
-    return learn(run, data, session, supernet, plan)
+def search_footprint(supernet: Supernet, info: InputInfo, execution: Execution) -> Footprint:
+    """The memory that a step of the search takes."""
+    choices = supernet.choices
+    return step_footprint(
+        supernet.backbone,
+        supernet.timesteps,
+        execution,
+        frames=info.frames,
+        bits=len(choices.bits),
+        keeps=len(choices.keeps),
+    )
 
 
 def learn(
@@ -372,7 +383,7 @@ def learn(
         done, state.rates = saved["epoch"], saved["rates"]
         for key, constraint in state.constraints.items():
             constraint.multiplier = saved["multipliers"][key]
-    steps = max(1, len(train) // size)
+    steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
@@ -381,7 +392,8 @@ def learn(
             started, sums = time.perf_counter(), RunningMeans()
             draws = generator_for(recipe.seed, "draws", epoch)
             held_out = _endless(validation, size, recipe, epoch)
-            batches = shuffled_batches(train, size, generator_for(recipe.seed, "search", epoch), recipe.augment)
+            order = generator_for(recipe.seed, "search", epoch)
+            batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
                 lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
                 set_lr(state.optimizers["weights"], lr)

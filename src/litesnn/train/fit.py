@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.config import Recipe
-from litesnn.data.batches import Samples, generator_for, shuffled_batches
+from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
@@ -36,11 +36,21 @@ from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import step_footprint
+from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 
-__all__ = ["AuxiliaryHead", "Learner", "TrainLoop", "Trainee", "auxiliary_cell", "fit", "fit_learner", "validate"]
+__all__ = [
+    "AuxiliaryHead",
+    "Learner",
+    "TrainLoop",
+    "Trainee",
+    "auxiliary_cell",
+    "fit",
+    "fit_learner",
+    "train_footprint",
+    "validate",
+]
 
 LearnerT = TypeVar("LearnerT", bound="Learner")
 
@@ -138,6 +148,7 @@ class TrainLoop(Generic[LearnerT]):
                 trainee.weights(),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
+                nesterov=settings.nesterov,
                 **options(settings.lr),
             ),
             "scores": torch.optim.Adam(trainee.scores(), **options(settings.score_lr, adam=True)),
@@ -173,7 +184,7 @@ class TrainLoop(Generic[LearnerT]):
         What it returns is to be read before the next step.
         """
         settings = self.settings
-        set_lr(self.optimizers["weights"], cosine_lr(settings.lr, settings.lr_min, progress))
+        set_lr(self.optimizers["weights"], cosine_lr(settings.lr, settings.lr_min, progress, warmup=settings.warmup))
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
         return self._compute(x, y)
 
@@ -194,7 +205,7 @@ class TrainLoop(Generic[LearnerT]):
         """The loss of a (micro-)batch, and what is logged of it."""
         trainee, meter = self.trainee, None if self.activity is None else Meter()
         output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution)
-        loss = F.cross_entropy(output.logits[-1], y)
+        loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
         values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
@@ -216,18 +227,17 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
 
-    def plan(batch: int) -> StepPlan:
-        return session.plan(
-            "train",
-            lambda execution: step_footprint(network.backbone, genotype.timesteps, execution, frames=info.frames),
-            batch,
-        )
-
+    plan = partial(session.plan, "train", partial(train_footprint, network))
     return fit_learner(
         *(run, data, session, trainee, plan),
         save=lambda path: save_network(path, network),
         load=lambda path: load_network(path).to(session.device),
     )
+
+
+def train_footprint(network: Network, execution: Execution) -> Footprint:
+    """The memory that a step of training takes."""
+    return step_footprint(network.backbone, network.timesteps, execution, frames=network.info.frames)
 
 
 def fit_learner(
@@ -263,7 +273,7 @@ def fit_learner(
             training.activity.multiplier = saved["multiplier"]
             training.deployed_ratio = saved["deployed_ratio"]
     epochs, size = recipe.train.epochs, recipe.train.batch_size
-    steps = max(1, len(train) // size)
+    steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
@@ -273,7 +283,8 @@ def fit_learner(
         for epoch in range(done, epochs):
             started, means = time.perf_counter(), RunningMeans()
             module.train()
-            batches = shuffled_batches(train, size, generator_for(recipe.seed, "train", epoch), recipe.augment)
+            order = generator_for(recipe.seed, "train", epoch)
+            batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
                 means.add(training.step(x, y, (epoch + step / steps) / epochs))
                 bar.advance(task)

@@ -1,0 +1,42 @@
+"""Lengths of time as people write them: a vocabulary without torch."""
+
+from __future__ import annotations
+
+import re
+
+from litesnn.errors import InputError
+
+__all__ = ["describe_duration", "parse_duration"]
+
+_UNITS = {1: ("s", "sec", "second"), 60: ("m", "min", "minute"), 3600: ("h", "hour"), 86400: ("d", "day")}
+_SECONDS = {name: seconds for seconds, names in _UNITS.items() for name in names}
+_PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
+_LONGEST = 366 * 86400
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a text such as ``"30 min"``, ``"90 s"`` or ``"1 h 30 min"``.
+
+    Raises:
+        InputError: it is not understood, not longer than zero, or longer than a year.
+    """
+    seconds, rest = 0.0, text.strip().lower()
+    while match := _PART.match(rest):
+        unit = match[2] if match[2] in _SECONDS else match[2].removesuffix("s")
+        if unit not in _SECONDS:
+            break
+        seconds += float(match[1]) * _SECONDS[unit]
+        rest = rest[match.end() :].lstrip(" ,")
+    if rest or not 0 < seconds <= _LONGEST:
+        raise InputError(f"time {text!r} is not understood; expected a number with its unit, for example '30 min'")
+    return seconds
+
+
+def describe_duration(seconds: float) -> str:
+    """A length of time in a person's words, to two or three digits."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5970:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

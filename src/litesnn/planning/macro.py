@@ -1,0 +1,92 @@
+"""Which macro paths come into question for an input, and what the networks on them take. Pure numbers.
+
+In: the height and width of an input, and a recipe that says all else. Out: pairs of the stem's stride and the levels of
+the cells, the richest first; packed bytes and Bit-SynOps of uniform networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from litesnn.config import Recipe
+from litesnn.search.derive import costliest_wirings, priced_options
+from litesnn.snn.cost import packed_bits
+from litesnn.snn.network import InputInfo
+
+__all__ = ["RATE", "MacroPath", "macro_paths", "uniform_bytes", "uniform_synops", "widest"]
+
+RATE = 0.2
+"""Firing rate that is expected before anything was measured. Trained networks of these recipes had 0.1 to 0.3."""
+
+_FIRST_MAP = 16
+"""Height and width, or the square root of both, of the maps on which the first cells work best for their time."""
+
+_SMALLEST_MAP = 2
+_HEADER_BYTES = 800
+"""Of a packed file, near enough for a first guess; the exact size is asked for afterwards."""
+
+
+@dataclass(frozen=True)
+class MacroPath:
+    """The stem's stride, and the level of each cell."""
+
+    stem_stride: Literal[1, 2, 4]
+    levels: tuple[int, ...]
+
+
+def macro_paths(height: int, width: int) -> list[MacroPath]:
+    """The macro paths for inputs of a size, from the richest, which sees most detail, to the most frugal."""
+    side = math.sqrt(height * width)
+    halvings = max(0, round(math.log2(side / _FIRST_MAP)))
+    if side >= 24:
+        tried = [(halvings - 1, (1, 1, 2, 2)), (halvings, (0, 0, 1, 1)), (halvings, (0, 1, 1)), (halvings, (1, 1, 2))]
+    else:
+        tried = [(halvings, (0, 1, 1)), (halvings, (1, 1)), (halvings + 1, (0, 1)), (halvings + 1, (1, 1))]
+    tried += [(halvings + 1, (0, 1, 1)), (halvings + 1, (1, 1, 2)), (halvings + 2, (1, 1))]
+    deepest = max(0, int(math.log2(max(1, min(height, width) / _SMALLEST_MAP))))
+    found = []
+    for first, levels in tried:
+        stem: Literal[1, 2, 4] = 1 if first <= 0 else 2 if first == 1 else 4
+        rest = max(0, first - 2)  # what a stem cannot halve, the cells do
+        taken = int(math.log2(stem))
+        if taken > deepest:
+            continue
+        path = MacroPath(stem, tuple(min(level + rest, deepest - taken, 6) for level in levels))
+        if path not in found:
+            found.append(path)
+    return found or [MacroPath(1, (0, 0))]
+
+
+def uniform_bytes(recipe: Recipe, info: InputInfo, *, bits: int) -> int:
+    """Packed bytes, near enough, of a recipe's widest network with so many bits everywhere and the costliest wiring."""
+    model = recipe.model
+    stem = packed_bits(9 * info.shape[0] * model.stem_channels, model.stem_channels, [(model.io_bits, 1.0, 1.0)])
+    return round(_HEADER_BYTES + stem / 8 + max(size for size, _ in _uniform(recipe, info, bits)))
+
+
+def uniform_synops(recipe: Recipe, info: InputInfo, *, bits: int) -> float:
+    """Bit-SynOps of the same network at one timestep, if all neurons fire at :data:`RATE`."""
+    return max(work for _, work in _uniform(recipe, info, bits))
+
+
+def _uniform(recipe: Recipe, info: InputInfo, bits: int) -> list[tuple[int, float]]:
+    """Bytes of the cells and Bit-SynOps of a timestep, of each of the costliest wirings."""
+    search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (1.0,), "widths": (1.0,), "timesteps": 1})
+    only = recipe.model_copy(update={"search": search})
+    found = []
+    for edges in costliest_wirings(only):
+        chosen = [row[0] for row in priced_options(only, info, edges, RATE)]
+        found.append((sum(option.size for option in chosen), float(sum(option.bit_synops[0] for option in chosen))))
+    return found
+
+
+def widest(fits: Callable[[int], bool], most: int = 256) -> int:
+    """The largest width from 1 to ``most`` that fits, if all narrower ones do; 1 if none does."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

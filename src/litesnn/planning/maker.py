@@ -1,0 +1,470 @@
+"""A recipe made from the data, the budget and the time: what is searched, how wide, for how many steps, and why.
+
+In: what a person said (data, limits, a time, settings). Out: a whole recipe, a reason for each choice, and an estimate
+of time and memory. Settings that a person said are kept, and all choices are made around them.
+
+The order of the choices: front end, augmentation, macro path and width from the budget, then what the time allows:
+timesteps, steps of the search, epochs of training. Steps are counted, not epochs: a few of them are measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from litesnn.config import Recipe, with_numbers
+from litesnn.data.sources import Data, load
+from litesnn.data.survey import suggest_settings
+from litesnn.durations import describe_duration
+from litesnn.errors import InputError
+from litesnn.files import JsonLog, write_atomically
+from litesnn.genotype import CellGene, Genotype, StemGene
+from litesnn.loop.session import Session, input_info
+from litesnn.planning.macro import MacroPath, macro_paths, uniform_bytes, uniform_synops, widest
+from litesnn.planning.mirror import compare_mirrored
+from litesnn.planning.timing import Pace, search_pace, train_pace
+from litesnn.runs import RunFolder
+from litesnn.search.derive import costliest_wirings, smallest_candidate
+from litesnn.snn.network import InputInfo
+
+__all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
+
+DEFAULT_SECONDS = {"cpu": 1800.0, "cuda": 600.0}
+"""Time of a whole design where none is said, by the kind of device."""
+
+_PACKED_BYTES = 64_000  # where no limit is said
+_TIMESTEPS = 4  # where no limit is said
+_SEARCH_SHARE = 0.2
+_SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
+_SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
+
+_MARGIN = 0.93
+"""Of the time that is left, what is planned: steps take longer now and then than those that were measured."""
+
+_OVERFILL = 1.6
+"""The widest candidate with 2 bits everywhere needs so many times the limit: it fills it with 1 and 2 bits mixed."""
+
+_SEARCH_EPOCHS, _MOST_SEARCH_EPOCHS, _LEAST_SEARCH_STEPS = 10, 40, 30
+_MOST_EPOCHS = 300
+_FEW_EPOCHS = 10  # training is divided into so many at least: each ends with a validation and a checkpoint
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the whole design by part, and bytes that its largest step takes."""
+
+    seconds: Mapping[str, float]
+    memory: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+    def describe(self) -> str:
+        """The estimate in one line."""
+        parts = ", ".join(f"{part} {describe_duration(seconds)}" for part, seconds in self.seconds.items())
+        return f"about {describe_duration(self.total)} ({parts}), and {self.memory / 1e9:.1f} GB of memory for a step"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with the reasons for its values by dotted key, the data that were read for it, and what to expect.
+
+    ``notes`` say in a line each what a person should know before it starts.
+    """
+
+    recipe: Recipe
+    reasons: Mapping[str, str]
+    notes: tuple[str, ...]
+    estimate: Estimate
+    data: Data
+
+    def lines(self) -> list[str]:
+        """The plan in a few lines, for people."""
+        recipe, data = self.recipe, self.data
+        model, search, train, augment = recipe.model, recipe.search, recipe.train, recipe.augment
+        rows = f"{len(data.train.y):,} training and {len(data.validation.y):,} validation rows"
+        shape = "×".join(map(str, data.shape))
+        changes = [f"{name} {value}" for name, value in augment.model_dump().items() if value and name in _SHOWN_CHANGES]
+        of = [f" ({self.reasons[key]})" if key in self.reasons else "" for key in _SHOWN_REASONS]
+        return [
+            f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape}",
+            f"budget     {recipe.budget.describe()}",
+            f"network    stem stride {model.stem_stride}, cells at levels {', '.join(map(str, model.levels))}",
+            f"           width up to {model.width}{of[0]}, bits {', '.join(map(str, search.bits))}",
+            f"timesteps  up to {recipe.timesteps}{of[1]}",
+            f"changes    {', '.join(changes) or 'none'} to training inputs{of[2]}",
+            f"search     {search.epochs} epochs{of[3]}",
+            f"training   {train.epochs} epochs{of[4]}",
+            f"estimate   {self.estimate.describe()}",
+            *self.notes,
+        ]
+
+
+@dataclass
+class _Draft:
+    """Values by dotted key as they are decided; what a person said goes before."""
+
+    said: Mapping[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def set(self, key: str, value: Any, reason: str = "") -> None:
+        """Decide a value, unless it was said."""
+        if self.has_said(key):
+            return
+        self.values[key] = value
+        if reason:
+            self.reasons[key] = reason
+
+    def has_said(self, key: str) -> bool:
+        return key in self.said or key.partition(".")[0] in self.said
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The recipe so far; ``changes`` are further values, with ``__`` for the dot, unless those were said."""
+        further = {key.replace("__", "."): value for key, value in changes.items()}
+        further = {key: value for key, value in further.items() if not self.has_said(key)}
+        return Recipe.from_toml("", origin="the made recipe", changes=self.values | further | dict(self.said))
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What steps take on the data, where the work will be done."""
+
+    data: Data
+    session: Session
+    workers: int
+
+    def training(self, recipe: Recipe, genotype: Genotype) -> Pace:
+        return train_pace(recipe, genotype, self.data, self.session, workers=self.workers)
+
+    def search(self, recipe: Recipe) -> Pace:
+        return search_pace(recipe, self.data, self.session, workers=self.workers)
+
+
+def make_plan(
+    said: Mapping[str, Any], seconds: float, session: Session, *, workers: int = 1, spent: float = 0.0
+) -> Plan:
+    """Make a recipe.
+
+    Args:
+        said: dotted recipe keys with the values that a person said, ``data.source`` among them.
+        seconds: what the whole design may take.
+        session: on the device that will do the work.
+        workers: processes that will share it.
+        spent: seconds that have gone already.
+
+    Raises:
+        InputError: the data cannot be read, a value that was said is not valid, or no network fits the budget.
+    """
+    began = time.perf_counter() - spent
+    draft, notes = _Draft(said), []
+    draft.set("name", "made")
+    draft.set("description", "Made from the data, the budget and the time; each choice with its reason.")
+    _limits(draft)
+    data = _read(draft)
+    info = input_info(data)
+    _augmentation(draft, data)
+    batch = _batch(len(data.train.y))
+    for stage in ("search", "train"):
+        draft.set(f"{stage}.batch_size", batch, f"{len(data.train.y):,} training rows")
+    _fixed_choices(draft)
+    path = _macro_path(draft, info)
+    measure = _Measure(data, session, workers)
+    paces = _timesteps(draft, measure, path, seconds - (time.perf_counter() - began))
+    left = seconds - (time.perf_counter() - began)
+    searched = _search_steps(draft, measure, left)
+    tail = _tail_seconds(data, paces.image)
+    epochs = _training(draft, data, paces, _MARGIN * (left - searched.seconds["search"]) - tail)
+    elapsed = time.perf_counter() - began
+    follow = not (draft.has_said("train.epochs") or draft.has_said("train.epoch_steps"))
+    draft.values["made"] = {"seconds": seconds, "spent": round(elapsed, 1), "epochs_follow": follow}
+    recipe = draft.recipe()
+    trained = epochs * _epoch_seconds(recipe, data, paces)
+    parts = {"reading and planning": elapsed, **searched.seconds, "training": trained, "the rest": tail}
+    if (over := sum(parts.values())) > seconds:
+        notes.append(
+            f"the least that can be done takes about {describe_duration(over)}, longer than the "
+            f"{describe_duration(seconds)} that there are"
+        )
+    return Plan(recipe, draft.reasons, tuple(notes), Estimate(parts, max(searched.memory, paces.memory)), data)
+
+
+def _tail_seconds(data: Data, image: float) -> float:
+    """Seconds of what follows training: evaluation, packing and report; ``image``: of the deployed arithmetic."""
+    return 20 + 3 * image * len(data.train.y) / 4
+
+
+def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[int, int]:
+    """How many epochs of how many steps fit into the time: at least one step, at most 300 epochs.
+
+    An epoch is one pass over the training rows, or a part of one where only a few passes fit.
+    """
+    size = recipe.train.batch_size
+    steps = max(1, len(data.train.y) // size)
+    whole = seconds / (steps * pace.step + len(data.validation.y) * pace.image)
+    if whole >= _FEW_EPOCHS:
+        return min(int(whole), _MOST_EPOCHS), steps
+    short = (seconds / _FEW_EPOCHS - len(data.validation.y) * pace.image) / pace.step
+    return _FEW_EPOCHS, max(1, min(steps, int(short)))
+
+
+def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Plan:
+    """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work."""
+    measure = _Measure(data, session, workers)
+    pace, searched = measure.training(recipe, _uniform_genotype(recipe, recipe.timesteps)), measure.search(recipe)
+    rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
+    steps = max(1, rows // recipe.search.batch_size)
+    parts = {
+        "search": recipe.search.epochs * min(steps, recipe.search.epoch_steps or steps) * searched.step,
+        "training": recipe.train.epochs * _epoch_seconds(recipe, data, pace),
+        "the rest": _tail_seconds(data, pace.image),
+    }
+    return Plan(recipe, {}, (), Estimate(parts, max(searched.memory, pace.memory)), data)
+
+
+def _limits(draft: _Draft) -> None:
+    """The limits that were said, and what stands in for those that were not."""
+    budget = draft.recipe().budget
+    if budget == type(budget)():
+        draft.set("budget.packed_bytes", _PACKED_BYTES, "no limit was said: what fits into most microcontrollers")
+    most = budget.timesteps or _TIMESTEPS
+    why = "as many as the budget allows" if budget.timesteps else "no limit was said"
+    draft.set("search.timesteps", most, why)
+
+
+def _read(draft: _Draft) -> Data:
+    """Read the training rows, with a front end that fits them."""
+    recipe = draft.recipe()
+    for key, advice in suggest_settings(recipe.data, timesteps=recipe.timesteps).items():
+        draft.set(key, advice.value, advice.reason)
+    draft.set("data.validation_fraction", 0.1, "for choosing among epochs; training needs the others more")
+    recipe = draft.recipe()
+    return load(recipe.data, recipe.front_ends)
+
+
+def _augmentation(draft: _Draft, data: Data) -> None:
+    height, width = data.shape[1:]
+    sound = data.train.sound
+    if sound is not None:
+        audio = draft.recipe().audio
+        draft.set("augment.shift_ms", float(round(min(100.0, audio.clip_ms / 10))), "a tenth of a clip, at most 100 ms")
+        if sound.noise is not None:
+            draft.set("augment.noise", 0.1, "the data have background noise")
+        draft.set("augment.time_mask", round(width / 5), f"a fifth of the {width} frames")
+        draft.set("augment.frequency_mask", round(height / 13), f"a thirteenth of the {height} bands")
+        draft.set("augment.masks", 2)
+    elif data.kind == "image":
+        crop = round(min(height, width) / 8)
+        draft.set("augment.crop", crop, f"an eighth of {height}×{width} pixels")
+        _mirroring(draft, data)
+    elif data.kind == "events":
+        draft.set("augment.crop", round(min(height, width) / 16), f"a sixteenth of {height}×{width} pixels")
+    else:
+        draft.reasons["augment.crop"] = "nobody knows what a shift or a mirror would mean for arrays of numbers"
+
+
+def _mirroring(draft: _Draft, data: Data) -> None:
+    if draft.has_said("augment.flip"):
+        return
+    if not data.colour:
+        draft.set("augment.flip", False, "images without colour may be letters, digits or signs")
+        return
+    test = compare_mirrored(data)
+    found = f"a linear classifier knows {test.plain:.0%} of validation, and {test.mirrored:.0%} of it mirrored"
+    draft.set("augment.flip", test.harmless, f"{found}: mirroring {'is harmless' if test.harmless else 'may do harm'}")
+
+
+def _batch(rows: int) -> int:
+    return 128 if rows >= 20_000 else 64 if rows >= 600 else max(2, min(32, rows // 2))
+
+
+def _fixed_choices(draft: _Draft) -> None:
+    draft.set("model.nodes", 2)
+    draft.set("model.ops", ["skip", "conv3x3"])
+    draft.set("model.spatial_edges", 2, "half of a cell's edges see how pixels are arranged")
+    draft.set("search.update", "joint", "one pass per step instead of two")
+    draft.set("search.sampling", True)
+    draft.set("search.keeps", [0.5, 1.0])
+    draft.set("search.widths", [0.5, 0.75, 1.0])
+    draft.set("search.lr", 0.1)
+    draft.set("search.alpha_lr", 0.01)
+    draft.set("search.beta_lr", 0.03)
+    draft.set("search.score_lr", 0.001)
+    draft.set("search.psi_lr", 0.1)
+    draft.set("train.lr", 0.1)
+    draft.set("train.nesterov", True)
+    draft.set("train.warmup", 0.05)
+    draft.set("train.label_smoothing", 0.1)
+
+
+def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
+    """Choose stride, levels and width: the richest path on which the limits allow most of what the bytes allow."""
+    budget = draft.recipe().budget
+    height, columns = info.shape[1:]
+    best: tuple[float, MacroPath, int, str] | None = None
+    for path in macro_paths(height, columns):
+        by_bytes, by_work = 256, 256
+        if budget.packed_bytes is not None:
+            limit = _OVERFILL * budget.packed_bytes
+            by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=2) <= limit)  # noqa: B023
+        if budget.bit_synops is not None:
+            work = budget.bit_synops
+            by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=1) <= work)  # noqa: B023
+        width = min(by_bytes, by_work)
+        trial = _sized(draft, path, width)
+        if budget.packed_bytes is not None and smallest_candidate(trial, info) > budget.packed_bytes and width == 1:
+            continue
+        share = by_work / by_bytes
+        why = f"{budget.packed_bytes or 0:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+        if best is None or min(share, 0.7) > best[0]:
+            best = min(share, 0.7), path, width, why
+        if share >= 0.7:
+            break
+    if best is None:
+        path = macro_paths(height, columns)[-1]
+        need = smallest_candidate(_sized(draft, path, 1), info)
+        raise InputError(
+            f"the budget of {budget.packed_bytes} B packed cannot be kept: the smallest network for {height}×{columns} "
+            f"inputs and {len(info.classes)} classes needs {need} B"
+        )
+    _, path, width, why = best
+    while width > 1 and budget.packed_bytes is not None:
+        if smallest_candidate(_sized(draft, path, width), info) <= budget.packed_bytes:
+            break
+        width -= 1
+    side = f"{height}×{columns} inputs"
+    draft.set("model.stem_stride", path.stem_stride, f"{side}, and {budget.describe()}")
+    draft.set("model.levels", list(path.levels), f"{side}: maps of about 16×16 first, then smaller ones")
+    _set_width(draft, path, width, f"the widest candidate fills {why}")
+    few = budget.packed_bytes is None or uniform_bytes(draft.recipe(), info, bits=2) >= 0.7 * budget.packed_bytes
+    draft.set(
+        "search.bits",
+        [1, 2] if few else [1, 2, 4],
+        "at equal bytes wide layers of few bits are better than narrow ones of 4" if few else "there are bytes for 4",
+    )
+    return path
+
+
+def _sized(draft: _Draft, path: MacroPath, width: int) -> Recipe:
+    return draft.recipe(
+        model__stem_stride=path.stem_stride,
+        model__levels=list(path.levels),
+        model__width=width,
+        model__stem_channels=_stem_channels(path, width),
+    )
+
+
+def _stem_channels(path: MacroPath, width: int) -> int:
+    return min(48, max(8, width * 2 ** path.levels[0]))
+
+
+def _set_width(draft: _Draft, path: MacroPath, width: int, why: str) -> None:
+    draft.set("model.width", width, why)
+    draft.set("model.stem_channels", _stem_channels(path, width), "as many as a node of the first cell has, 8 to 48")
+
+
+def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float) -> Pace:
+    """Lower T, then the width, until training sees the data often enough; returns what the steps then take."""
+    data = measure.data
+    rows, info = len(data.train.y), input_info(data)
+    wanted = 30 if rows >= 20_000 else 60 if rows >= 2_000 else 100
+    recipe = draft.recipe()
+    most, budget = recipe.timesteps, recipe.budget
+    if budget.bit_synops is not None and not info.frames:
+        most = max(1, min(most, int(budget.bit_synops / uniform_synops(recipe, info, bits=1))))
+    steps = most if info.frames else 1  # what an event camera saw later must not be left out
+
+    def pace_at(steps: int) -> tuple[Pace, float]:
+        recipe = draft.recipe()
+        pace = measure.training(recipe, _uniform_genotype(recipe, steps))
+        left = (1 - _SEARCH_SHARE) * _MARGIN * seconds - _tail_seconds(data, pace.image)
+        return pace, left / _epoch_seconds(recipe, data, pace)
+
+    pace, epochs = pace_at(steps)
+    for _ in range(3):
+        width = draft.recipe().model.width
+        if epochs >= wanted / 3 or width <= 4 or draft.has_said("model.width"):
+            break
+        narrower = max(4, int(width * max(0.5, math.sqrt(max(epochs, 0.1) / (wanted / 3)))))
+        reason = f"a wider network would see the data only {max(epochs, 0):.1f} times in {describe_duration(seconds)}"
+        _set_width(draft, path, min(narrower, width - 1), reason)
+        pace, epochs = pace_at(steps)
+    if not info.frames:
+        steps = max(1, min(most, int(epochs / wanted)))
+    if steps < recipe.timesteps:
+        cause = "the time allows" if steps < most else f"{budget.bit_synops:.3g} Bit-SynOps allow"
+        allowed = "the budget allows" if budget.timesteps else "would be tried"
+        draft.set("search.timesteps", steps, f"{recipe.timesteps} {allowed}, but {cause} {steps}")
+    if steps > 1 and not info.frames:
+        pace, _ = pace_at(steps)
+    return pace
+
+
+def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
+    """The network by which the time is estimated: full width, the costliest wiring."""
+    model = recipe.model
+    return Genotype(
+        timesteps=timesteps,
+        stem=StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits),
+        edges=costliest_wirings(recipe)[0],
+        cells=tuple(
+            CellGene(level=level, width=model.width * 2**level, bits=max(recipe.search.bits), keep=1.0)
+            for level in model.levels
+        ),
+        classifier_bits=model.io_bits,
+        arithmetic=model.arithmetic,
+    )
+
+
+def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
+    recipe, data = draft.recipe(), measure.data
+    pace = measure.search(recipe)
+    size = recipe.search.batch_size
+    rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
+    per_epoch = max(1, rows // size)
+    steps = max(_LEAST_SEARCH_STEPS, min(int(_SEARCH_SHARE * seconds / pace.step), _MOST_SEARCH_EPOCHS * per_epoch))
+    epochs = max(_SEARCH_EPOCHS, steps // per_epoch)
+    why = f"a fifth of the time: {steps:,} steps of {pace.step:.3g} s"
+    draft.set("search.epochs", epochs, why)
+    draft.set("search.epoch_steps", max(1, min(per_epoch, steps // epochs)))
+    draft.set("search.warmup_epochs", max(1, epochs // 5))
+    draft.set("search.architecture_warmup_epochs", max(1, epochs // 5))
+    made = draft.recipe().search
+    return Estimate({"search": made.epochs * min(per_epoch, made.epoch_steps or per_epoch) * pace.step}, pace.memory)
+
+
+def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
+    recipe = draft.recipe()
+    epochs, steps = _epochs_in(seconds, recipe, data, pace)
+    draft.set("train.epochs", epochs, f"what the time allows at {pace.step:.2g} s a step; set anew before training")
+    draft.set("train.epoch_steps", steps)
+    return draft.recipe().train.epochs
+
+
+def _epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
+    steps = max(1, len(data.train.y) // recipe.train.batch_size)
+    return min(steps, recipe.train.epoch_steps or steps) * pace.step + len(data.validation.y) * pace.image
+
+
+def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int = 1) -> None:
+    """Set ``train.epochs`` of a made recipe anew: the network is known now, and how much of the time is left.
+
+    Raises:
+        InputError: a file of the run is missing or damaged.
+    """
+    recipe = run.recipe()
+    if recipe.made is None or not recipe.made.epochs_follow:
+        return
+    pace = train_pace(recipe, Genotype.read(run.need("derive")), data, session, workers=workers)
+    searched = sum(row["seconds"] for row in JsonLog.read(run / "search.jsonl"))
+    left = recipe.made.seconds - recipe.made.spent - searched
+    epochs, steps = _epochs_in(_MARGIN * left - _tail_seconds(data, pace.image), recipe, data, pace)
+    reason = f"what was left of the time after the search allows at {pace.step:.2g} s a step"
+    text = (run / "recipe.toml").read_text(encoding="utf-8")
+    values = {"train.epochs": epochs, "train.epoch_steps": steps}
+    write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))
