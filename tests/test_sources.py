@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ from pydantic import ValidationError
 
 import event_data
 from event_data import write_tree
-from litesnn.data import sources
+from image_data import encoded, file_list, image_folder, npz, parquet, pictures, values, write_parquet
+from litesnn.data import rows as rows_module
 from litesnn.data.cache import CACHE_VARIABLE
-from litesnn.data.images import decode_images
+from litesnn.data.images import decode_images, fitting_size
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
@@ -33,59 +33,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
 
 
-def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def pictures(count: int, height: int = 4, width: int = 5, channels: int = 3) -> list[np.ndarray]:
-    """Images that all differ: each holds its own number."""
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return [np.full(shape, number, np.uint8) for number in range(count)]
-
-
-def write_parquet(
-    folder: Path, split: str, images: list[Any], labels: list[Any], names: list[str] | None = None, **columns: Any
-) -> None:
-    folder.mkdir(exist_ok=True)
-    rows = {"img": [{"bytes": image, "path": None} for image in images], "label": labels, **columns}
-    table = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
-    if names:
-        table = table.cast_column("label", datasets.ClassLabel(names=names))
-    table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-
-
-def parquet(folder: Path, rows: int = 12, **splits: int) -> Path:
-    """A folder of parquet files: ``rows`` training images of two classes, and further splits of given lengths."""
-    for split, count in {"train": rows, **splits}.items():
-        images = [encoded(picture) for picture in pictures(count)]
-        write_parquet(folder, split, images, [row % 2 for row in range(count)], ["cat", "dog"])
-    return folder
-
-
-def image_folder(folder: Path, layout: dict[str, int], pixels: Any = None) -> Path:
-    for place, count in layout.items():
-        (folder / place).mkdir(parents=True)
-        for number, picture in enumerate(pictures(count)):
-            Image.fromarray(picture if pixels is None else pixels).save(folder / place / f"{number}.png")
-    return folder
-
-
-def npz(path: Path, **arrays: Any) -> Path:
-    np.savez(path, **arrays)
-    return path
-
-
-def values(x: torch.Tensor) -> set[int]:
-    """The numbers of the images of :func:`pictures`."""
-    return set(x.flatten(1)[:, 0].tolist())
-
-
 SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
+    "file list": lambda folder: file_list(folder / "a"),
     "events": lambda folder: write_tree(folder / "recordings", event_data.dataset(train=20)),
     "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
@@ -171,7 +122,7 @@ def test_test_rows_are_not_read_before_they_are_asked_for(tmp_path: Path, monkey
         decoded.append(len(rows))
         return decode_images(read, rows, **options)
 
-    monkeypatch.setattr(sources, "decode_images", counted)
+    monkeypatch.setattr(rows_module, "decode_images", counted)
     data = load(DataSettings(source=str(folder)))
     assert decoded == [10, 2]  # training and validation
     assert len(data.test().y) == 4
@@ -206,20 +157,26 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"x": X}, "has no array y; it holds x"),
-            ({"y": Y}, "has no array x; it holds y"),
-            ({}, "has no array x; it holds nothing"),
-            ({"x": X, "y": Y, "x_test": X}, "only one of x_test and y_test"),
+            ({"x": X}, "has no array y .*; it holds x"),
+            ({"y": Y}, "has no array x .*; it holds y"),
+            ({}, "has no array x .*; it holds nothing"),
+            ({"x": X, "y": Y, "x_test": X}, "has x_test without its inputs or labels"),
             ({"x": X[:, 0, 0], "y": Y}, r"x: has shape \[8\]; expected \[N, C, H, W\]"),
             ({"x": X[:, :0], "y": Y}, "x: is empty"),
-            ({"x": np.zeros((8, 6, 6, 3)), "y": Y}, "channels first"),
+            ({"x": np.zeros((8, 9, 6, 4)), "y": Y}, r"may have channels first or last; .* x.transpose\(0, 3, 1, 2\)"),
+            ({"x": np.zeros((8, 784)), "y": Y}, r"\[8, 784\], one vector .* perhaps x.reshape\(-1, 28, 28\)"),
+            ({"x": np.zeros((8, 3072)), "y": Y}, r"perhaps x.reshape\(-1, 3, 32, 32\)"),
+            ({"x": np.zeros((8, 13)), "y": Y}, "vectors without an order in space"),
+            ({"x": X, "images": X, "x_train": X, "y": Y, "labels": Y, "y_train": Y, "y_val": Y}, "y_val without its"),
+            ({"images": X, "data": X, "y": Y}, "has both data and images for the train inputs; expected one"),
+            ({"x": X, "y": Y, "x_test": X, "labels_test": Y, "Targets_Test": Y}, "both Targets_Test and labels_test"),
             ({"x": X.astype(str), "y": Y}, "x: holds values of type <U32"),
             ({"x": X.astype(complex), "y": Y}, "x: holds values of type complex128"),
             ({"x": X.astype(object), "y": Y}, "Python objects"),
             ({"x": np.where(np.arange(16).reshape(4, 4) == 5, np.nan, X), "y": Y}, r"x: 8 of 128 .* \[0, 0, 1, 1\]"),
             ({"x": X + 1e39, "y": Y}, "128 of 128 values are not finite"),
             ({"x": X, "y": Y[:5]}, r"y: has shape \[5\]; expected \[8\]"),
-            ({"x": X, "y": np.eye(8)[:, :2].astype(int)}, r"y: has shape \[8, 2\]"),
+            ({"x": X, "y": np.eye(8)[:, :2].astype(int)}, r"y: has shape \[8, 2\], but is not one-hot"),
             ({"x": X, "y": Y / 1}, "expected integer labels"),
             ({"x": X, "y": Y - 1}, "have 1 class; at least 2 are needed"),
             (
@@ -381,14 +338,14 @@ class TestImages:
     @pytest.mark.parametrize(
         ("files", "message"),
         [
-            ({}, "holds no parquet files, no images and no .bin recordings"),
-            ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no images and no .bin recordings"),
+            ({}, "holds no parquet files, no class folders of images or of sound, and no .bin recordings"),
+            ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no class folders of images or of sound"),
             ({"notes.txt": b"a"}, "no image column found among text"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
-            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "holds sound; expected parquet files with a column 'audio'"),
-            ({"cat/a.png": b"a"}, "no label column found"),
+            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "class 'cat' has only 1 of the 2 training inputs"),
+            ({"cat/a.png": b"a"}, "have 1 class; at least 2 are needed"),
             ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
-            ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"row \d \(\d.png\): cannot be"),
+            ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"a/cat/\d.png: cannot be"),
         ],
     )
     def test_refuses_folders(self, tmp_path: Path, files: dict[str, bytes], message: str) -> None:
@@ -398,12 +355,42 @@ class TestImages:
             (tmp_path / "a" / name).write_bytes(content)
         refused(tmp_path / "a", message)
 
-    def test_sizes_must_agree_or_be_set(self, tmp_path: Path) -> None:
-        image_folder(tmp_path / "a", {"cat": 6, "dog": 6})
-        Image.new("RGB", (9, 7)).save(tmp_path / "a" / "cat" / "0.png")
-        with pytest.raises(InputError, match=r"set data\.size to rescale all images"):  # wherever the odd one lands
-            load(DataSettings(source=str(tmp_path / "a"))).test()
-        assert load(DataSettings(source=str(tmp_path / "a"), size=6)).test().x.shape[1:] == (3, 6, 6)
+    def test_mixed_sizes_get_one_that_fits(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "a", {"cat": 6, "dog": 6}, np.zeros((50, 40, 3), np.uint8))
+        for number in range(1, 6):
+            Image.new("RGB", (90, 70)).save(folder / "cat" / f"{number}.png")
+        data = load(DataSettings(source=str(folder)))
+        assert data.shape == (3, 32, 32)
+        assert data.test().x.shape[1:] == data.validation.x.shape[1:] == (3, 32, 32)
+        assert data.notes == (
+            "images have different sizes, 40 to 90 pixels wide and 50 to 70 high; all are rescaled to 32 by 32, and "
+            "data.size sets another size",
+        )
+        assert load(DataSettings(source=str(folder), size=6)).test().x.shape[1:] == (3, 6, 6)
+
+    @pytest.mark.parametrize(
+        ("sides", "size"),
+        [([12, 13, 15], 12), ([5, 6], 8), ([32, 40], 32), ([47, 50], 48), ([30, 64, 500], 64), ([3000] * 2, 64)],
+    )
+    def test_fitting_sizes(self, sides: list[int], size: int) -> None:
+        assert fitting_size(np.array([(side, side) for side in sides])) == size
+
+    def test_other_sizes_in_the_test_are_rescaled_and_a_line_says_so(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        layout = {"train/cat": 4, "train/dog": 4, "test/cat": 2, "test/dog": 2}
+        folder = image_folder(tmp_path / "a", layout)
+        Image.new("RGB", (9, 7)).save(folder / "test" / "cat" / "0.png")
+        data = load(DataSettings(source=str(folder)))
+        assert (data.notes, caplog.messages) == ((), [])
+        assert data.test().x.shape == (4, 3, 4, 5)
+        (line,) = caplog.messages
+        assert "1 of 4 images are rescaled to the size of the training images, 5 wide and 4 high; one is" in line
+
+    def test_photos_that_are_not_square_stay_as_they_are(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "a", {"cat": 6, "dog": 6}, np.zeros((90, 120, 3), np.uint8))
+        data = load(DataSettings(source=str(folder)))
+        assert (data.shape, data.notes) == ((3, 90, 120), ())
 
     @pytest.mark.parametrize(
         ("modes", "channels"),
@@ -465,7 +452,7 @@ class TestHubAndNames:
             ("one/two/three", "is not a data set; expected 'digits', an .npz file"),
             ("has space", "is not a data set"),
             ("x" * 5000 + "/" * 2, "is not a data set"),
-            (__file__, "is not a folder or an .npz file"),
+            (__file__, "is not a folder, an .npz or a .csv file"),
         ],
     )
     def test_refuses_names(self, source: str, message: str) -> None:
@@ -481,15 +468,22 @@ class TestHubAndNames:
         ("source", "module", "message"),
         [
             ("digits", "sklearn.datasets", r"'scikit-learn'.*pip install 'litesnn\[demo\]'"),
-            (".", "datasets", r"'datasets'.*pip install 'litesnn\[data\]'"),
+            ("parquet", "datasets", r"'datasets'.*pip install 'litesnn\[data\]'"),
             ("a/b", "datasets", r"'datasets'.*pip install 'litesnn\[data\]'"),
         ],
     )
     def test_a_missing_package_is_named(
-        self, monkeypatch: pytest.MonkeyPatch, source: str, module: str, message: str
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, module: str, message: str
     ) -> None:
+        named = str(parquet(tmp_path / "a")) if source == "parquet" else source
         monkeypatch.setitem(sys.modules, module, None)
-        refused(source, message)
+        refused(named, message)
+
+    def test_patterns_in_a_name_are_none(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            (tmp_path / "[ab]*?").mkdir(exist_ok=True)
+            data = load(DataSettings(source=str(parquet(tmp_path / "[ab]*?" / "c", test=4))))
+            assert (data.name, len(data.test().y)) == ("c", 4)
 
     def test_the_quiet_of_a_folder_ends_with_it(self, tmp_path: Path) -> None:
         before = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litesnn.data.splits import IntArray, stratified_cut, stratified_limit
+from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 
 labels_of_any_kind = st.lists(st.integers(0, 4), max_size=60).map(lambda values: np.array(values, np.int64))
 
@@ -64,3 +64,28 @@ def test_no_rows(limit: int) -> None:
     none = np.zeros(0, np.int64)
     assert [len(rows) for rows in stratified_cut(none, 0.5)] == [0, 0]
     assert len(stratified_limit(none, limit)) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=60), st.floats(0.05, 0.6))
+def test_groups_are_cut_whole(rows: list[tuple[int, int]], fraction: float) -> None:
+    labels, groups = (np.array([row[which] for row in rows], np.int64) for which in (0, 1))
+    rest, cut = grouped_cut(labels, groups, fraction)
+    assert sorted([*rest, *cut]) == list(range(len(labels)))
+    assert not set(groups[rest].tolist()) & set(groups[cut].tolist())
+    assert set(labels[rest].tolist()) == set(labels.tolist())
+
+
+def test_shares_of_groups_are_near_those_of_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 200, 4000)
+    labels = (rng.integers(0, 10, 4000) + groups % 3) % 10
+    _, cut = grouped_cut(labels, groups, 0.2)
+    shares = np.bincount(labels[cut]) / np.bincount(labels)
+    assert np.abs(shares - 0.2).max() < 0.03
+
+
+def test_a_class_in_two_groups_is_on_both_sides() -> None:
+    """The class of rows 4 to 6 lies in two groups, whatever share is asked for."""
+    labels, groups = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 4, 5, 5])
+    rest, cut = grouped_cut(labels, groups, 0.01)
+    assert set(labels[cut].tolist()) == set(labels[rest].tolist()) == {0, 1}

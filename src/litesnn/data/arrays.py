@@ -1,13 +1,17 @@
 """Inputs that are arrays already: reading NumPy files, and checking what they hold.
 
 In: ``.npy`` and ``.npz`` files, never unpickled. Out: tensors [N, C, H, W], uint8 for images, else finite float32.
+
+N inputs, K classes, C channels, H × W pixels.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +20,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from litesnn.data.split_names import SPLIT_NAMES, Role, role_of
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 
-__all__ = ["as_inputs", "as_labels", "read_npy", "read_npz", "resize_arrays"]
+__all__ = [
+    "Named",
+    "as_inputs",
+    "as_labels",
+    "channels_last",
+    "find_arrays",
+    "find_inputs",
+    "numbered_classes",
+    "read_npy",
+    "read_npz",
+    "resize_arrays",
+]
+
+_CHANNELS = (1, 3, 4)  # that may stand at the end
+_INPUTS = frozenset(("x", "images", "image", "data", "inputs"))
+_PLAIN = ("x", "y", "x_test", "y_test")  # what goes before all others
+_LABELS = frozenset(("y", "labels", "label", "targets", "target"))
 
 _DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises on files it can't read
 
@@ -54,22 +75,107 @@ def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, npt.NDArray
         raise _unreadable(path, error) from None
 
 
+@dataclass(frozen=True)
+class Named:
+    """What the arrays of inputs and labels of a split are called."""
+
+    x: str
+    y: str
+
+
+def find_arrays(names: Collection[str], origin: str) -> dict[str, Named]:
+    """The arrays of each split among the names of an ``.npz`` file, by the name of the split, the training first.
+
+    Inputs are called x, images, image, data or inputs, labels y, labels, label, targets or target, in small or capital
+    letters. The name of a split stands before or after them (``x_train``, ``test_images``), or none for training.
+
+    Raises:
+        InputError: there are no training inputs or labels, two for the same, or inputs without labels.
+    """
+    found: dict[Role, dict[str, str]] = {}
+    for name in sorted(names, key=lambda name: (name not in _PLAIN, name)):
+        role, what = _meaning(name)
+        if role is None or what is None:
+            continue
+        other = found.setdefault(role, {}).setdefault(what, name)
+        if other != name and other not in _PLAIN:
+            things = "inputs" if what == "x" else "labels"
+            raise InputError(f"{origin}: has both {other} and {name} for the {role} {things}; expected one of them")
+    held = ", ".join(sorted(names)) or "nothing"
+    train = found.get("train", {})
+    for what, wanted in (("x", "x_train, images or data"), ("y", "y_train, labels or target")):
+        if what not in train:
+            raise InputError(f"{origin}: has no array {what} (or {wanted}); it holds {held}")
+    for arrays in found.values():
+        if len(arrays) == 1:
+            raise InputError(
+                f"{origin}: has {next(iter(arrays.values()))} without its inputs or labels; it holds {held}"
+            )
+    return {role: Named(**found[role]) for role in SPLIT_NAMES if role in found}
+
+
+def find_inputs(names: Collection[str], origin: str) -> str:
+    """The only array of inputs among the names of an ``.npz`` file; x goes before others.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    found = [name for name in sorted(names) if _meaning(name)[1] == "x"]
+    if "x" in found:
+        return "x"
+    if len(found) != 1:
+        what = f"several arrays of inputs ({', '.join(found)})" if found else "no array x"
+        raise InputError(f"{origin}: has {what}; it holds {', '.join(sorted(names)) or 'nothing'}")
+    return found[0]
+
+
+def _meaning(name: str) -> tuple[Role | None, str | None]:
+    """Of which split an array is, and whether it is its inputs "x" or its labels "y"."""
+    first, _, second = name.lower().partition("_")
+    word, split = (first, second) if first in _INPUTS | _LABELS else (second, first)
+    if word not in _INPUTS | _LABELS:
+        return None, None
+    role = role_of(split) if split else "train"
+    return role, None if role is None else "x" if word in _INPUTS else "y"
+
+
+def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
+    """Whether an array [N, …] of four dimensions has its channels at the end: [N, H, W, C] with C = 1, 3 or 4.
+
+    It has, if there are so few of them there, and neither of the other two is as small.
+
+    Raises:
+        InputError: it is not square, of real numbers, and has 4 at the end: channels, or a width of 4 pixels.
+    """
+    if array.ndim != 4 or array.shape[3] not in _CHANNELS or min(array.shape[1:3]) <= max(_CHANNELS):
+        return False
+    if array.shape[3] == 4 and array.dtype != np.uint8 and array.shape[1] != array.shape[2]:
+        raise InputError(
+            f"{origin}: shape {list(array.shape)} may have channels first or last; expected channels first, "
+            "[N, C, H, W], and not so ambiguous: x.transpose(0, 3, 1, 2) if they are last"
+        )
+    return True
+
+
 def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
-    """Inputs [N, C, H, W] from an array of that shape or [N, H, W]: uint8 as it is, other numbers as float32.
+    """Inputs [N, C, H, W] from an array of that shape, [N, H, W, C] or [N, H, W]: uint8 as it is, others as float32.
 
     Raises:
         InputError: the array is empty, of another shape, not of real numbers, or not finite in float32.
     """
+    if array.ndim == 2:
+        raise InputError(
+            f"{origin}: has shape {list(array.shape)}, one vector for each input; expected images [N, H, W] or "
+            f"[N, C, H, W]{_reshape_hint(array.shape[1])}"
+        )
     if array.ndim not in (3, 4):
         raise InputError(f"{origin}: has shape {list(array.shape)}; expected [N, C, H, W] or [N, H, W]")
     if array.size == 0:
         raise InputError(f"{origin}: is empty (shape {list(array.shape)})")
-    if array.ndim == 4 and array.shape[1] == array.shape[2] > 4 and array.shape[3] in (1, 3, 4):
-        raise InputError(
-            f"{origin}: shape {list(array.shape)} looks like channels last; expected channels first, [N, C, H, W]"
-        )
     if array.dtype.kind not in "buif":
         raise InputError(f"{origin}: holds values of type {array.dtype}; expected uint8 images or real numbers")
+    if channels_last(array, origin):
+        array = array.transpose(0, 3, 1, 2)  # [N, C, H, W]
     if array.ndim == 3:
         array = array[:, None]  # [N, 1, H, W]
     if array.dtype == np.uint8:
@@ -85,13 +191,44 @@ def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
     return torch.from_numpy(values)
 
 
-def as_labels(array: npt.NDArray[np.generic], rows: int, origin: str) -> IntArray:
-    """Labels [N] as int64. Raises ``InputError`` unless they are one integer for each of the N = ``rows`` inputs."""
-    if array.dtype.kind not in "ui":
-        raise InputError(f"{origin}: holds values of type {array.dtype}; expected integer labels")
+def as_labels(
+    array: npt.NDArray[np.generic], rows: int, origin: str, classes: Sequence[str] | None = None
+) -> tuple[IntArray, tuple[str, ...] | None]:
+    """Labels [N] as int64, one for each of the N = ``rows`` inputs, and the names of classes if they tell them.
+
+    They may be [N] or [N, 1], integers or names of classes, or one-hot [N, K] with a single 1 in each row. Names are
+    numbered as in ``classes``, or sorted.
+
+    Raises:
+        InputError: they are none of these, or name a class that is not in ``classes``.
+    """
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and array.shape[0] == rows and array.dtype.kind in "buif":
+        if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
+            raise InputError(f"{origin}: has shape {list(array.shape)}, but is not one-hot: expected one 1 in each row")
+        return array.argmax(axis=1).astype(np.int64), tuple(str(label) for label in range(array.shape[1]))
+    if array.dtype.kind not in "buiUS":
+        raise InputError(
+            f"{origin}: holds values of type {array.dtype}; expected integer labels, names or one-hot rows"
+        )
     if array.shape != (rows,):
         raise InputError(f"{origin}: has shape {list(array.shape)}; expected [{rows}], one label for each input")
-    return array.astype(np.int64)
+    if array.dtype.kind in "bui":
+        return array.astype(np.int64), None
+    names = np.char.decode(array.astype(np.bytes_), "utf-8", "replace") if array.dtype.kind == "S" else array
+    known = sorted(set(names.tolist())) if classes is None else classes
+    index = {name: label for label, name in enumerate(known)}
+    if (unknown := next((name for name in names.tolist() if name not in index), None)) is not None:
+        raise InputError(f"{origin}: label {unknown!r} is not among the classes of the training rows")
+    return np.array([index[name] for name in names.tolist()], np.int64), tuple(known)
+
+
+def numbered_classes(largest: int, rows: int, origin: str) -> tuple[str, ...]:
+    """The names of classes that are numbers. Raises ``InputError`` for numbers that cannot be those of classes."""
+    if largest >= max(rows, 1):
+        raise InputError(f"{origin}: the largest label of {rows} rows is {largest}; expected classes counted from 0")
+    return tuple(str(label) for label in range(largest + 1))
 
 
 def resize_arrays(x: Tensor, size: int) -> Tensor:
@@ -104,3 +241,13 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         return InputError(f"{path}: no such file or folder")
     reason = "it holds Python objects" if "pickle" in str(error) else " ".join(str(error).split())
     return InputError(f"{path}: cannot be read as NumPy arrays: {reason}")
+
+
+def _reshape_hint(length: int) -> str:
+    """How vectors that are as long as square images are made such."""
+    for channels in (1, 3):
+        side = math.isqrt(length // channels)
+        if side > 3 and channels * side**2 == length:
+            shape = f"{channels}, {side}, {side}" if channels > 1 else f"{side}, {side}"
+            return f", perhaps x.reshape(-1, {shape})"
+    return "; vectors without an order in space are not what convolutions are for"

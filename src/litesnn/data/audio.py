@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,9 +30,9 @@ from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import LogMel, mel_filters
 
-__all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel"]
+__all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel", "sound_length"]
 
-AUDIO_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
+AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 
 _FULL_SCALE = 32768
 _CHUNK = 512  # recordings at a time
@@ -146,15 +147,8 @@ def decode(encoded: Encoded, sample_rate: int) -> NDArray[np.int16]:
         InputError: the file is missing, damaged or empty.
     """
     soundfile = need("soundfile", package="soundfile", extra="audio")
-    if encoded.content is None and encoded.path is None:
-        raise InputError(f"{encoded.name}: is missing")
-    try:
-        x, rate = soundfile.read(
-            encoded.path if encoded.content is None else io.BytesIO(encoded.content), dtype="float32", always_2d=True
-        )
-    except (OSError, RuntimeError, TypeError) as error:  # RuntimeError is libsndfile's
-        reason = " ".join(str(error).split())
-        raise InputError(f"{encoded.name}: cannot be decoded as sound: {reason}") from None
+    with _opened(encoded) as file:
+        x, rate = soundfile.read(file, dtype="float32", always_2d=True)
     if len(x) == 0:
         raise InputError(f"{encoded.name}: holds no sound")
     if not np.isfinite(x).all():
@@ -165,6 +159,30 @@ def decode(encoded: Encoded, sample_rate: int) -> NDArray[np.int16]:
         mono = resample_poly(mono, sample_rate // common, rate // common)
     samples: NDArray[np.int16] = _integers(mono * _FULL_SCALE)
     return samples
+
+
+def sound_length(encoded: Encoded) -> tuple[int, float]:
+    """Samples per second, and seconds, of a sound file by its header. Raises ``InputError`` as :func:`decode`."""
+    soundfile = need("soundfile", package="soundfile", extra="audio")
+    with _opened(encoded) as file:
+        info = soundfile.info(file)
+    return int(info.samplerate), float(info.frames / info.samplerate)
+
+
+@contextmanager
+def _opened(encoded: Encoded) -> Iterator[str | io.BytesIO]:
+    """The file for soundfile. Raises ``InputError`` if it is missing, or for what soundfile raises."""
+    if encoded.content is None:
+        if encoded.path is None:
+            raise InputError(f"{encoded.name}: is missing")
+        file: str | io.BytesIO = encoded.path
+    else:
+        file = io.BytesIO(encoded.content)
+    try:
+        yield file
+    except (OSError, RuntimeError, TypeError) as error:  # RuntimeError is libsndfile's
+        reason = " ".join(str(error).split())
+        raise InputError(f"{encoded.name}: cannot be decoded as sound: {reason}") from None
 
 
 def _cut(samples: NDArray[np.int16], clip: Clip, length: int) -> NDArray[np.int16]:

@@ -7,10 +7,12 @@ Transparency is dropped. Images turned by their EXIF tag are turned upright.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,13 +26,22 @@ from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
 
-__all__ = ["Encoded", "decode_images"]
+__all__ = ["IMAGE_SUFFIXES", "Encoded", "MixedSizesError", "decode_images", "fitting_size", "image_sizes"]
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx", ".pgm", ".png"),
+        *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
 
 _GREY_MODES = {"1", "L", "LA", "La"}
 _DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # more than 8 bits, which Pillow would clip to white
 _ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values for images that lie on a side
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
+_log = logging.getLogger("litesnn")
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,10 @@ class Encoded:
     content: bytes | None
     path: str | None
     name: str
+
+
+class MixedSizesError(InputError):
+    """Images of several sizes, and no size that all are to be rescaled to."""
 
 
 class _ColourFoundError(Exception):
@@ -55,12 +70,13 @@ def decode_images(
 ) -> Tensor:
     """Decode the images of ``rows``, which ``read`` fetches, into uint8 [N, C, H, W].
 
-    ``size`` (H, W) rescales every image, whatever its aspect. ``shape`` is what the images must come out as;
-    without it the first image fixes H and W, and C is 3 where any image is in colour. With it, C is as given and
-    images are converted.
+    ``size`` (H, W) rescales every image, whatever its aspect. ``shape`` is what the images come out as: they are
+    converted to its C, and rescaled to its H and W; without a ``size`` a line of the log says how many were. Without
+    ``shape`` the first image fixes H and W, and C is 3 where any image is in colour.
 
     Raises:
-        InputError: an image is damaged, has more than 8 bits per channel, or differs in size from the others.
+        MixedSizesError: images differ in size, and there is neither ``size`` nor ``shape``.
+        InputError: an image is damaged, or has more than 8 bits per channel.
     """
     if len(rows) == 0:
         raise InputError("a data set must have at least one image")
@@ -70,6 +86,25 @@ def decode_images(
         return _decode(read, rows, size, 1, None, grey_only=True)
     except _ColourFoundError:
         return _decode(read, rows, size, 3, None, grey_only=False)
+
+
+def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
+    """Height and width [N, 2] of images as they are upright, by their headers alone.
+
+    Raises:
+        InputError: an image is missing, or has no header that can be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.array(list(pool.map(_size_of, images)), np.int64).reshape(-1, 2)
+
+
+def fitting_size(sizes: npt.NDArray[np.int64]) -> int:
+    """A height and width for images of ``sizes`` [N, 2]: 64, 48 or 32, or less where most of them are smaller.
+
+    The side of a square as large as the middle one of the images decides.
+    """
+    side = float(np.median(np.sqrt(sizes.prod(axis=1))))
+    return next((size for size in (64, 48, 32) if side >= size), max(8, 4 * round(side / 4)))
 
 
 def _decode(
@@ -84,47 +119,70 @@ def _decode(
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels, but {channels} are expected here")
 
-    def decode(block: Sequence[Encoded]) -> list[npt.NDArray[np.uint8]]:
-        return [_decode_one(image, size, channels, grey_only=grey_only) for image in block]
+    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8], bool]]:
+        return [_decode_one(image, size or extent, channels, grey_only=grey_only) for image in block]
 
     out: npt.NDArray[np.uint8] | None = None
+    count, example, expected = 0, "", extent
     # Pillow lets go of the interpreter's lock while it decodes and rescales, so threads are enough.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), _CHUNK):
             images = read(rows[start : start + _CHUNK])
             blocks = [images[at : at + _BLOCK] for at in range(0, len(images), _BLOCK)]
             decoded = chain.from_iterable(pool.map(decode, blocks))
-            for index, (image, pixels) in enumerate(zip(images, decoded, strict=True), start):
-                height, width = extent = extent or pixels.shape[1:]
-                if pixels.shape[1:] != extent:
-                    raise InputError(
+            for index, (image, (pixels, rescaled)) in enumerate(zip(images, decoded, strict=True), start):
+                height, width = expected = expected or pixels.shape[1:]
+                if rescaled:
+                    count, example = count + 1, image.name
+                if pixels.shape[1:] != expected:
+                    raise MixedSizesError(
                         f"{image.name}: is {pixels.shape[2]} wide and {pixels.shape[1]} high, but the first image "
                         f"is {width} wide and {height} high; set data.size to rescale all images to one size"
                     )
                 if out is None:
                     out = np.empty((len(rows), channels, height, width), np.uint8)
                 out[index] = pixels
+    if extent is not None and size is None and count:
+        _log.warning(
+            "litesnn: %d of %d images are rescaled to the size of the training images, %d wide and %d high; one is %s",
+            *(count, len(rows), extent[1], extent[0], example),
+        )
     return torch.from_numpy(out)  # [N, C, H, W]
 
 
 def _decode_one(
     encoded: Encoded, size: tuple[int, int] | None, channels: int, *, grey_only: bool
-) -> npt.NDArray[np.uint8]:
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    with _open(encoded) as image:
+        if grey_only and image.mode not in _GREY_MODES | _DEEP_MODES:
+            raise _ColourFoundError
+        return _pixels(image, encoded.name, size, channels)
+
+
+def _size_of(encoded: Encoded) -> tuple[int, int]:
+    """Height and width, upright."""
+    with _open(encoded) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+        return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _open(encoded: Encoded) -> Iterator[Any]:
+    """The Pillow image of a file. Raises ``InputError`` for what goes wrong there and in what is done with it."""
     pil: Any = need("PIL.Image", package="pillow", extra="data")
     if encoded.content is None and encoded.path is None:
         raise InputError(f"{encoded.name}: is missing")
     try:
         with pil.open(encoded.path if encoded.content is None else io.BytesIO(encoded.content)) as image:
-            if grey_only and image.mode not in _GREY_MODES | _DEEP_MODES:
-                raise _ColourFoundError
-            return _pixels(image, encoded.name, size, channels)
+            yield image
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, pil.DecompressionBombError) as error:
         reason = " ".join(str(error).split()).replace(f" {encoded.path!r}", "")
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 
-def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) -> npt.NDArray[np.uint8]:
-    """The pixels [C, H, W] of an opened Pillow image."""
+def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The pixels [C, H, W] of an opened Pillow image, and whether it had to be rescaled."""
     if image.mode in _DEEP_MODES:
         raise InputError(
             f"{name}: has more than 8 bits per channel (Pillow mode {image.mode}); expected an 8-bit image, "
@@ -137,7 +195,8 @@ def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) 
     mode = "RGB" if channels == 3 else "L"
     if image.mode != mode:
         image = image.convert(mode)
-    if size is not None and image.size != size[::-1]:
+    rescaled = size is not None and image.size != size[::-1]
+    if size is not None and rescaled:
         image = image.resize(size[::-1], need("PIL.Image", package="pillow", extra="data").Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), rescaled

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litesnn.data.arrays import as_inputs, read_npy, read_npz
+from litesnn.data.arrays import as_inputs, find_inputs, read_npy, read_npz
 from litesnn.data.audio import Clip, decode_clip, log_mel
 from litesnn.data.event_files import EventFile, contents
 from litesnn.data.events import decode_events, event_frames
@@ -33,9 +33,9 @@ def load_inputs(
     An image file gives N = 1; it is converted to C channels and rescaled to H × W, as the training images were. So does
     a sound file, if the network has a front end for it: it becomes features, of its first clip if it is longer. A
     recording of events becomes its first T = ``timesteps`` frames.
-    A ``.npy`` file, or the array ``x`` of an ``.npz`` file, may be [N, C, H, W] or one input [C, H, W], or leave out
-    a C of 1; it must have the right size already. Of events it is [N, T, C, H, W] or [T, C, H, W], with T frames or
-    more. Images and events are uint8, arrays float32.
+    A ``.npy`` file, or the array ``x`` (or ``images``, ``x_test``, …) of an ``.npz`` file, may be [N, C, H, W] or one
+    input [C, H, W], or leave out a C of 1, or have C at the end; it must have the right size already. Of events it is
+    [N, T, C, H, W] or [T, C, H, W], with T frames or more. Images and events are uint8, arrays float32.
 
     Raises:
         InputError: the file is missing or damaged, or holds inputs of another shape or kind.
@@ -55,13 +55,14 @@ def load_inputs(
     if path.suffix.lower() == ".npy":
         array = read_npy(path)
     else:
-        arrays, names = read_npz(path, {"x"})
-        if "x" not in arrays:
-            raise InputError(f"{path}: has no array x; it holds {', '.join(sorted(names)) or 'nothing'}")
-        array = arrays["x"]
+        name = find_inputs(read_npz(path, ())[1], str(path))
+        array = read_npz(path, (name,))[0][name]
 
     if kind == "events":
         return _checked_frames(array, shape, timesteps, path)
+    last = (*shape[1:], shape[0])
+    if shape != last and shape not in (array.shape, array.shape[1:]) and last in (array.shape, array.shape[1:]):
+        array = np.moveaxis(array, -1, -3)
     single = array.shape == shape or (shape[0] == 1 and array.shape == shape[1:])
     if not single and array.shape[1:] not in (shape, shape[1:] if shape[0] == 1 else shape):
         raise InputError(f"{path}: has shape {list(array.shape)}; expected [N, {', '.join(map(str, shape))}]")

@@ -23,12 +23,12 @@ from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 
-__all__ = ["SILENCE", "UNKNOWN", "WORDS", "Commands", "is_speech_commands", "read_commands"]
+__all__ = ["NOISE", "SILENCE", "UNKNOWN", "WORDS", "Commands", "is_speech_commands", "read_commands"]
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SILENCE, UNKNOWN = "_silence_", "_unknown_"
 
-_NOISE = "_background_noise_"
+NOISE = "_background_noise_"
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 _SHARE = 0.1  # of silence, and of other words
 _SEED = 59185  # the authors'
@@ -71,12 +71,12 @@ def read_commands(folder: Path, commands: int | None) -> Commands:
     for split, wanted in listed.items():
         if lost := sorted(wanted - set(found[split])):
             raise InputError(f"{folder / _LISTS[split]}: lists {lost[0]}, which is not there")
-    noise = [_clip(folder, f"{_NOISE}/{name}") for name in _recordings(folder / _NOISE)]
+    noise = [_clip(folder, f"{NOISE}/{name}") for name in _recordings(folder / NOISE)]
     if commands != 12:
         classes = tuple(words)
         return Commands(classes, {split: _labelled(folder, rows, classes) for split, rows in found.items()}, noise)
     if not noise:
-        raise InputError(f"{folder}: has no recordings in {_NOISE}, from which data.commands = 12 cuts silence")
+        raise InputError(f"{folder}: has no recordings in {NOISE}, from which data.commands = 12 cuts silence")
     classes = (*WORDS, SILENCE, UNKNOWN)
     splits = {}
     for number, (split, rows) in enumerate(found.items()):

@@ -1,0 +1,221 @@
+"""Class folders of images or of sound: one folder of files for each class, perhaps in folders of splits.
+
+In: a folder. Out: for each split its files and labels, what is noise, and notes about everything that is not read.
+Names of files are never patterns: any character may be in them. Files and folders that begin with a dot or with
+``__MACOSX`` are what systems leave beside the data, and are not looked at.
+
+A folder in which all images or all sound lie in one other folder stands for that one. Then the folders at the top are
+splits, if one is called ``train`` or ``training`` and has folders of classes, else they are the classes. Whole names of
+folders at the top decide, never those of classes or files. Everything below the folder of a class is of that class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from litesnn.data.audio import AUDIO_SUFFIXES
+from litesnn.data.images import IMAGE_SUFFIXES
+from litesnn.data.speech_commands import NOISE
+from litesnn.data.split_names import assign, role_of
+from litesnn.data.splits import IntArray
+from litesnn.errors import InputError
+
+__all__ = ["KINDS", "LabelledFiles", "Listing", "count_files", "find_class_folders", "label_files", "list_files"]
+
+FileKind = Literal["image", "sound"]
+
+KINDS: dict[FileKind, frozenset[str]] = {"image": IMAGE_SUFFIXES, "sound": frozenset(AUDIO_SUFFIXES)}
+"""The suffixes of files that are read."""
+
+_THINGS: dict[FileKind, str] = {"image": "image", "sound": "sound file"}
+_TABLES = (".parquet", ".arrow")
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_HIDDEN = (".", "__MACOSX")
+
+_Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFiles:
+    """A data set of files: of the splits "train" and perhaps "validation" and "test" the files and labels [N].
+
+    Files are named below ``folder``, with slashes. ``noise`` are recordings of background noise.
+    """
+
+    folder: Path
+    kind: FileKind
+    classes: tuple[str, ...]
+    splits: Mapping[str, tuple[list[str], IntArray]]
+    noise: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The parts of the names below a folder of all files, and of all folders in which there is nothing; sorted."""
+
+    folder: Path
+    files: tuple[_Parts, ...]
+    empty: tuple[_Parts, ...]
+
+    def of(self, kind: FileKind) -> list[_Parts]:
+        """The images, or the sound files."""
+        return [parts for parts in self.files if _suffix(parts) in KINDS[kind]]
+
+    def tables(self) -> list[_Parts]:
+        """Files that hold or describe tables with images or sound in them, for ``datasets``."""
+        return [parts for parts in self.files if _suffix(parts) in _TABLES or parts[-1].lower() in _METADATA]
+
+    @property
+    def kind(self) -> FileKind:
+        """Which of the two there are more of."""
+        return max(KINDS, key=lambda kind: len(self.of(kind)))
+
+
+def list_files(folder: Path) -> Listing:
+    """What lies below a folder. Links are followed, none twice. Raises ``InputError`` if a folder cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror or error}")
+
+    files, empty, seen = [], [], set()
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        inside: _Parts = Path(place).relative_to(folder).parts
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        kept = [(*inside, name) for name in names if not name.startswith(_HIDDEN)]
+        if (real := os.path.realpath(place)) in seen:
+            folders[:], kept = [], []
+        seen.add(real)
+        files.extend(kept)
+        if inside and not folders and not kept:
+            empty.append(inside)
+    return Listing(folder, tuple(sorted(files, key="/".join)), tuple(sorted(empty, key="/".join)))
+
+
+def find_class_folders(found: Listing) -> LabelledFiles | None:
+    """The class folders of images or sound in a folder, or ``None`` if it has none. The more frequent kind is read.
+
+    Raises:
+        InputError: folders of splits and of classes are mixed, or a split has a class that training has not.
+    """
+    kind = found.kind
+    noise = [parts for parts in found.of(kind) if NOISE in parts[:-1]] if kind == "sound" else []
+    rows = sorted(set(found.of(kind)) - set(noise), key="/".join)
+    depth = _depth(rows)
+    tops = sorted({parts[depth] for parts in rows if len(parts) > depth + 1})
+    parted = {parts[depth] for parts in rows if len(parts) > depth + 2 and role_of(parts[depth])}
+    if parted and (any(role_of(top) == "train" for top in parted) or all(role_of(top) for top in tops)):
+        level = depth + 1
+        used = [parts for parts in rows if len(parts) > level + 1 and parts[depth] in parted]
+        named = {top: [parts for parts in used if parts[depth] == top] for top in sorted(parted)}
+    else:
+        if all(role_of(top) for top in tops):
+            return None
+        level = depth
+        _require_no_split(found.folder, rows, tops, parted, depth)
+        used = [parts for parts in rows if len(parts) > level + 1]
+        named = {"train": used}
+    notes = _notes(found, kind, used, noise, level)
+    labelled = {split: [("/".join(parts), parts[level]) for parts in rows] for split, rows in named.items()}
+    return label_files(found.folder, kind, labelled, noise=["/".join(parts) for parts in noise], notes=notes)
+
+
+def label_files(
+    folder: Path,
+    kind: FileKind,
+    named: Mapping[str, Sequence[tuple[str, str]]],
+    *,
+    noise: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> LabelledFiles:
+    """The data set of files and class names of each split, as it calls its splits.
+
+    Classes are those of training, sorted; as numbers, if all are whole numbers.
+
+    Raises:
+        InputError: there is no training split, or a split has a class that training has not.
+    """
+    assigned = assign(named, str(folder))
+    found = {name for _, name in named[assigned.train]}
+    classes = sorted(found, key=lambda name: (int(name), name)) if all(map(_is_number, found)) else sorted(found)
+    index = {name: label for label, name in enumerate(classes)}
+    splits = {}
+    for role, split in (("train", assigned.train), ("validation", assigned.validation), ("test", assigned.test)):
+        rows = named[split] if split is not None else []
+        if unknown := next((row for row in rows if row[1] not in index), None):
+            raise InputError(f"{folder / unknown[0]}: is of the class {unknown[1]!r}, which {assigned.train} has not")
+        if split is not None:
+            splits[role] = ([row[0] for row in rows], np.array([index[row[1]] for row in rows], np.int64))
+    return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), (*assigned.notes, *notes))
+
+
+def _depth(rows: Sequence[_Parts]) -> int:
+    """How many folders all rows lie in, of those that hold folders of classes or of splits."""
+    depth = 0
+    while True:
+        inner = [parts for parts in rows if len(parts) > depth + 1]
+        tops = {parts[depth] for parts in inner}
+        deeper = [len(parts) > depth + 2 for parts in inner]
+        if len(tops) != 1 or not any(deeper) or not (all(deeper) or role_of(next(iter(tops)))):
+            return depth
+        depth += 1
+
+
+def _require_no_split(
+    folder: Path, rows: Sequence[_Parts], tops: Sequence[str], parted: Iterable[str], depth: int
+) -> None:
+    """Refuse a folder ``test`` of class folders that lies beside those of the training classes."""
+    for split in parted:
+        inner = {parts[depth + 1] for parts in rows if parts[depth] == split and len(parts) > depth + 2}
+        if both := sorted(inner & set(tops)):
+            raise InputError(
+                f"{folder}: {split} holds class folders ({both[0]}) and lies beside such folders; expected those in a "
+                "folder train"
+            )
+
+
+def _notes(
+    found: Listing, kind: FileKind, used: Sequence[_Parts], noise: Sequence[_Parts], level: int
+) -> Sequence[str]:
+    """What is not read, what holds nothing, and what lies deeper than a class folder."""
+    notes = []
+    taken = {*used, *noise}
+    unread = [parts for parts in found.files if parts not in taken]
+    loose = [parts for parts in unread if _suffix(parts) in KINDS[kind]]
+    others = Counter(_suffix(parts) or "no suffix" for parts in unread if _suffix(parts) not in KINDS[kind])
+    what = [f"{count} {suffix}" for suffix, count in others.most_common(5)]
+    if len(others) > 5:
+        what.append("others")
+    if loose:
+        what.insert(0, f"{count_files(len(loose), kind)} in no class folder (the first is {'/'.join(loose[0])})")
+    if unread:
+        notes.append(f"{count_files(len(unread))} of {found.folder} not read: {', '.join(what)}")
+    places = {parts[: level + 1] for parts in found.files if len(parts) > level + 1} | set(found.empty)
+    media = {parts[: level + 1] for parts in found.of(kind)}
+    without = sorted({place[: level + 1] for place in places if len(place) > level} - media)
+    if without := [place for place in without if NOISE not in place or kind != "sound"]:
+        names = ", ".join("/".join(place) for place in without[:5]) + ", …" * (len(without) > 5)
+        notes.append(f"folders without {_THINGS[kind]}s, which are no classes: {names}")
+    if deep := next((parts for parts in used if len(parts) > level + 2), None):
+        notes.append(f"all that lies below a class folder is of that class: {'/'.join(deep)} is {deep[level]!r}")
+    return notes
+
+
+def count_files(count: int, kind: FileKind | None = None) -> str:
+    """So many files of a kind, in words."""
+    return f"{count} {'file' if kind is None else _THINGS[kind]}{'s' * (count != 1)}"
+
+
+def _suffix(parts: _Parts) -> str:
+    return os.path.splitext(parts[-1])[1].lower()
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()

@@ -1,0 +1,116 @@
+"""Tables that name files and their classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_data import file_list, image_folder, values
+from litesnn.data.cache import CACHE_VARIABLE
+from litesnn.data.sources import DataSettings, FrontEnds, load
+from litesnn.errors import InputError
+from litesnn.front_end import LogMel
+from sounds import ramp, sound
+
+SMALL = LogMel(sample_rate=1000, clip_ms=100, window_ms=16, hop_ms=8, mels=4, low_hz=0, high_hz=500)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+
+
+def table(folder: Path, text: str, name: str = "list.csv") -> Path:
+    image_folder(folder, {"pictures": 16})
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def lines(head: str, row: str, count: int = 16) -> str:
+    """A row for each picture: ``{0}`` is its number, ``{1}`` its class, ``{2}`` its split."""
+    rows = [row.format(n, ("cat", "dog")[n % 2], ("train", "test", "train", "val")[n // 2 % 4]) for n in range(count)]
+    return "\n".join([head, *rows]) + "\n"
+
+
+def test_splits_are_cut(tmp_path: Path) -> None:
+    data = load(DataSettings(source=str(file_list(tmp_path / "a"))))
+    assert (data.name, data.classes, data.shape) == ("labels", ("cat", "dog"), (3, 4, 5))
+    parts = [values(split.x) for split in (data.train, data.validation, data.test())]
+    assert [len(part) for part in parts] == [12, 4, 4]
+    assert set.union(*parts) == set(range(20))
+    assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "name"),
+    [
+        ("file,label,split", "pictures/{0}.png,{1},{2}", "list.csv"),
+        ("Split;Class;ID;Path", '{2};"{1}";7;pictures/{0}.png', "list.csv"),
+        ("\ufeffimage\ttarget\tset\textra, more", "pictures/{0}.png\t{1}\t{2}\t", "list.tsv"),
+    ],
+)
+def test_splits_of_its_own(tmp_path: Path, head: str, row: str, name: str) -> None:
+    data = load(DataSettings(source=str(table(tmp_path / "a[1]", lines(head, row), name))))
+    parts = [values(split.x) for split in (data.train, data.validation, data.test())]
+    assert parts == [{0, 1, 4, 5, 8, 9, 12, 13}, {6, 7, 14, 15}, {2, 3, 10, 11}]
+    assert len(data.notes) == 1
+
+
+def test_columns_can_be_named_and_numbers_are_classes(tmp_path: Path) -> None:
+    rows = "\n".join(f"x,pictures/{n}.png,{10 * (n % 2) + 2}" for n in range(16))
+    path = table(tmp_path / "a", f"label,where,kind\n{rows}")
+    assert load(DataSettings(source=str(path), image_column="where", label_column="kind")).classes == ("2", "12")
+
+
+def test_sound(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}.wav").write_bytes(sound(ramp(number)))
+    (tmp_path / "a.csv").write_text("fname,label\n" + "\n".join(f"{n}.wav,{'ab'[n % 2]}" for n in range(12)))
+    data = load(DataSettings(source=str(tmp_path / "a.csv")), FrontEnds(SMALL))
+    assert (data.classes, data.kind, data.shape) == (("a", "b"), "array", (1, 4, 11))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected a head"),
+        ("file,label\n", "names no files"),
+        ("name,label\n", "has no column of names of files; its columns are name, label, none of file, filename"),
+        ("file,what\n", "has no column of labels; its columns are file, what"),
+        ("file,label\npictures/0.png\n", "line 2: has 1 fields; expected 2"),
+        ("file,label\npictures/0.png,\n", "line 2: has no label"),
+        ("file,label\n,cat\n", "line 2: has no file"),
+        ("file,label\npictures/99.png,cat\n", "line 2: pictures/99.png is not there; files are named from"),
+        ("file,label\npictures/0,cat\n", "line 2: pictures/0 is neither an image nor sound by its suffix ''"),
+        ("file,label\npictures/0.png,a\n\npictures/0.png,b\n", r"line 4: pictures/0\.png is named in line 2 already"),
+        ("file,label,split\npictures/0.png,a,fold1\n", "line 2: the split is 'fold1'; expected one of train, valid"),
+        ('file,label\n"pictures/0.png,a\n', "line 2: cannot be read as CSV"),
+        ("file,label\npictures/0.png,a\n", "have 1 class"),
+        (
+            lines("file,label,split", "pictures/{0}.png,{1}{2},{2}"),
+            "is of the class 'cat(test|val)', which train has not",
+        ),
+    ],
+)
+def test_refuses(tmp_path: Path, text: str, message: str) -> None:
+    refused(table(tmp_path / "a", text), message)
+
+
+def test_refuses_files_and_columns(tmp_path: Path) -> None:
+    refused(tmp_path / "none.csv", "no such file or folder")
+    path = table(tmp_path / "a", lines("file,label", "pictures/{0}.png,{1}"))
+    refused(path, "its columns are file, label, not kind", label_column="kind")
+    (tmp_path / "a" / "b.csv").write_bytes(b"\xff\xfe")
+    refused(tmp_path / "a" / "b.csv", "cannot be read: 'utf-8' codec")
+    (tmp_path / "a" / "x.wav").write_bytes(sound(ramp(0)))
+    (tmp_path / "a" / "c.csv").write_text("file,label\nx.wav,a\npictures/0.png,b\n")
+    refused(tmp_path / "a" / "c.csv", "names both images and sound")
+
+
+def refused(source: Path, message: str, **settings: Any) -> None:
+    """Loading raises an error of one line that matches ``message``."""
+    with pytest.raises(InputError, match=message) as caught:
+        load(DataSettings(source=str(source), **settings))
+    assert "\n" not in str(caught.value)
