@@ -32,6 +32,8 @@ __all__ = ["app", "main"]
 
 _STARTED = time.perf_counter()
 
+_AS_IT_IS = Begun()
+
 _INTERRUPTED = 130
 """The exit code into which typer turns a KeyboardInterrupt, before anything here can see it."""
 
@@ -95,7 +97,7 @@ TimeOption = Annotated[
     str | None,
     typer.Option(
         "--time",
-        help="what the whole design may take, as in '30 min' (the default; on a GPU '10 min'): the recipe is made for it",
+        help="what the whole design may take, as in '30 min' (the default; on a GPU '10 min'): a recipe is made for it",
     ),
 ]
 DryRunOption = Annotated[
@@ -435,7 +437,7 @@ def _session(
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
-def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun = Begun()) -> None:
+def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun = _AS_IT_IS) -> None:
     with held(folder, begun.recipe, begun.reasons) as mine:
         session.show(escape(str(Job(mine, session, begun.data).do(stage))))
 

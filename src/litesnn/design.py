@@ -49,7 +49,7 @@ def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
     processes.first_does(lambda: require_possible(run.recipe(), input_info(data)))
     if not run.checkpoint("search").exists():
         for note in processes.first_does(lambda: unused_budget(run.recipe(), input_info(data))):
-            session.warn(note)
+            session.show(f"[yellow]{escape(note)}[/]")
     return search(run, data, session)
 
 
@@ -164,8 +164,8 @@ class Job:
             self.session.show(escape(line))
         if whole:
             for note in unused_budget(plan.recipe, input_info(plan.data)):
-                self.session.warn(note)
-            self.session.show(f"[dim]begun in {escape(str(self.run.path))}; litesnn design --run {escape(str(self.run.path))} goes on[/]")
+                self.session.show(f"[yellow]{escape(note)}[/]")
+            self.session.show(f"[dim]begun; go on with: litesnn design --run {escape(str(self.run.path))}[/]")
 
     def finish(self) -> None:
         """Run every stage that is not done."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litesnn.config import Recipe, with_numbers
@@ -89,7 +89,7 @@ class Plan:
         model, search, train, augment = recipe.model, recipe.search, recipe.train, recipe.augment
         rows = f"{len(data.train.y):,} training and {len(data.validation.y):,} validation rows"
         shape = "×".join(map(str, data.shape))
-        changes = [f"{name} {value}" for name, value in augment.model_dump().items() if value and name in _SHOWN_CHANGES]
+        changes = [f"{name} {value}" for name in _SHOWN_CHANGES if (value := getattr(augment, name))]
         of = [f" ({self.reasons[key]})" if key in self.reasons else "" for key in _SHOWN_REASONS]
         return [
             f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape}",
@@ -182,7 +182,7 @@ def make_plan(
     epochs = _training(draft, data, paces, _MARGIN * (left - searched.seconds["search"]) - tail)
     elapsed = time.perf_counter() - began
     follow = not (draft.has_said("train.epochs") or draft.has_said("train.epoch_steps"))
-    draft.values["made"] = {"seconds": seconds, "spent": round(elapsed, 1), "epochs_follow": follow}
+    draft.values["made"] = {"seconds": seconds, "spent": round(elapsed, 1), "training": 0, "epochs_follow": follow}
     recipe = draft.recipe()
     trained = epochs * _epoch_seconds(recipe, data, paces)
     parts = {"reading and planning": elapsed, **searched.seconds, "training": trained, "the rest": tail}
@@ -360,7 +360,7 @@ def _sized(draft: _Draft, path: MacroPath, width: int) -> Recipe:
 
 
 def _stem_channels(path: MacroPath, width: int) -> int:
-    return min(48, max(8, width * 2 ** path.levels[0]))
+    return min(48, max(8, width << path.levels[0]))
 
 
 def _set_width(draft: _Draft, path: MacroPath, width: int, why: str) -> None:
@@ -383,7 +383,8 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         recipe = draft.recipe()
         pace = measure.training(recipe, _uniform_genotype(recipe, steps))
         left = (1 - _SEARCH_SHARE) * _MARGIN * seconds - _tail_seconds(data, pace.image)
-        return pace, left / _epoch_seconds(recipe, data, pace)
+        # What else the machine does just now is no reason for another network.
+        return pace, left / _epoch_seconds(recipe, data, replace(pace, step=pace.best))
 
     pace, epochs = pace_at(steps)
     for _ in range(3):
@@ -443,7 +444,7 @@ def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
     epochs, steps = _epochs_in(seconds, recipe, data, pace)
     draft.set("train.epochs", epochs, f"what the time allows at {pace.step:.2g} s a step; set anew before training")
     draft.set("train.epoch_steps", steps)
-    return draft.recipe().train.epochs
+    return int(recipe.train.epochs) if draft.has_said("train.epochs") else epochs
 
 
 def _epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
@@ -454,6 +455,8 @@ def _epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
 def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int = 1) -> None:
     """Set ``train.epochs`` of a made recipe anew: the network is known now, and how much of the time is left.
 
+    What is left for training is kept as ``made.training``, by which training shortens itself if steps take longer.
+
     Raises:
         InputError: a file of the run is missing or damaged.
     """
@@ -462,9 +465,9 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
         return
     pace = train_pace(recipe, Genotype.read(run.need("derive")), data, session, workers=workers)
     searched = sum(row["seconds"] for row in JsonLog.read(run / "search.jsonl"))
-    left = recipe.made.seconds - recipe.made.spent - searched
-    epochs, steps = _epochs_in(_MARGIN * left - _tail_seconds(data, pace.image), recipe, data, pace)
+    left = _MARGIN * (recipe.made.seconds - recipe.made.spent - searched) - _tail_seconds(data, pace.image)
+    epochs, steps = _epochs_in(left, recipe, data, pace)
     reason = f"what was left of the time after the search allows at {pace.step:.2g} s a step"
     text = (run / "recipe.toml").read_text(encoding="utf-8")
-    values = {"train.epochs": epochs, "train.epoch_steps": steps}
+    values = {"train.epochs": epochs, "train.epoch_steps": steps, "made.training": max(1, round(left))}
     write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))

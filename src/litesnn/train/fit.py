@@ -10,8 +10,10 @@ Cosine learning rates; the pruning scores go on learning, ever slower. Shapes: T
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,6 +26,7 @@ from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
+from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
@@ -43,6 +46,7 @@ from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 __all__ = [
     "AuxiliaryHead",
     "Learner",
+    "Schedule",
     "TrainLoop",
     "Trainee",
     "auxiliary_cell",
@@ -58,6 +62,12 @@ LIMIT_MARGIN = 0.97
 """Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
 
 _EVALUATION_BATCH = 256
+
+_LATE = 1.05
+"""Training is cut short when it would take so many times its time."""
+
+_LATELY = 3
+"""Epochs whose pace is expected of the next ones."""
 
 
 def auxiliary_cell(cells: int) -> int | None:
@@ -130,6 +140,37 @@ class Trainee(nn.Module):
     def weights(self) -> list[nn.Parameter]:
         """All other parameters that learn."""
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many epochs there are, and how far training has come at each step.
+
+    It can be cut short: after epoch ``since``, at the share ``progress`` of the way, the rest is passed through faster.
+    """
+
+    epochs: int
+    since: int = 0
+    progress: float = 0.0
+
+    def at(self, epoch: float) -> float:
+        """The share of the way after so many epochs."""
+        return self.progress + (1 - self.progress) * (epoch - self.since) / (self.epochs - self.since)
+
+    def within(self, seconds: float, spent: float, done: int, pace: float) -> Schedule:
+        """The schedule that ends in time, or this one if it does.
+
+        Args:
+            seconds: that training may take; 0: as long as it takes.
+            spent: seconds that it has taken.
+            done: epochs that are done.
+            pace: seconds of an epoch.
+        """
+        left = self.epochs - done
+        if not seconds or left <= 1 or spent + left * pace <= _LATE * seconds:
+            return self
+        epochs = done + max(1, int((seconds - spent) / pace))
+        return self if epochs >= self.epochs else Schedule(epochs, done, self.at(done))
 
 
 class TrainLoop(Generic[LearnerT]):
@@ -269,24 +310,28 @@ def fit_learner(
     if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
         saved = load_state(checkpoint, "train state", module, training.optimizers)
         done, best = saved["epoch"], saved["best"]
+        schedule = Schedule(**saved["schedule"])
         if training.activity is not None:
             training.activity.multiplier = saved["multiplier"]
             training.deployed_ratio = saved["deployed_ratio"]
-    epochs, size = recipe.train.epochs, recipe.train.batch_size
+    schedule, size = Schedule(recipe.train.epochs), recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
+    taken = [row["seconds"] for row in JsonLog.read(run / "train.jsonl")] if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
-        task = bar.add_task("train", total=epochs * steps, completed=done * steps, status="")
-        for epoch in range(done, epochs):
+        task = bar.add_task("train", total=schedule.epochs * steps, completed=done * steps, status="")
+        for epoch in itertools.count(done):
+            if epoch >= schedule.epochs:
+                break
             started, means = time.perf_counter(), RunningMeans()
             module.train()
             order = generator_for(recipe.seed, "train", epoch)
             batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
-                means.add(training.step(x, y, (epoch + step / steps) / epochs))
+                means.add(training.step(x, y, schedule.at(epoch + step / steps)))
                 bar.advance(task)
             measured = validate(network, validation)
             rank = _rank(measured, None if training.activity is None else training.activity.limit)
@@ -307,6 +352,13 @@ def fit_learner(
                 save(best_path)
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
             memory["deployed_ratio"] = training.deployed_ratio
+            taken.append(row["seconds"])
+            shorter = _in_time(schedule, recipe, taken)
+            if shorter != schedule:
+                session.warn(f"steps take longer than planned: {shorter.epochs} epochs instead of {schedule.epochs}")
+                bar.update(task, total=shorter.epochs * steps)
+            schedule = shorter
+            memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "train state", module, training.optimizers, memory)
     log.close()
     note = silence(measure(load(best_path), validation).rates, "validation", recipe.budget)
@@ -315,6 +367,15 @@ def fit_learner(
     best_path.replace(run.output("train"))
     checkpoint.unlink(missing_ok=True)
     return run.output("train")
+
+
+def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float]) -> Schedule:
+    """The schedule, cut short if a recipe that was made for a time would pass it; ``taken``: seconds of each epoch."""
+    if recipe.made is None or not recipe.made.training:
+        return schedule
+    lately = taken[-_LATELY:]
+    shorter = schedule.within(recipe.made.training, sum(taken), len(taken), sum(lately) / len(lately))
+    return Schedule(**processes.share(asdict(shorter)))
 
 
 @torch.no_grad()
