@@ -10,11 +10,11 @@ Shapes: N test rows, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RULES", "Curve", "Facts", "Linear", "Rule", "compare_rows", "judge", "standard_error", "verdict"]
+__all__ = ["RULES", "Curve", "Facts", "Linear", "Rule", "compare_rows", "judge", "standard_error"]
 
 BEYOND_NOISE = 1.645
 """Standard errors that a difference has to have, to count as one: one-sided 95 % of a normal distribution."""
@@ -160,13 +160,6 @@ def judge(facts: Facts) -> list[dict[str, Any]]:
         for rule, text in found
         if text is not None
     ]
-
-
-def verdict(warnings: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
-    """The short form of the weightiest warning, and whether it is grave; of no warnings, that there are none."""
-    if not warnings:
-        return "accuracy: no warnings", False
-    return str(warnings[0]["label"]), bool(warnings[0]["grave"])
 
 
 def standard_error(share: float, rows: int) -> float:

@@ -161,7 +161,7 @@ def _minimised(x: Tensor, y: Tensor, start: Tensor, penalty: float) -> Tensor:
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 
@@ -175,4 +175,4 @@ def _note(train: Split, rows: int, poolings: int) -> str | None:
         parts.append(f"means of {2**poolings} × {2**poolings} neighbouring pixels")
     if rows < len(train.y):
         parts.append(f"{rows:,} of {len(train.y):,} training rows")
-    return None if not parts else "to bound its time it was fitted on " + " and ".join(parts)
+    return None if not parts else "to bound its time, it was fitted on " + " and ".join(parts)
