@@ -127,7 +127,9 @@ def test_a_limit_that_silences_the_network_is_reported(problem: Problem, tmp_pat
     (note,) = metrics["notes"]
     assert note.startswith("almost no spikes on test from stem (0.00%), ")
     assert note.endswith("; the limit of 10 Bit-SynOps may be too tight")
-    assert text.getvalue() == note + "\n"
+    warnings = metrics["warnings"]
+    assert [row["rule"] for row in warnings] == ["near_chance", "below_linear", "never_found", "uncertain"]
+    assert text.getvalue().splitlines() == [row["text"] for row in warnings] + [note]
 
 
 def test_rates_and_counts_against_the_spikes_themselves() -> None:

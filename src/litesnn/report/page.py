@@ -253,7 +253,7 @@ def _simple_bars(metrics: Metrics) -> list[Bar]:
     rows = [("This network", metrics.test_accuracy, metrics.balanced_accuracy)]
     if simple.linear is not None:
         rows.append(("Linear classifier", simple.linear.accuracy, simple.linear.balanced_accuracy))
-    rows += [("Always the commonest class", simple.majority, simple.chance), ("Guesses", simple.chance, simple.chance)]
+    rows += [("Commonest class", simple.majority, simple.chance), ("Guesses", simple.chance, simple.chance)]
     unlike = any(balanced is not None and abs(plain - balanced) >= 0.01 for _, plain, balanced in rows)
     return [
         Bar(
