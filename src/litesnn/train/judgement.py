@@ -258,8 +258,8 @@ def _accuracies(facts: Facts, linear: Linear) -> str:
 def _no_majority(facts: Facts) -> str | None:
     if facts.accuracy > facts.majority + BEYOND_NOISE * standard_error(facts.majority, facts.rows):
         return None
-    if _is_near_chance(facts):
-        return None  # said already
+    if facts.majority <= 1.2 * facts.chance or _is_near_chance(facts):
+        return None  # classes are in balance, or it was said already
     name = _short(facts.classes[facts.most_frequent])
     return (
         f"accuracy of {facts.accuracy:.1%} is no success by itself: always answering {name} has {facts.majority:.1%}; "
