@@ -3,7 +3,7 @@
 In: the encoded inputs (int8, as the network takes them, flattened; all frames that it sees, of events). Out: what
 multinomial logistic regression predicts on the test rows. The loss is the mean cross-entropy and a penalty of
 λ/2 · ‖W‖², minimised by L-BFGS from strong to weak λ, each from where the last one ended; the λ with the best
-validation accuracy counts. The test rows choose nothing.
+validation accuracy (then loss) counts. The test rows choose nothing.
 
 It computes on the CPU, whatever the network runs on, and draws nothing at random. Time and memory are bounded: beyond
 :data:`MOST_VALUES`, neighbouring pixels are averaged (2 × 2, repeatedly), then training rows are left out, evenly from
@@ -133,14 +133,18 @@ def _pooled(x: Tensor, info: InputInfo, poolings: int) -> Tensor:
 
 
 def _fitted(x: Tensor, y: Tensor, checked: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, float]:
-    """The weights [D + 1, K] with the best validation accuracy, the last row of them biases, and their λ."""
+    """The weights [D + 1, K] with the best validation accuracy, the last row of them biases, and their λ.
+
+    Of equal accuracies the lower loss counts: of rare classes all λ may have the accuracy of one answer for everything.
+    """
     weights = torch.zeros(x.shape[1] + 1, classes)
-    best, chosen, penalty, worse = -1, weights, PENALTIES[0], 0
+    best, chosen, penalty, worse = (-1, 0.0), weights, PENALTIES[0], 0
     for tried in PENALTIES:
         weights = _minimised(x, y, weights, tried)
-        right = int((_logits(checked, weights).argmax(1) == labels).sum())
-        if right > best:
-            best, chosen, penalty, worse = right, weights, tried, 0
+        logits = _logits(checked, weights)
+        rank = (int((logits.argmax(1) == labels).sum()), -float(F.cross_entropy(logits, labels)))
+        if rank > best:
+            best, chosen, penalty, worse = rank, weights, tried, 0
         else:
             worse += 1
         if worse == 2:  # weaker penalties will not help any more
