@@ -166,6 +166,24 @@ def fake_metrics(genotype: Genotype, rng: np.random.Generator, *, classes: list[
         "mode": "paper" if paper else "budget",
         "test_accuracy": accuracy,
         "test_loss": 0.081,
+        "test_standard_error": 0.0099,
+        "balanced_accuracy": accuracy,
+        "per_class": [
+            {
+                "class": name,
+                "recall": float(row[k] / max(1, row.sum())),
+                "precision": float(row[k] / max(1, confusion[:, k].sum())),
+                "test_rows": int(row.sum()),
+                "train_rows": 1149 // count,
+            }
+            for k, (name, row) in enumerate(zip(classes, confusion, strict=True))
+        ],
+        "baselines": {
+            "chance": 1 / count,
+            "majority": 1.05 / count,
+            "linear": {"accuracy": 0.91, "balanced_accuracy": 0.91, "rows": 1149, "features": 64, "note": None},
+        },
+        "warnings": [],
         "validation_accuracy": 0.986,
         "classes": classes,
         "confusion": confusion.tolist(),

@@ -11,7 +11,7 @@ import torch
 
 import litesnn
 from litesnn.deploy.packed import read
-from whole_job import ALL_FILES, Problem, contents, inputs, stamps
+from whole_job import ALL_FILES, Outcome, Problem, contents, inputs, stamps
 from whole_job import litesnn as command
 
 FAST = {"search.epochs": 1, "train.epochs": 1}
@@ -56,10 +56,11 @@ def test_design_gives_what_the_command_gives(problem: Problem, finished: Path, t
     assert {name for name in after if after[name] != before[name]} <= {".lock"}
 
 
-def test_design_is_silent(problem: Problem, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_design_is_silent_but_for_warnings(problem: Problem, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = {"data": str(problem.data), "recipe": problem.recipe, "run": tmp_path / "run"}
     litesnn.design(**options, budget=litesnn.Budget(packed_bytes=4000), seed=3, changes=FAST)  # type: ignore[arg-type]
-    assert capfd.readouterr() == ("", "")
+    said = Outcome(0, *capfd.readouterr())
+    assert (said.out, said.complaints) == ("", "")
     recipe = litesnn.Recipe.from_toml((tmp_path / "run" / "recipe.toml").read_text())
     assert (recipe.seed, recipe.search.epochs, recipe.budget.packed_bytes) == (3, 1, 4000)
     with pytest.raises(litesnn.InputError, match="another recipe"):

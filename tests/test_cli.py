@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -29,10 +30,11 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def refused(outcome: Outcome, code: int = 2) -> str:
     """The one line in which a command gave up."""
     assert outcome.code == code, outcome
-    assert outcome.err.startswith("litesnn: error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    assert "Traceback" not in outcome.err
-    return outcome.err.removeprefix("litesnn: error: ").strip()
+    complaints = outcome.complaints
+    assert complaints.startswith("litesnn: error: ")
+    assert complaints.count("\n") == 1, complaints
+    assert "Traceback" not in complaints
+    return complaints.removeprefix("litesnn: error: ").strip()
 
 
 # --- the whole job ---
@@ -40,7 +42,7 @@ def refused(outcome: Outcome, code: int = 2) -> str:
 
 def test_design_leaves_every_file(first_design: tuple[Path, Outcome]) -> None:
     run, outcome = first_design
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.complaints) == (0, "")
     assert {path.name for path in run.iterdir()} == ALL_FILES
     assert all(path.stat().st_size > 0 for path in run.iterdir() if path.name != ".lock")
 
@@ -63,8 +65,14 @@ def test_the_metrics_are_those_of_the_files(finished: Path) -> None:
 def test_the_summary_says_what_was_measured_and_where_the_report_is(first_design: tuple[Path, Outcome]) -> None:
     run, outcome = first_design
     metrics = json.loads((run / "metrics.json").read_text())
-    for text in ("test accuracy", f"{metrics['test_accuracy']:.2%} of 30", f"{metrics['packed_bytes']:,}", "2,500"):
+    accuracy = f"{metrics['test_accuracy']:.2%} ± {100 * metrics['test_standard_error']:.1f} of 30"
+    for text in ("test accuracy", accuracy, f"{metrics['packed_bytes']:,}", "2,500"):
         assert text in outcome.out
+    assert metrics["warnings"]
+    for warning in metrics["warnings"]:
+        assert warning["label"] in outcome.out
+        assert f"litesnn: warning: {warning['text']}\n" in outcome.err
+        assert warning["text"] in html.unescape((run / "report.html").read_text())
     assert str(run / "report.html") in outcome.out
     assert str(run / "model.safetensors") in outcome.out
 

@@ -95,7 +95,7 @@ def copy(first: tuple[Path, Outcome], tmp_path: Path) -> Path:
 
 def test_it_leaves_the_files_of_a_design(first: tuple[Path, Outcome]) -> None:
     run, outcome = first
-    assert outcome.err == ""
+    assert outcome.complaints == ""
     assert {path.name for path in run.iterdir()} == ALL_FILES
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8

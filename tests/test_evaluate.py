@@ -127,7 +127,9 @@ def test_a_limit_that_silences_the_network_is_reported(problem: Problem, tmp_pat
     (note,) = metrics["notes"]
     assert note.startswith("almost no spikes on test from stem (0.00%), ")
     assert note.endswith("; the limit of 10 Bit-SynOps may be too tight")
-    assert text.getvalue() == note + "\n"
+    warnings = metrics["warnings"]
+    assert [row["rule"] for row in warnings] == ["near_chance", "below_linear", "never_found", "uncertain"]
+    assert text.getvalue().splitlines() == [row["text"] for row in warnings] + [note]
 
 
 def test_rates_and_counts_against_the_spikes_themselves() -> None:
@@ -235,3 +237,50 @@ def test_the_metrics_file_adds_up(finished: Path) -> None:
     assert {row["name"] for row in metrics["size_table"]} == {row["name"] for row in metrics["layers"]} | {
         f"{row['name']} bias" for row in metrics["neurons"]
     }
+
+
+def test_accuracy_is_put_beside_a_linear_classifier(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    simple = metrics["baselines"]
+    assert simple["chance"] == simple["majority"] == pytest.approx(1 / 3)
+    assert simple["linear"]["accuracy"] == 1.0  # one pattern per class
+    assert simple["linear"]["gain"] == pytest.approx(metrics["test_accuracy"] - 1.0)
+    assert (simple["linear"]["rows"], simple["linear"]["features"]) == (96, 64)
+    assert metrics["balanced_accuracy"] == pytest.approx(metrics["test_accuracy"])  # ten rows of each class
+    assert [row["test_rows"] for row in metrics["per_class"]] == [10, 10, 10]
+    assert sum(row["train_rows"] for row in metrics["per_class"]) == 96
+    for k, row in enumerate(metrics["per_class"]):
+        assert row["recall"] == metrics["confusion"][k][k] / 10
+
+
+def test_predictions_are_in_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = input_info((2, 5, 4))
+    network = lively_network(genotype(timesteps=3), info, seed=4)
+    x = quantized_images(info.shape, batch=7)
+    with torch.no_grad():
+        expected = network(x).logits[-1].argmax(1).tolist()
+    monkeypatch.setattr(module, "_BATCH", 3)
+    assert list(measure(network, Samples(x.to(torch.int8), torch.arange(7) % 3)).predicted) == expected
+
+
+@pytest.mark.parametrize("line", ["{", '{"epoch": 1}', "3", '{"validation_accuracy": "x"}'])
+def test_a_damaged_log_is_refused_before_anything_is_removed(finished: Path, tmp_path: Path, line: str) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    (run / "train.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"train\.jsonl: is damaged; expected validation_accuracy in every line"):
+        evaluate(run, load(run.recipe().data), Session())
+    assert run.done("evaluate")
+
+
+def test_without_a_log_of_training_nothing_is_said_of_it(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    data = load(run.recipe().data)
+    rows = [{"validation_accuracy": 0.1 + 0.03 * epoch} for epoch in range(30)]
+    (run / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for log, said in ((True, True), (False, False)):
+        if not log:
+            (run / "train.jsonl").unlink()
+        evaluate(run, data, Session())
+        assert ("rising" in {row["rule"] for row in run.metrics()["warnings"]}) is said

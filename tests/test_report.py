@@ -154,6 +154,7 @@ def test_missing_parts_are_left_out(tmp_path: Path) -> None:
 
 OPTIONAL = [
     "litesnn", "versions", "command", "seed", "mode", "test_loss", "validation_accuracy", "classes", "confusion",
+    "test_standard_error", "balanced_accuracy", "per_class", "baselines", "warnings",
     "accuracy_at", "timesteps", "packed_bytes", "model_size_bytes", "weights", "kept_weights", "synops", "bit_synops",
     "stem_macs", "energy", "layers", "neurons", "size_table", "header_bytes", "budgets", "budgets_kept",
 ]  # fmt: skip
@@ -243,6 +244,69 @@ def test_over_budget_is_said(tmp_path: Path) -> None:
     words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
     assert "Over budget: Packed size" in words
     assert "9\u202fkB of 8\u202fkB (112\u202f%)" in words
+
+
+def verdicts(page: Page) -> list[str]:
+    """The CSS classes of the verdicts: on accuracy, then on the budget."""
+    return [
+        attributes["class"].removeprefix("verdict ")
+        for tag, attributes in page.elements
+        if tag == "p" and attributes.get("class", "").startswith("verdict ")
+    ]
+
+
+BAD = [
+    {"rule": "near_chance", "label": "accuracy: not usable", "grave": True, "text": "near <chance>: 16.2%"},
+    {"rule": "rising", "label": "still rising: train longer", "grave": False, "text": "validation was still rising"},
+]
+
+
+@pytest.mark.parametrize(
+    ("warnings", "kind", "sentence"),
+    [
+        ([], "kept", "Accuracy: no warnings"),
+        (BAD, "over", "Accuracy: not usable, and 1 more warning"),
+        (BAD[1:], "doubt", "Still rising: train longer"),
+        (None, "none", "Accuracy was not judged"),
+    ],
+)
+def test_no_network_that_is_no_good_has_a_bare_tick(tmp_path: Path, warnings: Any, kind: str, sentence: str) -> None:
+    run = tmp_path / "run"
+    examples = write_fake_run(run, search=False)
+    _change(run / "metrics.json", warnings=warnings)
+    text = write_report(run, examples).read_text(encoding="utf-8")
+    page = Page(text)
+    assert verdicts(page) == [kind, "kept"]
+    words = " ".join(page.words)
+    assert sentence in words
+    assert text.index(sentence) < text.index("budgets are")
+    for warning in warnings or []:
+        assert warning["text"] in words
+    assert "<chance>" not in text
+
+
+def test_accuracy_stands_beside_simpler_classifiers(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    examples = write_fake_run(run, search=False)
+    words = Page(write_report(run, examples).read_text(encoding="utf-8")).words
+    assert words[words.index("Linear classifier") :].index("91.0\u202f%") < 6
+    assert "balanced 9" not in " ".join(words)  # as much as the plain one
+    simple = {
+        "chance": 0.1,
+        "majority": 0.95,
+        "linear": {"accuracy": 0.96, "balanced_accuracy": 0.6, "note": "of half"},
+    }
+    rows = [{"class": "0", "recall": 0, "test_rows": 3, "train_rows": 1_234}, {"class": "1", "recall": None}]
+    _change(run / "metrics.json", baselines=simple, balanced_accuracy=0.5, per_class=rows)
+    words = Page(write_report(run, examples).read_text(encoding="utf-8")).words
+    said = " ".join(words)
+    assert "96.0\u202f%, balanced 60.0\u202f%" in said
+    assert "95.0\u202f%, balanced 10.0\u202f%" in said
+    assert "Of half." in said
+    cells = [word for word in words[: words.index("1,234") + 1] if word.strip()]
+    assert cells[-5:] == ["0", "0.0\u202f%", "–", "3", "1,234"]
+    assert "Balanced accuracy, the mean recall, is 50.0\u202f%" in said
+    assert "1.0 standard error" in said
 
 
 @pytest.mark.parametrize(

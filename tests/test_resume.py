@@ -55,7 +55,7 @@ def test_killed_in_search_and_in_training(problem: Problem, finished: Path, tmp_
     assert (run / "genotype.json").exists()
     assert not (run / "network.safetensors").exists()
     outcome = litesnn("design", *problem.options(run))
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.complaints) == (0, "")
     assert contents(run) == contents(finished)
     assert [row["epoch"] for row in rows(run / "train.jsonl")] == list(range(1, 13))
     left = {path.name for path in run.iterdir()}
@@ -229,7 +229,7 @@ def test_a_full_disk(copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
     fail_to_sync(monkeypatch, f".{name}.", after=after)
     outcome = litesnn("design", "--run", copy, "--quiet")
     assert outcome.code == 2
-    assert outcome.err == f"litesnn: error: {copy / name}: cannot be written: No space left on device\n"
+    assert outcome.complaints == f"litesnn: error: {copy / name}: cannot be written: No space left on device\n"
     assert not [path.name for path in copy.iterdir() if path.name.endswith(".tmp")]
     assert (copy / name).exists() == (stage == "train")  # the best network so far, and nothing of what failed
     monkeypatch.undo()

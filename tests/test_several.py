@@ -68,7 +68,7 @@ def copy(pair_design: tuple[Path, list[Outcome]], tmp_path: Path) -> Path:
 
 def test_two_processes_make_one_run_folder(pair_design: tuple[Path, list[Outcome]]) -> None:
     run, (first, second) = pair_design
-    assert (first.code, first.err) == (0, "")
+    assert (first.code, first.complaints) == (0, "")
     assert "test accuracy" in first.out
     assert second == Outcome(0, "", "")
     assert {path.name for path in run.iterdir()} == ALL_FILES

@@ -17,6 +17,7 @@ from litesnn.deploy.packed import PackedModel, to_bytes, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.show import info_table, predictions, summary_table
+from litesnn.train.judgement import RULES
 from packed_models import cell_model, random_input, random_model
 
 
@@ -120,13 +121,35 @@ def test_the_summary_has_every_figure_beside_its_budget() -> None:
     assert "…" not in "".join(text)
     assert "digits on digits, seed 0" in text[0]
     rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("│").split("│")] for line in text)}
-    assert rows["test accuracy"] == [f"{metrics['test_accuracy']:.2%} of 360", "", ""]
+    assert rows["test accuracy"] == [f"{metrics['test_accuracy']:.2%} ± 1.0 of 360", "", ""]
+    assert rows["balanced accuracy"] == [f"{metrics['balanced_accuracy']:.2%}", "", ""]
+    assert rows["linear classifier"] == ["91.00%", "", ""]
+    assert rows["always the commonest class"] == ["10.50%", "", ""]
+    assert "warning" not in rows
     size = metrics["packed_bytes"]
     assert rows["packed size, B"] == [f"{size:,}", f"{size * 1.08:,.0f}", "yes"]
     assert rows["Bit-SynOps"] == ["1,234", "1,000", "NO"]
     assert rows["timesteps"] == ["3", "4", "yes"]
     assert rows["stem MACs"] == ["9,216", "", ""]
     assert rows["energy estimate, nJ"] == ["41.70", "", ""]
+
+
+def test_the_summary_has_a_row_for_each_warning() -> None:
+    warnings = [{"rule": rule.name, "label": rule.label, "grave": rule.grave, "text": "…"} for rule in RULES]
+    text = lines(summary_table(fake_summary() | {"warnings": warnings}))
+    found = [line.strip("│").split("│")[1].strip() for line in text if line.startswith("│ warning")]
+    assert found == [rule.label for rule in RULES]  # none is folded
+    assert max(map(len, text)) <= 80
+
+
+def test_runs_of_older_versions_have_a_summary_too() -> None:
+    metrics = fake_summary()
+    for key in ("test_standard_error", "balanced_accuracy", "per_class", "baselines", "warnings"):
+        del metrics[key]
+    text = "\n".join(lines(summary_table(metrics)))
+    assert f"{metrics['test_accuracy']:.2%} of 360" in text
+    assert "linear" not in text
+    assert "warning" not in text
 
 
 def test_without_budgets_the_summary_judges_nothing() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +29,8 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     table = Table(title=Text(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}"))
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
-    table.add_row("test accuracy", f"{metrics['test_accuracy']:.2%} of {metrics['data']['test']}", "", "")
+    for name, figure in _accuracy_rows(metrics):
+        table.add_row(name, figure, "", "")
     table.add_row("arithmetic", metrics.get("arithmetic", "float"), "", "")
     names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
@@ -41,7 +43,22 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
     table.add_row("model size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
+    for warning in metrics.get("warnings", ()):
+        colour = "bold red" if warning["grave"] else "yellow"
+        table.add_row(f"[{colour}]warning[/]", f"[{colour}]{escape(warning['label'])}[/]", "", "")
     return table
+
+
+def _accuracy_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Test accuracy with its standard error, and what simple classifiers have; older runs know only the first."""
+    error = metrics.get("test_standard_error")
+    margin = "" if error is None else f" ± {100 * error:.1f}"
+    yield "test accuracy", f"{metrics['test_accuracy']:.2%}{margin} of {metrics['data']['test']}"
+    if "balanced_accuracy" in metrics:
+        yield "balanced accuracy", f"{metrics['balanced_accuracy']:.2%}"
+    if baselines := metrics.get("baselines"):
+        yield "linear classifier", f"{baselines['linear']['accuracy']:.2%}"
+        yield "always the commonest class", f"{baselines['majority']:.2%}"
 
 
 def info_table(path: Path) -> Table:

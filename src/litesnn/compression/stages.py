@@ -32,7 +32,16 @@ from litesnn.networks import input_fields, input_from
 from litesnn.runs import RunFolder
 from litesnn.search.joint import learn, read_into
 from litesnn.snn.network import InputInfo
-from litesnn.train.evaluate import compare, energy, measure, preamble, require_trained_on, silence
+from litesnn.train.evaluate import (
+    assess,
+    compare,
+    energy,
+    measure,
+    preamble,
+    require_trained_on,
+    silence,
+    validation_curve,
+)
 from litesnn.train.fit import AuxiliaryHead, fit_learner
 
 __all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack"]
@@ -132,6 +141,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     network = load_compressed(run).to(session.device)
     require_trained_on(network.info, data, run.output("train"))
     test = session.samples(data.test(), network.info)
+    curve = validation_curve(run, data)
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn compress --recipe recipe.toml --run AGAIN")
     measured = measure(network, test)
@@ -139,6 +149,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     assert recipe.module is not None
     stems = network.analog_macs()
     metrics |= measured.summary(network.info.classes)
+    metrics |= assess(network, measured, data, test, curve, session)
     metrics |= {
         "arithmetic": "float",
         "module": f"{Path(recipe.module.file).name}:{recipe.module.name}",

@@ -153,6 +153,8 @@ def _view(run: Run, examples: Examples | None) -> dict[str, Any]:
         "recipe": run.recipe,
         "summary": _summary(metrics, run.genotype),
         "tiles": _tiles(metrics, run.genotype),
+        "quality": _quality(metrics),
+        "simple": _simple_bars(metrics),
         "verdict": _verdict(metrics),
         "budgets": [bar for bar in map(_budget_bar, metrics.budgets) if bar],
         "cell": _cell_figure(run.genotype),
@@ -213,7 +215,10 @@ def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str,
     note = ""
     if metrics.data.test:
         low, high = wilson_interval(metrics.test_accuracy, metrics.data.test)
-        note = f"95\u202f% interval {100 * low:.1f} to {_percent(high)}, {metrics.data.test:,} samples"
+        error = (
+            "" if metrics.test_standard_error is None else f"± {100 * metrics.test_standard_error:.1f} standard error, "
+        )
+        note = f"{error}95\u202f% interval {100 * low:.1f} to {_percent(high)}, {metrics.data.test:,} samples"
     tiles = [("Test accuracy", _percent(metrics.test_accuracy), note)]
     if metrics.packed_bytes is not None:
         note = "the whole file on disk" if metrics.packing.possible else "an estimate: it cannot be packed"
@@ -227,6 +232,37 @@ def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str,
     if metrics.energy is not None:
         tiles.append(("Energy, estimated", si(metrics.energy.total_nj, "nJ"), "per inference, arithmetic only"))
     return tiles
+
+
+def _quality(metrics: Metrics) -> tuple[str, str]:
+    """(CSS class, sentence) on what accuracy is worth: budgets can be kept by a network that has learned nothing."""
+    if metrics.warnings is None:
+        return "none", "Accuracy was not judged by the version that made this run; litesnn evaluate does"
+    if not metrics.warnings:
+        return "kept", "Accuracy: no warnings"
+    first, more = metrics.warnings[0], len(metrics.warnings) - 1
+    label = first.label[:1].upper() + first.label[1:]
+    return "over" if first.grave else "doubt", label + (f", and {_plural(more, 'more warning')}" if more else "")
+
+
+def _simple_bars(metrics: Metrics) -> list[Bar]:
+    """Accuracies of the network and of simpler classifiers; balanced ones too where they differ."""
+    simple = metrics.baselines
+    if simple is None:
+        return []
+    rows = [("This network", metrics.test_accuracy, metrics.balanced_accuracy)]
+    if simple.linear is not None:
+        rows.append(("Linear classifier", simple.linear.accuracy, simple.linear.balanced_accuracy))
+    rows += [("Commonest class", simple.majority, simple.chance), ("Guesses", simple.chance, simple.chance)]
+    unlike = any(balanced is not None and abs(plain - balanced) >= 0.01 for _, plain, balanced in rows)
+    return [
+        Bar(
+            name,
+            _percent(plain) + (f", balanced {_percent(balanced)}" if unlike and balanced is not None else ""),
+            plain,
+        )
+        for name, plain, balanced in rows
+    ]
 
 
 def _verdict(metrics: Metrics) -> tuple[str, str]:

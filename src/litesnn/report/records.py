@@ -143,6 +143,44 @@ class NeuroBench(_Record):
     membrane_updates: float
 
 
+class LinearClassifier(_Record):
+    """A linear classifier on the network's inputs; ``gain``: the network's accuracy less its own."""
+
+    accuracy: float
+    balanced_accuracy: float | None = None
+    gain: float | None = None
+    gain_standard_error: float | None = None
+    rows: int | None = None
+    features: int | None = None
+    note: str | None = None
+
+
+class Baselines(_Record):
+    """Accuracies of what has learned less: guesses, always the commonest class, and a linear classifier."""
+
+    chance: float
+    majority: float
+    linear: LinearClassifier | None = None
+
+
+class ClassRow(_Record):
+    """How one class fares on test; recall or precision is missing where nothing can be divided."""
+
+    name: str = Field(alias="class")
+    recall: float | None = None
+    precision: float | None = None
+    test_rows: int = 0
+    train_rows: int | None = None
+
+
+class QualityWarning(_Record):
+    """A line that says what is no good; ``label`` is its short form."""
+
+    label: str
+    text: str
+    grave: bool = False
+
+
 class Packing(_Record):
     """Whether a packed file can be, and if not, why."""
 
@@ -165,6 +203,11 @@ class Metrics(_Record):
     arithmetic: str = "float"
     notes: tuple[str, ...] = ()
     test_loss: float | None = None
+    test_standard_error: float | None = None
+    balanced_accuracy: float | None = None
+    per_class: tuple[ClassRow, ...] = ()
+    baselines: Baselines | None = None
+    warnings: tuple[QualityWarning, ...] | None = None  # None: of a version that did not judge
     validation_accuracy: float | None = None
     classes: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()

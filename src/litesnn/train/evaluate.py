@@ -1,7 +1,8 @@
 """Evaluation on the test split: what the network is worth, and what it costs.
 
 In: ``network.safetensors`` and the test rows, read here for the first time. Out: ``metrics.json``. Everything is
-measured with the deployed arithmetic; costs are counted, per sample and as means over the test set.
+measured with the deployed arithmetic; costs are counted, per sample and as means over the test set. Accuracy is put
+beside a linear classifier's and judged (:mod:`litesnn.train.judgement`); what is no good becomes a warning.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from litesnn.snn.backbone import Output
 from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, Network
+from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
+from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
 from litesnn.version import __version__
 
 __all__ = [
     "MeasurableNetwork",
     "Measured",
+    "assess",
     "compare",
     "energy",
     "evaluate",
@@ -48,6 +52,7 @@ __all__ = [
     "preamble",
     "require_trained_on",
     "silence",
+    "validation_curve",
 ]
 
 _BATCH = 256
@@ -67,13 +72,15 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     network = load_network(path).to(session.device)
     require_trained_on(network.info, data, path)
     test = session.samples(data.test(), network.info)
+    curve = validation_curve(run, data)
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), "litesnn design --recipe recipe.toml --run AGAIN")
     metrics["arithmetic"] = network.genotype.arithmetic
     with Watch(network) as watch:
         measured = measure(network, test)
     watch.add_up()
-    metrics |= measured.summary(network.info.classes) | _sizes(network, measured)
+    metrics |= measured.summary(network.info.classes)
+    metrics |= assess(network, measured, data, test, curve, session) | _sizes(network, measured)
     metrics["neurobench"] = neurobench_metrics(
         integerize(network),
         watch,
@@ -173,6 +180,7 @@ class Measured:
     synops: dict[str, float]
     bit_synops: dict[str, float]
     rates: dict[str, float]
+    predicted: tuple[int, ...] = ()  # the class of each row
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """The part of ``metrics.json`` that comes from here."""
@@ -195,11 +203,12 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
     classes, count = len(network.info.classes), len(rows)
     correct = torch.zeros(network.timesteps, dtype=torch.int64)
     confusion = torch.zeros(classes**2, dtype=torch.int64)
+    predicted = torch.zeros(count, dtype=torch.int64)
     loss = 0.0
     synops: defaultdict[str, float] = defaultdict(float)
     bit_synops: defaultdict[str, float] = defaultdict(float)
     rates: defaultdict[str, float] = defaultdict(float)
-    part = rows.part()
+    part, row = rows.part(), processes.part(count).start
     with processes.apart():
         for x, y in part.batches(_BATCH):
             meter, share = Meter(), len(y) / count
@@ -207,6 +216,8 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
             loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
             guesses = logits.argmax(2)  # [T, B]
             correct += (guesses == y).sum(1).cpu()
+            predicted[row : row + len(y)] = guesses[-1].cpu()
+            row += len(y)
             confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
             for name, layer in meter.layers.items():
                 synops[name] += float(layer.synops.double().sum()) * share
@@ -220,6 +231,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
         synops=_summed(synops),
         bit_synops=_summed(bit_synops),
         rates=_summed(rates),
+        predicted=tuple(processes.total_(predicted).tolist()),
     )
 
 
@@ -227,6 +239,72 @@ def _summed(values: Mapping[str, float]) -> dict[str, float]:
     """Every value summed over all processes, which have the same keys."""
     totals = processes.total_(torch.tensor(list(values.values()), dtype=torch.float64))
     return dict(zip(values, totals.tolist(), strict=True))
+
+
+def validation_curve(run: RunFolder, data: Data) -> Curve:
+    """How validation accuracy went in training, as the first process has it; empty if there is no log of it.
+
+    Raises:
+        InputError: ``train.jsonl`` is damaged.
+    """
+    path = run / "train.jsonl"
+
+    def values() -> list[float]:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            return [float(json.loads(line)["validation_accuracy"]) for line in lines if line.strip()]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is damaged; expected validation_accuracy in every line: {error}") from None
+
+    return Curve(tuple(processes.first_does(values)), len(data.validation.y))
+
+
+def assess(
+    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, session: Session
+) -> dict[str, Any]:
+    """What accuracy is worth, for ``metrics.json``: beside chance and a linear classifier, by class, with warnings.
+
+    The warnings are told as well. Of several processes the first does all of it; all of them get the result.
+    """
+    found: dict[str, Any] = processes.first_does(lambda: _assessed(network, measured, data, test, curve))
+    for warning in found["warnings"]:
+        session.warn(warning["text"])
+    return found
+
+
+def _assessed(
+    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve
+) -> dict[str, Any]:
+    classes = len(data.classes)
+    fitted = fit_linear(data, test, network.info, network.timesteps)
+    linear = compare_rows(test.y.tolist(), measured.predicted, fitted.predicted, classes)
+    facts = Facts(
+        classes=data.classes,
+        train_rows=tuple(torch.bincount(data.train.y, minlength=classes).tolist()),
+        confusion=tuple(map(tuple, measured.confusion)),
+        linear=linear,
+        curve=curve,
+    )
+    return {
+        "test_standard_error": standard_error(facts.accuracy, facts.rows),
+        "balanced_accuracy": facts.balanced_accuracy,
+        "per_class": facts.per_class(),
+        "baselines": {
+            "chance": facts.chance,
+            "majority": facts.majority,
+            "linear": {
+                "accuracy": linear.accuracy,
+                "balanced_accuracy": linear.balanced_accuracy,
+                "gain": linear.gain,
+                "gain_standard_error": linear.gain_error,
+                "rows": fitted.rows,
+                "features": fitted.features,
+                "penalty": fitted.penalty,
+                "note": fitted.note,
+            },
+        },
+        "warnings": judge(facts),
+    }
 
 
 def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | None:
