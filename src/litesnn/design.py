@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,7 @@ from litesnn.compression.source import describe_module
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.event_files import is_events
+from litesnn.data.given import source_of
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
@@ -40,6 +41,9 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate, require_trained_on
 from litesnn.train.fit import fit
+
+if TYPE_CHECKING:
+    from litesnn.data.given import GivenData
 
 __all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
 
@@ -227,7 +231,7 @@ def _default_recipe(data: str | None) -> str:
 
 def design(
     *,
-    data: str | None = None,
+    data: GivenData | None = None,
     budget: Budget | str | None = None,
     recipe: str | Path | None = None,
     run: str | Path = "runs/design",
@@ -246,7 +250,10 @@ def design(
 
     Args:
         data: "digits", a folder, an ``.npz`` file, an archive of event recordings or a name on the Hugging Face hub;
-            sound needs a recipe for sound.
+            sound needs a recipe for sound. Or ``(x, y)``, a dict of arrays or tensors named as in an ``.npz`` file, a
+            ``torch.utils.data.Dataset`` of (image, label) pairs, or a dict of these with the keys "train" and "test":
+            they are kept in the run folder as ``data.npz``, and compared with it if the run goes on. uint8 are images,
+            floats are arrays of real numbers, but for uint8 divided by 255 in a dataset, which become uint8 again.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file.
         run: the run folder.
@@ -274,7 +281,8 @@ def design(
             execution=Execution(compiled=compiled, half=half),
             memory=memory,
         )
-        made = make_recipe(data=data, budget=budget, recipe=recipe, seed=seed, changes=changes)
+        source = processes.first_does(lambda: source_of(data, folder.path))
+        made = make_recipe(data=source, budget=budget, recipe=recipe, seed=seed, changes=changes)
         return _finished(folder, made, session)
 
 
@@ -282,7 +290,7 @@ def compress(
     model: str,
     *,
     weights: str | Path | None = None,
-    data: str | None = None,
+    data: GivenData | None = None,
     budget: Budget | str | None = None,
     recipe: str | Path | None = None,
     run: str | Path = "runs/compress",
@@ -313,8 +321,9 @@ def compress(
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
     session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
+    source = source_of(data, Path(run))
     made = make_recipe(
-        data=data, budget=budget, recipe=recipe, seed=seed, changes=changes, model=model, weights=weights
+        data=source, budget=budget, recipe=recipe, seed=seed, changes=changes, model=model, weights=weights
     )
     return _finished(RunFolder(run), made, session)
 

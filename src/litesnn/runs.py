@@ -20,6 +20,7 @@ from typing import Any
 
 from litesnn import processes
 from litesnn.config import Recipe
+from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
@@ -133,17 +134,23 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-            if strangers := self._strangers(besides={"recipe.toml"}):  # another process may be as far
+            if strangers := self._strangers(
+                besides={"recipe.toml", *self._given(recipe)}
+            ):  # another process may be as far
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"
             difference = path.exists() and _first_difference(self.recipe().model_dump(), recipe.model_dump())
             # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
-            if difference and self._strangers(besides={path.name}):
+            if difference and self._strangers(besides={path.name, *self._given(recipe)}):
                 raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
             if difference or not path.exists():
                 write_atomically(path, recipe.to_toml())
             yield
+
+    def _given(self, recipe: Recipe) -> set[str]:
+        """The name of the file in this folder that the recipe reads, if its data were given as arrays."""
+        return {DATA_FILE} if recipe.data.source == str((self / DATA_FILE).resolve()) else set()
 
     def _strangers(self, besides: Iterable[str] = ()) -> list[str]:
         """Names in the folder that are neither the lock nor left over from a kill while a file was written."""
