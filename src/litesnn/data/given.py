@@ -129,8 +129,12 @@ def _read_dataset(dataset: Any, name: str) -> dict[str, NDArray[np.generic]]:
         raise InputError(f"{name}: is empty; {_EXPECTED}")
     found = {"x": _as_pixels(np.stack(images)), "y": np.stack(labels)}
     classes, y = getattr(dataset, "classes", None), found["y"]
-    named = isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)
-    if named and y.ndim == 1 and y.dtype.kind in "ui" and int(y.max()) < len(classes):
+    counted = y.ndim == 1 and y.dtype.kind in "ui"
+    if (
+        isinstance(classes, list | tuple)
+        and all(isinstance(one, str) for one in classes)
+        and (counted and int(y.max()) < len(classes))
+    ):
         found["classes"] = np.array(classes, np.str_)
     return found
 
