@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from event_data import encoded, write_tree
 from image_data import image_folder, npz, parquet, values
 from litesnn.data.cache import CACHE_VARIABLE
 from litesnn.data.class_folders import LabelledFiles, find_class_folders, list_files
@@ -253,6 +254,12 @@ class TestGroups:
         data = load(DataSettings(source=str(folder), group_pattern=r"(\d)\.png"))
         digits = [{value % 10 for value in values(split.x)} for split in (data.train, data.validation, data.test())]
         assert sum(map(len, digits)) == len(set.union(*digits)) == 10
+
+    def test_events_have_groups(self, tmp_path: Path) -> None:
+        files = {f"{name}/{row % 5}_{row}.bin": encoded([(0, 0, 1, row)]) for name in "ab" for row in range(20)}
+        data = load(DataSettings(source=str(write_tree(tmp_path / "9_", files)), group_pattern=r"(\d)_"))
+        assert data.notes == ("5 groups by data.group_pattern; none is in two splits",)
+        assert [len(split.y) for split in (data.train, data.validation, data.test())] == [24, 8, 8]
 
     def test_files_without_a_group_are_said(self, tmp_path: Path) -> None:
         folder = spoken(tmp_path / "a")

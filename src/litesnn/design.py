@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,7 @@ from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.augment import require_meaningful
+from litesnn.data.given import source_of
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
@@ -40,6 +41,9 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.train.evaluate import evaluate, require_trained_on
 from litesnn.train.fit import fit
+
+if TYPE_CHECKING:
+    from litesnn.data.given import GivenData
 
 __all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
 
@@ -247,7 +251,7 @@ def make_recipe(
 
 def design(
     *,
-    data: str | None = None,
+    data: GivenData | None = None,
     budget: Budget | str | None = None,
     recipe: str | Path | None = None,
     run: str | Path = "runs/design",
@@ -267,7 +271,10 @@ def design(
 
     Args:
         data: "digits", a folder, an ``.npz`` file, an archive of event recordings or a name on the Hugging Face hub;
-            sound needs a recipe for sound.
+            or ``(x, y)``, a dict of arrays or tensors named as in an ``.npz`` file, a
+            ``torch.utils.data.Dataset`` of (image, label) pairs, or a dict of these with the keys "train" and "test":
+            they are kept in the run folder as ``data.npz``, and compared with it if the run goes on. uint8 are images,
+            floats are arrays of real numbers, but for uint8 divided by 255 in a dataset, which become uint8 again.
         budget: limits, such as ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; left out, those of the recipe.
         recipe: name of a shipped recipe or path of a TOML file; left out, one is made from the data, the budget and
             the time (for "digits" without a time, the shipped one).
@@ -298,7 +305,8 @@ def design(
             execution=Execution(compiled=compiled, half=half),
             memory=memory,
         )
-        request = Request(data, budget, recipe, seed, time, changes or {})
+        source = processes.first_does(lambda: source_of(data, folder.path))
+        request = Request(source, budget, recipe, seed, time, changes or {})
         return _finished(folder, begin(folder, request, session), session)
 
 
@@ -306,7 +314,7 @@ def compress(
     model: str,
     *,
     weights: str | Path | None = None,
-    data: str | None = None,
+    data: GivenData | None = None,
     budget: Budget | str | None = None,
     recipe: str | Path | None = None,
     run: str | Path = "runs/compress",
@@ -338,7 +346,7 @@ def compress(
     """
     session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
     folder = RunFolder(run)
-    request = Request(data, budget, recipe, seed, None, changes or {}, model, weights)
+    request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
     return _finished(folder, begin(folder, request, session), session)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from litesnn import processes
 from litesnn.config import Recipe
+from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 
@@ -115,9 +116,9 @@ class RunFolder:
         write_atomically(self.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
         return metrics
 
-    def has_results(self) -> bool:
-        """Whether the folder holds more than the recipe that a run was begun with."""
-        return bool(self._strangers(besides={"recipe.toml"}))
+    def has_results(self, recipe: Recipe) -> bool:
+        """Whether the folder holds more than a recipe, and the data that this ``recipe`` reads from it."""
+        return bool(self._strangers(besides={"recipe.toml", *self._given(recipe)}))
 
     def begin(self, recipe: Recipe, reasons: Mapping[str, str] | None = None) -> None:
         """Make the folder, or check that it was made for the same recipe.
@@ -139,17 +140,23 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-            if strangers := self._strangers(besides={"recipe.toml"}):  # another process may be as far
+            if strangers := self._strangers(
+                besides={"recipe.toml", *self._given(recipe)}
+            ):  # another process may be as far
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"
             difference = path.exists() and first_difference(self.recipe().model_dump(), recipe.model_dump())
             # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
-            if difference and self.has_results():
+            if difference and self.has_results(recipe):
                 raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
             if difference or not path.exists():
                 write_atomically(path, recipe.to_toml(reasons))
             yield
+
+    def _given(self, recipe: Recipe) -> set[str]:
+        """The name of the file in this folder that the recipe reads, if its data were given as arrays."""
+        return {DATA_FILE} if recipe.data.source == str((self / DATA_FILE).resolve()) else set()
 
     def _strangers(self, besides: Iterable[str] = ()) -> list[str]:
         """Names in the folder that are neither the lock nor left over from a kill while a file was written."""

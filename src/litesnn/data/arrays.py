@@ -26,6 +26,7 @@ from litesnn.errors import InputError
 
 __all__ = [
     "Named",
+    "array_meaning",
     "as_inputs",
     "as_labels",
     "channels_last",
@@ -94,7 +95,7 @@ def find_arrays(names: Collection[str], origin: str) -> dict[str, Named]:
     """
     found: dict[Role, dict[str, str]] = {}
     for name in sorted(names, key=lambda name: (name not in _PLAIN, name)):
-        role, what = _meaning(name)
+        role, what = array_meaning(name)
         if role is None or what is None:
             continue
         other = found.setdefault(role, {}).setdefault(what, name)
@@ -120,7 +121,7 @@ def find_inputs(names: Collection[str], origin: str) -> str:
     Raises:
         InputError: there is none, or there are several.
     """
-    found = [name for name in sorted(names) if _meaning(name)[1] == "x"]
+    found = [name for name in sorted(names) if array_meaning(name)[1] == "x"]
     if "x" in found:
         return "x"
     if len(found) != 1:
@@ -129,7 +130,7 @@ def find_inputs(names: Collection[str], origin: str) -> str:
     return found[0]
 
 
-def _meaning(name: str) -> tuple[Role | None, str | None]:
+def array_meaning(name: str) -> tuple[Role | None, str | None]:
     """Of which split an array is, and whether it is its inputs "x" or its labels "y"."""
     first, _, second = name.lower().partition("_")
     word, split = (first, second) if first in _INPUTS | _LABELS else (second, first)

@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from litesnn.front_end import EventFrames, LogMel
 
-__all__ = ["EXPECTED", "DataSettings", "FrontEnds"]
+__all__ = ["DATA_FILE", "EXPECTED", "DataSettings", "FrontEnds"]
+
+DATA_FILE = "data.npz"
+"""The file of a run folder that keeps data which were given as arrays or datasets."""
 
 EXPECTED = (
     "expected 'digits', an .npz file, a .csv file of file names and labels, a folder of class folders of images or of "

@@ -423,7 +423,8 @@ def _read_commands(settings: DataSettings, front_ends: FrontEnds) -> Opened:
 
 def _read_events(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     """Recordings of an event camera in ``Train`` and ``Test``, or in archives; see :mod:`litesnn.data.event_files`."""
-    found = find_events(Path(settings.source).expanduser())
+    place = Path(settings.source).expanduser()
+    found = find_events(place)
 
     def rows(split: str) -> Rows:
         files, labels = found.splits[split]
@@ -433,7 +434,7 @@ def _read_events(settings: DataSettings, front_ends: FrontEnds) -> Opened:
                 [files[row] for row in wanted], front_ends.events, front_ends.timesteps
             ),
             files=lambda wanted: [files[row] for row in wanted],
-            paths=lambda: [file.member or str(file.path) for file in files],
+            paths=lambda: [file.member or file.path.relative_to(place).as_posix() for file in files],
         )
 
     return Opened(

@@ -136,7 +136,7 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
             difference = first_difference(found.model_dump(), wished.model_dump())
             if difference is None:
                 return Begun()
-            if folder.has_results():
+            if folder.has_results(wished):
                 raise InputError(f"{folder.path} holds a run with another recipe ({difference}); choose another folder")
     if request.written is not None:
         return Begun(load_recipe(request.written, {"made": None} | said))
