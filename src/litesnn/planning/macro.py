@@ -16,7 +16,7 @@ from litesnn.search.derive import costliest_wirings, priced_options
 from litesnn.snn.cost import packed_bits
 from litesnn.snn.network import InputInfo
 
-__all__ = ["RATE", "MacroPath", "macro_paths", "uniform_bytes", "uniform_synops", "widest"]
+__all__ = ["RATE", "MacroPath", "deepest_level", "macro_paths", "uniform_bytes", "uniform_synops", "widest"]
 
 RATE = 0.2
 """Firing rate that is expected before anything was measured. Trained networks of these recipes had 0.1 to 0.3."""
@@ -37,16 +37,20 @@ class MacroPath:
     levels: tuple[int, ...]
 
 
-def macro_paths(height: int, width: int) -> list[MacroPath]:
-    """The macro paths for inputs of a size, from the richest, which sees most detail, to the most frugal."""
+def macro_paths(height: int, width: int, *, frames: bool = False) -> list[MacroPath]:
+    """The macro paths for inputs of a size, from the richest, which sees most detail, to the most frugal.
+
+    With ``frames`` the stem works at every timestep, and halves all that is to be halved before the first cell.
+    """
     side = math.sqrt(height * width)
     halvings = max(0, round(math.log2(side / _FIRST_MAP)))
     if side >= 24:
-        tried = [(halvings - 1, (1, 1, 2, 2)), (halvings, (0, 0, 1, 1)), (halvings, (0, 1, 1)), (halvings, (1, 1, 2))]
+        tried: list[tuple[int, tuple[int, ...]]] = [] if frames else [(halvings - 1, (1, 1, 2, 2))]
+        tried += [(halvings, (0, 0, 1, 1)), (halvings, (0, 1, 1)), (halvings, (1, 1, 2))]
     else:
         tried = [(halvings, (0, 1, 1)), (halvings, (1, 1)), (halvings + 1, (0, 1)), (halvings + 1, (1, 1))]
     tried += [(halvings + 1, (0, 1, 1)), (halvings + 1, (1, 1, 2)), (halvings + 2, (1, 1))]
-    deepest = max(0, int(math.log2(max(1, min(height, width) / _SMALLEST_MAP))))
+    deepest = deepest_level(height, width)
     found = []
     for first, levels in tried:
         stem: Literal[1, 2, 4] = 1 if first <= 0 else 2 if first == 1 else 4
@@ -58,6 +62,11 @@ def macro_paths(height: int, width: int) -> list[MacroPath]:
         if path not in found:
             found.append(path)
     return found or [MacroPath(1, (0, 0))]
+
+
+def deepest_level(height: int, width: int) -> int:
+    """How often an input can be halved so that two rows and columns are left."""
+    return max(0, int(math.log2(max(1, min(height, width) / _SMALLEST_MAP))))
 
 
 def uniform_bytes(recipe: Recipe, info: InputInfo, *, bits: int) -> int:

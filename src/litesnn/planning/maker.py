@@ -24,7 +24,7 @@ from litesnn.files import JsonLog, write_atomically
 from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, macro_paths, uniform_bytes, uniform_synops, widest
-from litesnn.planning.mirror import compare_mirrored
+from litesnn.planning.mirror import why_mirror
 from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, smallest_candidate
@@ -269,22 +269,12 @@ def _augmentation(draft: _Draft, data: Data) -> None:
     elif data.kind == "image":
         crop = round(min(height, width) / 8)
         draft.set("augment.crop", crop, f"an eighth of {height}×{width} pixels")
-        _mirroring(draft, data)
+        if not draft.has_said("augment.flip"):
+            draft.set("augment.flip", *why_mirror(data))
     elif data.kind == "events":
         draft.set("augment.crop", round(min(height, width) / 16), f"a sixteenth of {height}×{width} pixels")
     else:
         draft.reasons["augment.crop"] = "nobody knows what a shift or a mirror would mean for arrays of numbers"
-
-
-def _mirroring(draft: _Draft, data: Data) -> None:
-    if draft.has_said("augment.flip"):
-        return
-    if not data.colour:
-        draft.set("augment.flip", False, "images without colour may be letters, digits or signs")
-        return
-    test = compare_mirrored(data)
-    found = f"a linear classifier knows {test.plain:.0%} of validation, and {test.mirrored:.0%} of it mirrored"
-    draft.set("augment.flip", test.harmless, f"{found}: mirroring {'is harmless' if test.harmless else 'may do harm'}")
 
 
 def _batch(rows: int) -> int:
@@ -315,7 +305,7 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     budget = draft.recipe().budget
     height, columns = info.shape[1:]
     best: tuple[float, MacroPath, int, str] | None = None
-    for path in macro_paths(height, columns):
+    for path in macro_paths(height, columns, frames=info.frames):
         by_bytes, by_work = 256, 256
         if budget.packed_bytes is not None:
             limit = _OVERFILL * budget.packed_bytes
@@ -380,7 +370,7 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
     """Lower T, then the width, until training sees the data often enough; returns what the steps then take."""
     data = measure.data
     rows, info = len(data.train.y), input_info(data)
-    wanted = 30 if rows >= 20_000 else 60 if rows >= 2_000 else 100
+    wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else 100
     recipe = draft.recipe()
     most, budget = recipe.timesteps, recipe.budget
     if budget.bit_synops is not None and not info.frames:

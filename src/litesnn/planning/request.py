@@ -1,7 +1,8 @@
 """From what a person says to the recipe of a run: a named one, one that is made, or the one that the run has already.
 
 In: the words of a command line or of a call. Out: a recipe to begin the run with, or none if the run goes on with its
-own. Naming a recipe, a module or nothing but ``digits`` takes what is written; all else is made from the data.
+own. Naming a recipe, a module or nothing but ``digits`` takes what is written, scaled to the data if it is a shipped
+recipe for others; all else is made from the data.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression.source import describe_module
-from litesnn.config import Recipe, load_recipe
-from litesnn.data.sources import Data
+from litesnn.config import Recipe, load_recipe, shipped_recipes
+from litesnn.data.sources import Data, load
 from litesnn.durations import parse_duration
 from litesnn.errors import InputError
 from litesnn.loop.session import Session
 from litesnn.planning.maker import DEFAULT_SECONDS, Plan, make_plan
+from litesnn.planning.scale import scaled
 from litesnn.runs import RunFolder, first_difference
 
 __all__ = ["Begun", "Request", "begin"]
@@ -80,21 +82,14 @@ class Request:
 class Begun:
     """How a run begins: with a ``recipe``, or with its own if that is ``None``.
 
-    ``plan`` is there if the recipe was made now.
+    ``reasons`` say by dotted key why values are what they are; ``data`` are there if they were read already, and the
+    ``plan`` if the recipe was made now.
     """
 
     recipe: Recipe | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    data: Data | None = None
     plan: Plan | None = None
-
-    @property
-    def reasons(self) -> Mapping[str, str]:
-        """Why the recipe's values are what they are, by dotted key."""
-        return {} if self.plan is None else self.plan.reasons
-
-    @property
-    def data(self) -> Data | None:
-        """The data, if they were read already."""
-        return None if self.plan is None else self.plan.data
 
 
 def begin(folder: RunFolder, request: Request, session: Session, *, spent: float = 0.0) -> Begun:
@@ -139,7 +134,13 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
             if folder.has_results(wished):
                 raise InputError(f"{folder.path} holds a run with another recipe ({difference}); choose another folder")
     if request.written is not None:
-        return Begun(load_recipe(request.written, {"made": None} | said))
+        recipe = load_recipe(request.written, {"made": None} | said)
+        if str(request.written) not in shipped_recipes() or recipe.data == load_recipe(request.written).data:
+            return Begun(recipe)
+        if request.model is not None:
+            return Begun(recipe)
+        data = load(recipe.data, recipe.front_ends)
+        return Begun(*scaled(recipe, data, said), data)
     plan = make_plan(
         said,
         seconds or DEFAULT_SECONDS[session.device.type],
@@ -147,4 +148,4 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         workers=workers,
         spent=time.perf_counter() - began,
     )
-    return Begun(plan.recipe, plan)
+    return Begun(plan.recipe, plan.reasons, plan.data, plan)
