@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
-from image_data import npz, values
+from image_data import encoded, npz, values, write_parquet
 from litesnn.data.arrays import as_labels, channels_last, find_arrays, find_inputs
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import Data, DataSettings, load
@@ -17,6 +18,11 @@ from litesnn.errors import InputError
 
 X = np.arange(20, dtype=np.uint8)[:, None, None] + np.zeros((20, 4, 4), np.uint8)
 Y = np.arange(20) % 2
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("tables")))
 
 
 def loaded(path: Path, **arrays: Any) -> Data:
@@ -83,6 +89,14 @@ class TestLabels:
             assert data.classes == ("0", "1")
             assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
         assert loaded(tmp_path, x=X, y=np.eye(2)[Y], class_names=np.array(["b", "a"])).classes == ("b", "a")
+
+    def test_numbers_from_1_on(self, tmp_path: Path) -> None:
+        data = loaded(tmp_path, x=X, y=Y + 1, x_test=X[:3], y_test=Y[:3] + 1)
+        assert (data.classes, data.test().y.tolist()) == (("1", "2"), [0, 1, 0])
+        assert loaded(tmp_path, x=X, y=Y + 1, classes=np.array(["a", "b"])).class_counts == (6, 6)
+        write_parquet(tmp_path / "t", "train", [encoded(x) for x in X], (Y + 1).tolist())
+        data = load(DataSettings(source=str(tmp_path / "t")))
+        assert (data.classes, sorted(set(data.test().y.tolist()))) == (("1", "2"), [0, 1])
 
     @pytest.mark.parametrize(
         ("labels", "message"),

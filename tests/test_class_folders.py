@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ SMALL = LogMel(sample_rate=1000, clip_ms=100, window_ms=16, hop_ms=8, mels=4, lo
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("tables")))
 
 
 def write(folder: Path, *names: str, content: bytes = b"") -> Path:
@@ -249,7 +251,19 @@ class TestGroups:
         apart = heard(tmp_path / "a")
         assert speakers(apart.train) & speakers(apart.test())
 
-    def test_images_and_tables_have_groups_too(self, tmp_path: Path) -> None:
+    def test_tables_have_groups_too(self, tmp_path: Path) -> None:
+        files = [
+            {"bytes": sound(np.full(100, row % 6 + 1, np.int16)), "path": f"{row % 6}-{row}.wav"} for row in range(36)
+        ]
+        found = datasets.Dataset.from_dict({"audio": files, "label": [row // 6 % 2 for row in range(36)]})
+        (tmp_path / "a").mkdir()
+        found.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "a" / "train.parquet")
+        data = heard(tmp_path / "a", group_pattern=r"^(\d)-")
+        parts = [speakers(split) for split in (data.train, data.validation, data.test())]
+        assert [len(part) for part in parts] == [4, 1, 1]
+        assert len(set.union(*parts)) == 6
+
+    def test_images_have_groups_too(self, tmp_path: Path) -> None:
         folder = image_folder(tmp_path / "a", {"cat": 30, "dog": 30})
         data = load(DataSettings(source=str(folder), group_pattern=r"(\d)\.png"))
         digits = [{value % 10 for value in values(split.x)} for split in (data.train, data.validation, data.test())]

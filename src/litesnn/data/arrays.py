@@ -225,11 +225,18 @@ def as_labels(
     return np.array([index[name] for name in names.tolist()], np.int64), tuple(known)
 
 
-def numbered_classes(largest: int, rows: int, origin: str) -> tuple[str, ...]:
-    """The names of classes that are numbers. Raises ``InputError`` for numbers that cannot be those of classes."""
-    if largest >= max(rows, 1):
-        raise InputError(f"{origin}: the largest label of {rows} rows is {largest}; expected classes counted from 0")
-    return tuple(str(label) for label in range(largest + 1))
+def numbered_classes(labels: IntArray, origin: str) -> tuple[tuple[str, ...], int]:
+    """The names of classes that are numbers, and the number of the first: 1 if there are all from 1 on, else 0.
+
+    Raises:
+        InputError: the numbers cannot be those of classes.
+    """
+    largest = int(labels.max(initial=-1))
+    if largest >= max(len(labels), 1):
+        found = f"the largest label of {len(labels)} rows is {largest}"
+        raise InputError(f"{origin}: {found}; expected classes counted from 0 or from 1")
+    first = int(np.array_equal(np.unique(labels), np.arange(1, largest + 1)) and largest > 0)
+    return tuple(str(label) for label in range(first, largest + 1)), first
 
 
 def resize_arrays(x: Tensor, size: int) -> Tensor:

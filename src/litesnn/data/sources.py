@@ -365,20 +365,22 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         y, classes = as_labels(arrays[named.y], len(x), f"{path}: {named.y}", known)
         return x, y, classes, notes
 
-    def rows(split: str) -> Rows:
-        x, y, _, _ = read(split, classes)
-        return array_rows(x, y, settings)
-
     given = _class_names(path, names)
     x, y, classes, notes = read(splits.train, given)
-    if given is not None:
-        classes = given
-    elif classes is None:
-        classes = numbered_classes(int(y.max()), len(y), f"{path}: {found[splits.train].y}")
+    first = 0
+    if classes is None:
+        classes, first = numbered_classes(y, f"{path}: {found[splits.train].y}")
+        first = first if given is None or len(given) == len(classes) else 0
+    known = given or classes
+
+    def rows(split: str) -> Rows:
+        x, y, _, _ = read(split, known)
+        return array_rows(x, y - first, settings)
+
     return Opened(
-        classes,
+        known,
         "image" if x.dtype == torch.uint8 else "array",
-        array_rows(x, y, settings),
+        array_rows(x, y - first, settings),
         validation=None if splits.validation is None else rows(splits.validation),
         test=None if splits.test is None else partial(rows, splits.test),
         notes=(*splits.notes, *notes),

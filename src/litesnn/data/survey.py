@@ -87,10 +87,9 @@ def _images(rows: Rows) -> dict[str, Advice]:
 
 
 def _sound(files: Sequence[Encoded]) -> dict[str, Advice]:
-    found = [sound_length(file) for file in files]
+    found = [(min(rate, _SAMPLE_RATE), seconds) for rate, seconds in map(sound_length, files)]
     (rate, count), *_ = Counter(rate for rate, _ in found).most_common()
     default, advice = LogMel(), {}
-    rate = min(rate, _SAMPLE_RATE)
     if rate != default.sample_rate:
         share = "all" if count == len(found) else f"{round(100 * count / len(found))} %"
         advice["audio.sample_rate"] = Advice(rate, f"{share} of the recordings looked at have so many samples a second")

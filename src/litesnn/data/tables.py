@@ -105,8 +105,8 @@ def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: Mo
         )
     label_column = _label_column(features, settings, datasets)
     label_feature = features[label_column]
-    classes = (
-        tuple(label_feature.names)
+    classes, first = (
+        (tuple(label_feature.names), 0)
         if isinstance(label_feature, datasets.ClassLabel)
         else _classes_of(found[splits.train], label_column, settings)
     )
@@ -117,7 +117,7 @@ def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: Mo
         if missing:
             raise InputError(f"{settings.source}: split {split!r} has no column {', '.join(sorted(missing))}")
         origin = f"{settings.source}: split {split!r}"
-        labels = _labels_of(table, label_column, classes, origin)
+        labels = _labels_of(table, label_column, classes, first, origin)
         if audio_column is not None:
             fetch, paths = _encoded_files(table, audio_column, datasets.Audio, origin, "sound")
             return sound_rows(lambda wanted: [Clip(file) for file in fetch(wanted)], labels, audio, paths)
@@ -187,23 +187,23 @@ def _label_values(table: Any, column: str, origin: str) -> list[Any]:
     return values
 
 
-def _classes_of(table: Any, column: str, settings: DataSettings) -> tuple[str, ...]:
-    """Class names where the data has none: the distinct strings, sorted, or the numbers from 0 to the largest."""
+def _classes_of(table: Any, column: str, settings: DataSettings) -> tuple[tuple[str, ...], int]:
+    """Class names where the data has none, and the first number: the strings, sorted, or the numbers from 0 or 1 on."""
     values = _label_values(table, column, settings.source)
     if all(isinstance(value, str) for value in values):
-        return tuple(sorted(set(values)))
+        return tuple(sorted(set(values))), 0
     if any(isinstance(value, str) for value in values):
         raise InputError(f"{settings.source}: the labels in column {column!r} mix numbers and names")
-    return numbered_classes(max(values, default=-1), len(values), f"{settings.source}: column {column!r}")
+    return numbered_classes(np.array(values, np.int64), f"{settings.source}: column {column!r}")
 
 
-def _labels_of(table: Any, column: str, classes: tuple[str, ...], origin: str) -> IntArray:
+def _labels_of(table: Any, column: str, classes: tuple[str, ...], first: int, origin: str) -> IntArray:
     values = _label_values(table, column, origin)
     index = {name: label for label, name in enumerate(classes)}
     unknown = next((value for value in values if isinstance(value, str) and value not in index), None)
     if unknown is not None:
         raise InputError(f"{origin}: label {unknown!r} is not among the classes of the training rows")
-    return np.array([index[value] if isinstance(value, str) else value for value in values], np.int64)
+    return np.array([index[value] if isinstance(value, str) else value - first for value in values], np.int64)
 
 
 def _encoded_files(
