@@ -205,7 +205,7 @@ def _near_chance(facts: Facts) -> str | None:
         return None
     return (
         f"near chance: balanced accuracy is {facts.balanced_accuracy:.1%}, and one answer for everything has "
-        f"{facts.chance:.1%}; do not use this network: check the labels, train longer (train.epochs) or raise the "
+        f"{facts.chance:.1%}; do not use this network: check the labels, train longer (--time, or train.epochs) or raise the "
         "limits"
     )
 
@@ -230,7 +230,7 @@ def _below_linear(facts: Facts) -> str | None:
     if linear is None or linear.certainty >= -BEYOND_NOISE:
         return None
     return (
-        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer (train.epochs), "
+        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer (--time, or train.epochs), "
         "raise the limits, or do without a network"
     )
 
@@ -241,7 +241,7 @@ def _level_with_linear(facts: Facts) -> str | None:
         return None
     return (
         f"no clear gain over a linear classifier on the same inputs: {_accuracies(facts, linear)}; train longer "
-        "(train.epochs), raise the limits, or do without a network"
+        "(--time, or train.epochs), raise the limits, or do without a network"
     )
 
 
@@ -313,7 +313,7 @@ def _rising(facts: Facts) -> str | None:
         return None
     return (
         f"validation accuracy was still rising when training ended: {100 * gain:.1f} points in the last {size} of "
-        f"{epochs} epochs, to {values[-1]:.1%}; train longer (train.epochs)"
+        f"{epochs} epochs, to {values[-1]:.1%}; train longer (--time, or train.epochs)"
     )
 
 
