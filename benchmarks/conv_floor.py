@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell import Source
 from litesnn.snn.cost import conv_output
+from litesnn.snn.strided import conv2d
 
 __all__ = ["Convolution", "Floor", "convolutions", "merged"]
 
@@ -105,7 +105,7 @@ class Floor:
             fixed = row.state == IMAGE or (row.state == STEM and not stem_learns)
             source = x.detach().requires_grad_(not fixed)
             kernel = weight if stem_learns or row.state != IMAGE else weight.detach()
-            out = F.conv2d(source, kernel, stride=row.stride, padding=row.kernel // 2)
+            out = conv2d(source, kernel, stride=row.stride, padding=row.kernel // 2)
             if out.requires_grad:
                 wanted = [tensor for tensor in (source, kernel) if tensor.requires_grad]
                 torch.autograd.grad(out, wanted, gradient)

@@ -32,6 +32,7 @@ from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
 from litesnn.snn.prune import kept_count
 from litesnn.snn.quantize import GAUSSIAN_STEP
+from litesnn.snn.strided import conv2d
 from litesnn.snn.supernet import Supernet
 
 __all__ = ["PlainNetwork", "PlainSupernet"]
@@ -135,7 +136,7 @@ class _Pass:
             made = effective_weight(conv, compression) if self.once else None
             for x in inputs:
                 weight, masks = effective_weight(conv, compression) if made is None else made
-                outputs.append(F.conv2d(x, weight, stride=conv.stride, padding=conv.kernel // 2))
+                outputs.append(conv2d(x, weight, stride=conv.stride, padding=conv.kernel // 2))
         norm = connection.norm
         every = torch.cat(outputs)  # [T·B, C, H, W]
         every = F.batch_norm(every, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
@@ -205,7 +206,7 @@ def costs(connection: Connection, mix: CellMix, masks: Sequence[Tensor], means: 
     conv, compression = connection.conv, mix.compression
     reached = [(mask * present[:, None, None, None]).sum(0, keepdim=True) for mask in masks]  # each [1, C, k, k]
     by_keep = torch.stack(
-        [F.conv2d(means, taps, stride=conv.stride, padding=conv.kernel // 2).sum((1, 2, 3)) for taps in reached]
+        [conv2d(means, taps, stride=conv.stride, padding=conv.kernel // 2).sum((1, 2, 3)) for taps in reached]
     )  # [keeps, T]
     bits = compression.weights.new_tensor(compression.bits)[:, None]
     return compression.weights.sum(0) @ by_keep, (bits * compression.weights).sum(0) @ by_keep

@@ -15,6 +15,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from float_layers import Network
+from litesnn.snn.strided import conv2d
 
 __all__ = ["StepByStep", "TimeBatched", "compile_frozen", "has_compiler"]
 
@@ -53,7 +54,7 @@ class _Baseline(nn.Module):
         if convolution.kernel == 0:
             x = x * weight[:, None, None]
             return x if bias is None else x + bias[:, None, None]
-        out: Tensor = F.conv2d(x, weight, bias, stride=convolution.stride, padding=convolution.kernel // 2)
+        out: Tensor = conv2d(x, weight, bias, stride=convolution.stride, padding=convolution.kernel // 2)
         return out
 
     def read_out(self, spikes: list[Tensor], batch: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from litesnn.snn.compconv import CompConv, Compression, accumulate, measure
 from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.prune import initial_scores
+from litesnn.snn.strided import conv2d
 
 __all__ = ["CompressedLayer", "Deployed", "Kind", "swap_layers"]
 
@@ -144,10 +145,10 @@ class CompressedLayer(CompConv):
         if self.is_linear:
             return F.linear(x, weight)
         if self.padding_mode != "zeros":
-            return F.conv2d(
+            return conv2d(
                 F.pad(x, self._padded, self.padding_mode), weight, None, self.strides, 0, self.dilations, self.groups
             )
-        return F.conv2d(x, weight, None, self.strides, self.given_padding, self.dilations, self.groups)
+        return conv2d(x, weight, None, self.strides, self.given_padding, self.dilations, self.groups)
 
     def used(self, calls: int, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         """SynOps, Bit-SynOps, and SynOps if all weights were kept, per timestep [T] each, of what was heard.

@@ -16,6 +16,7 @@ Shapes: T timesteps, B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,7 @@ from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo, encode
 from litesnn.snn.prune import kept_count
+from litesnn.snn.strided import Guard
 
 __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
 
@@ -81,6 +83,7 @@ class Given(nn.Module):
         self.neuron_calls: dict[str, int] = {}
         self.neurons = {name: leaf for name, leaf in leaves(module).items() if is_neuron(leaf)}
         self.heard: dict[str, list[Tensor]] | None = None
+        self._guard = Guard()
         self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others())
         self.learn()
         for name, neuron in self.neurons.items():
@@ -124,10 +127,11 @@ class Given(nn.Module):
             ValueError: there are fewer frames than timesteps.
         """
         reset_states(self.net)
-        if self.own_timesteps is not None:
-            return _output(self.net(x))[:timesteps]
-        seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
-        return torch.stack([_output(self.net(image)) for image in seen])
+        with self._guard if self._guard.met else nullcontext():
+            if self.own_timesteps is not None:
+                return _output(self.net(x))[:timesteps]
+            seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
+            return torch.stack([_output(self.net(image)) for image in seen])
 
     def learn(self) -> None:
         """Run the module on a tape: how it is called, what its layers read, and its graph.
@@ -185,7 +189,8 @@ class Given(nn.Module):
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
         by = "×".join(map(str, self.info.shape))
         try:
-            output = _output(tape.record(self.net, lambda: self.net(image)))
+            with self._guard:
+                output = _output(tape.record(self.net, lambda: self.net(image)))
         except Exception as error:  # whatever somebody's forward raises
             raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
         classes = len(self.info.classes)

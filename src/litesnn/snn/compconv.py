@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -28,6 +27,7 @@ from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
 from litesnn.snn.quantize import quantized, standard_deviation, step_size, weight_codes
+from litesnn.snn.strided import conv2d
 
 __all__ = [
     "CompConv",
@@ -94,7 +94,7 @@ class CompConv(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
-        return F.conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
+        return conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
 
     @torch.no_grad()
     def exact(self, compression: Compression, gain: Tensor, *, input_scale: float, largest_input: int) -> Exact:

@@ -8,11 +8,11 @@ Shapes: N maps, I input and O output channels, H × W pixels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.snn import winograd
 from litesnn.snn.kernels import Kernels, to_rows
+from litesnn.snn.strided import conv2d, pixels_read
 from litesnn.snn.winograd import Normalised
 
 __all__ = ["convolve", "convolve_backward", "convolve_measured"]
@@ -63,12 +63,19 @@ def convolve_backward(
     if scheme is not None:
         grad_weight = winograd.weight_gradient(x, gradient, scheme, normalised)  # first: it leaves the gradient
         return winograd.input_gradient(gradient, weight, scheme, x.shape[2:]) if needs_input else None, grad_weight
-    padding, given = weight.shape[2] // 2, kind or x.dtype
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        *(gradient.to(given), _last(x).to(given), weight.to(given), None, [stride] * 2, [padding] * 2),
+    point, padding, given = weight.shape[2] == 1 and stride > 1, weight.shape[2] // 2, kind or x.dtype
+    read, step = (pixels_read(x, stride), 1) if point else (x, stride)
+    grad_read, grad_weight, _ = torch.ops.aten.convolution_backward(
+        *(gradient.to(given), _last(read).to(given), weight.to(given), None, [step] * 2, [padding] * 2),
         *([1, 1], False, [0, 0], 1, (needs_input, True, False)),
     )
-    return _last(grad_x.to(x.dtype)) if needs_input else None, grad_weight.to(weight.dtype)
+    if not needs_input:
+        return None, grad_weight.to(weight.dtype)
+    if not point:
+        return _last(grad_read.to(x.dtype)), grad_weight.to(weight.dtype)
+    grad_x = torch.zeros_like(x, memory_format=torch.channels_last)
+    pixels_read(grad_x, stride).copy_(grad_read)
+    return grad_x, grad_weight.to(weight.dtype)
 
 
 def _normalise(z: Tensor, normalised: Normalised, kernels: Kernels) -> None:
@@ -81,8 +88,10 @@ def _normalise(z: Tensor, normalised: Normalised, kernels: Kernels) -> None:
 
 
 def _by_torch(x: Tensor, weight: Tensor, stride: int, kind: torch.dtype | None) -> Tensor:
-    given, kernel = _last(x), weight.shape[2]
-    out = F.conv2d(given.to(kind or x.dtype), weight.to(kind or x.dtype), stride=stride, padding=kernel // 2)
+    given, kernel = kind or x.dtype, weight.shape[2]
+    if kernel == 1:
+        x, stride = pixels_read(x, stride), 1
+    out = conv2d(_last(x).to(given), weight.to(given), stride=stride, padding=kernel // 2)
     return _last(out.to(x.dtype))
 
 

@@ -26,7 +26,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn import processes
@@ -36,6 +35,7 @@ from litesnn.snn.backbone import Backbone, first_frames
 from litesnn.snn.cell import Cell
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import LEAK_SHIFT
+from litesnn.snn.strided import conv2d
 
 __all__ = ["Watch", "membrane_updates", "neurobench_metrics"]
 
@@ -218,4 +218,4 @@ def _dense_operations(model: PackedModel) -> int:
 def _operations(inputs: Tensor, weights: Tensor, stride: int) -> float:
     """Σ inputs·weights over all places of a convolution of [I, H, W] with [O, I, k, k]."""
     summed = weights.sum(dim=0, keepdim=True)  # over the outputs first, which is less work
-    return float(F.conv2d(inputs[None], summed, stride=stride, padding=weights.shape[-1] // 2).sum())
+    return float(conv2d(inputs[None], summed, stride=stride, padding=weights.shape[-1] // 2).sum())
