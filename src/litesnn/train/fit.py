@@ -306,7 +306,7 @@ def fit_learner(
     plan = plan_steps(min(recipe.train.batch_size, len(train)))
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, best_path = run.checkpoint("train"), run.best
-    done, best = 0, None
+    done, best, schedule = 0, None, Schedule(recipe.train.epochs)
     if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
         saved = load_state(checkpoint, "train state", module, training.optimizers)
         done, best = saved["epoch"], saved["best"]
@@ -314,7 +314,7 @@ def fit_learner(
         if training.activity is not None:
             training.activity.multiplier = saved["multiplier"]
             training.deployed_ratio = saved["deployed_ratio"]
-    schedule, size = Schedule(recipe.train.epochs), recipe.train.batch_size
+    size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either

@@ -205,8 +205,8 @@ def _near_chance(facts: Facts) -> str | None:
         return None
     return (
         f"near chance: balanced accuracy is {facts.balanced_accuracy:.1%}, and one answer for everything has "
-        f"{facts.chance:.1%}; do not use this network: check the labels, train longer (--time, or train.epochs) or raise the "
-        "limits"
+        f"{facts.chance:.1%}; do not use this network: check the labels, train longer (--time, or train.epochs) or "
+        "raise the limits"
     )
 
 
@@ -230,8 +230,8 @@ def _below_linear(facts: Facts) -> str | None:
     if linear is None or linear.certainty >= -BEYOND_NOISE:
         return None
     return (
-        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer (--time, or train.epochs), "
-        "raise the limits, or do without a network"
+        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer (--time, or "
+        "train.epochs), raise the limits, or do without a network"
     )
 
 
