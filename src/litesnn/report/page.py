@@ -680,7 +680,7 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Samples", ", ".join(f"{count:,} {name}" for count, name in split if count is not None)),
         ("Mode", metrics.mode),
         ("Arithmetic", "fixed point, integers alone" if metrics.arithmetic == "fixed" else metrics.arithmetic),
-        ("Notes", "; ".join(metrics.notes)),
+        ("Notes", "; ".join((*metrics.data.notes, *metrics.notes))),
         ("Seed", "" if metrics.seed is None else str(metrics.seed)),
         ("Search", _epochs(run.search)),
         ("Training", _epochs(run.train)),

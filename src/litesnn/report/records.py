@@ -33,6 +33,7 @@ class DataInfo(_Record):
     validation: int | None = None
     test: int | None = None
     shape: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Layer(_Record):
