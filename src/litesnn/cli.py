@@ -1,30 +1,28 @@
-"""The command line: commands and their options; what they do is elsewhere."""
+"""The command line: commands and their options; what they do is elsewhere.
+
+Help, the version and wrong options need nothing of that, and least of all torch: a function here imports what it calls.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from litesnn import processes
-from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes
-from litesnn.deploy.exchange.command import export_nir, export_onnx
-from litesnn.deploy.export_c.command import export, firmware_summary
-from litesnn.deploy.native_evaluation import engine_table, evaluate_native
-from litesnn.design import Job, check_budgets, make_recipe
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError
-from litesnn.loop.session import Session, begin_session
-from litesnn.runs import STAGES, RunFolder, held
-from litesnn.show import info_table, predictions, summary_table
 from litesnn.snn.execution import Execution
-from litesnn.version import __version__
+from litesnn.torchrun import is_one_of_several
+
+if TYPE_CHECKING:
+    from litesnn.config import Recipe
+    from litesnn.loop.session import Session
+    from litesnn.runs import RunFolder
 
 __all__ = ["app", "main"]
 
@@ -139,9 +137,7 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    with held(folder, said) as mine:
-        Job(mine, session).finish()
-    _conclude(folder)
+    _finish(folder, said, session)
 
 
 @app.command()
@@ -173,9 +169,7 @@ def compress(
     if (said or folder.recipe()).module is None:
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    with held(folder, said) as mine:
-        Job(mine, session).finish()
-    _conclude(folder)
+    _finish(folder, said, session)
 
 
 @app.command()
@@ -216,7 +210,7 @@ def search(
 @app.command()
 def derive(run: RunArgument) -> None:
     """Choose the genotype that the search prefers within the packed-size budget."""
-    _do_stage("derive", RunFolder(run), _session("cpu", None))
+    _do_stage("derive", _folder(run), _session("cpu", None))
 
 
 @app.command()
@@ -234,7 +228,7 @@ def train(
     """Train the derived network from scratch."""
     _do_stage(
         "train",
-        RunFolder(run),
+        _folder(run),
         _session(
             device,
             threads,
@@ -256,11 +250,11 @@ def evaluate(
     ] = Runtime.torch,
 ) -> None:
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
-    folder = RunFolder(run)
+    folder = _folder(run)
     if engine is Runtime.native:
         if device not in ("auto", "cpu"):
             raise InputError(f"--engine native runs on the CPU; expected no --device, but it is {device!r}")
-        processes.first_does(lambda: _evaluate_native(folder, threads or 1))
+        _first_does(lambda: _evaluate_native(folder, threads or 1))
         return
     _do_stage("evaluate", folder, _session(device, threads))
     _conclude(folder)
@@ -269,13 +263,13 @@ def evaluate(
 @app.command()
 def pack(run: RunArgument) -> None:
     """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
-    _do_stage("pack", RunFolder(run), _session("cpu", None))
+    _do_stage("pack", _folder(run), _session("cpu", None))
 
 
 @app.command()
 def report(run: RunArgument) -> None:
     """Write the report, one self-contained HTML page."""
-    _do_stage("report", RunFolder(run), _session("cpu", None))
+    _do_stage("report", _folder(run), _session("cpu", None))
 
 
 @export_app.command("c")
@@ -285,6 +279,10 @@ def export_c(
     targets: TargetOption = None,
 ) -> None:
     """Write a folder of C99 that runs the packed network on a microcontroller, with a self-test."""
+    from rich.console import Console
+
+    from litesnn.deploy.export_c.command import export, firmware_summary
+
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
@@ -304,6 +302,8 @@ def export_to_nir(
     ] = False,
 ) -> None:
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
+    from litesnn.deploy.exchange.command import export_nir
+
     print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
 
 
@@ -313,12 +313,18 @@ def export_to_onnx(
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.onnx"),
 ) -> None:
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
+    from litesnn.deploy.exchange.command import export_onnx
+
     print(export_onnx(path, out).summary())
 
 
 @app.command()
 def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safetensors or a packed model")]) -> None:
     """Print what a network is made of, and what it takes."""
+    from rich.console import Console
+
+    from litesnn.show import info_table
+
     Console().print(info_table(path))
 
 
@@ -332,6 +338,8 @@ def predict(
     ] = Interpreter.native,
 ) -> None:
     """Classify inputs with a packed model."""
+    from litesnn.show import predictions
+
     for row in predictions(model, inputs, reference=engine is Interpreter.reference):
         print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
 
@@ -339,6 +347,8 @@ def predict(
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print in full")] = None) -> None:
     """List the shipped recipes, or print every setting of one with its meaning."""
+    from litesnn.config import describe_settings, load_recipe, shipped_recipes
+
     if name is None:
         for shipped in shipped_recipes():
             print(f"{shipped:20} {load_recipe(shipped).description.partition(chr(10))[0]}")
@@ -351,11 +361,15 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
 def _version(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
 ) -> None:
-    if context.invoked_subcommand not in SHARED_COMMANDS:
+    if context.invoked_subcommand not in SHARED_COMMANDS and is_one_of_several():
+        from litesnn import processes
+
         if not processes.is_first():
             raise typer.Exit
         context.with_resource(processes.apart())
     if version:
+        from litesnn.version import __version__
+
         print(__version__)
         raise typer.Exit
 
@@ -363,18 +377,40 @@ def _version(
 def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
-        with processes.joined():
+        with _joined():
             app()
     except EndedElsewhere as error:
         sys.exit(error.exit_code)
     except LitesnnError as error:
         print(f"litesnn: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        raise
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
+        print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     sys.exit(0)
+
+
+def _joined() -> AbstractContextManager[None]:
+    """The processes that ``torchrun`` started, joined, if it did."""
+    if not is_one_of_several():
+        return nullcontext()
+    from litesnn import processes
+
+    return processes.joined()
+
+
+def _first_does(action: Callable[[], Any]) -> None:
+    from litesnn import processes
+
+    processes.first_does(action)
+
+
+def _folder(run: Path) -> RunFolder:
+    from litesnn.runs import RunFolder
+
+    return RunFolder(run)
 
 
 def _begin(
@@ -393,7 +429,11 @@ def _begin(
 
     If they say nothing and the run exists, there is none: the run goes on with its own.
     """
-    folder = RunFolder(run)
+    from litesnn import processes
+    from litesnn.config import parse_change
+    from litesnn.design import make_recipe
+
+    folder = _folder(run)
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
@@ -416,18 +456,44 @@ def _session(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> Session:
+    import torch
+    from rich.console import Console
+
+    from litesnn.loop.session import begin_session
+
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(quiet=quiet)
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
+def _finish(folder: RunFolder, recipe: Recipe | None, session: Session) -> None:
+    """Do the stages that are left, and show what came out."""
+    from litesnn.design import Job
+    from litesnn.runs import held
+
+    with held(folder, recipe) as mine:
+        Job(mine, session).finish()
+    _conclude(folder)
+
+
 def _do_stage(stage: str, folder: RunFolder, session: Session, recipe: Recipe | None = None) -> None:
+    from rich.markup import escape
+
+    from litesnn.design import Job
+    from litesnn.runs import held
+
     with held(folder, recipe) as mine:
         session.show(escape(str(Job(mine, session).do(stage))))
 
 
 def _evaluate_native(folder: RunFolder, threads: int) -> None:
+    from rich.console import Console
+
+    from litesnn.deploy.native_evaluation import engine_table, evaluate_native
+    from litesnn.design import Job, check_budgets
+    from litesnn.runs import held
+
     with held(folder):
         metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads)
     Console().print(engine_table(metrics))
@@ -435,10 +501,16 @@ def _evaluate_native(folder: RunFolder, threads: int) -> None:
 
 
 def _conclude(folder: RunFolder) -> None:
-    processes.first_does(lambda: _show_results(folder))
+    _first_does(lambda: _show_results(folder))
 
 
 def _show_results(folder: RunFolder) -> None:
+    from rich.console import Console
+
+    from litesnn.design import check_budgets
+    from litesnn.runs import STAGES
+    from litesnn.show import summary_table
+
     metrics = folder.metrics()
     console = Console()
     console.print(summary_table(metrics))
