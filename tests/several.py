@@ -23,7 +23,9 @@ from litesnn import processes
 DEADLINE = 60.0
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["several", "whole_job", "litesnn.cli", "torch._dynamo", "matplotlib.figure", "jinja2"])
+_context.set_forkserver_preload(
+    ["several", "whole_job", "litesnn.design", "litesnn.show", "torch._dynamo", "matplotlib.figure", "jinja2"]
+)
 
 
 def _child(place: dict[str, str], answers: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

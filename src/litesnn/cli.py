@@ -1,38 +1,33 @@
-"""The command line: commands and their options; what they do is elsewhere."""
+"""The command line: commands and their options; what they do is elsewhere.
+
+Help, the version and wrong options need nothing of that, and least of all torch: a function here imports what it calls.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from litesnn import processes
-from litesnn.config import describe_settings, load_recipe, parse_change, shipped_recipes
-from litesnn.deploy.exchange.command import export_nir, export_onnx
-from litesnn.deploy.export_c.command import export, firmware_summary
-from litesnn.deploy.native_evaluation import engine_table, evaluate_native
-from litesnn.design import Job, check_budgets
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError
-from litesnn.loop.session import Session, begin_session
-from litesnn.planning.request import Begun, Request, begin
-from litesnn.runs import STAGES, RunFolder, held
-from litesnn.show import info_table, predictions, summary_table
 from litesnn.snn.execution import Execution
-from litesnn.version import __version__
+from litesnn.torchrun import is_one_of_several
+
+if TYPE_CHECKING:
+    from litesnn.loop.session import Session
+    from litesnn.planning.request import Begun
+    from litesnn.runs import RunFolder
 
 __all__ = ["app", "main"]
 
 _STARTED = time.perf_counter()
-
-_AS_IT_IS = Begun()
 
 _INTERRUPTED = 130
 """The exit code into which typer turns a KeyboardInterrupt, before anything here can see it."""
@@ -84,7 +79,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, a folder (images, parquet files, Speech Commands, event recordings), an .npz file, or a hub name",
+        help="digits, a folder (images, sound, parquet files, event recordings), an .npz or .csv file, or a hub name",
     ),
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help='limits, as in "8 kB, 1 M Bit-SynOps, T <= 4"')]
@@ -159,14 +154,8 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    folder, begun = RunFolder(run), _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
-    with held(folder, begun.recipe, begun.reasons) as mine:
-        job = Job(mine, session, begun.data)
-        job.announce(begun.plan, whole=dry_run)
-        if dry_run:
-            return
-        job.finish()
-    _conclude(folder)
+    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
+    _finish(_folder(run), begun, session, dry_run=dry_run)
 
 
 @app.command()
@@ -194,14 +183,13 @@ def compress(
     Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
     with a run that was interrupted. Exit code 3 if the result breaks its budget.
     """
-    if model is None and (not (run / "recipe.toml").exists() or RunFolder(run).recipe().module is None):
+    if model is None and not ((run / "recipe.toml").exists() and _folder(run).recipe().module):
+        if weights is not None:
+            raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    folder = RunFolder(run)
     begun = _begin(run, session, data, budget, recipe, seed, None, changes, model=model, weights=weights)
-    with held(folder, begun.recipe) as mine:
-        Job(mine, session).finish()
-    _conclude(folder)
+    _finish(_folder(run), begun, session)
 
 
 @app.command()
@@ -233,13 +221,13 @@ def search(
         quiet=quiet,
     )
     begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
-    _do_stage("search", RunFolder(run), session, begun)
+    _do_stage("search", _folder(run), session, begun)
 
 
 @app.command()
 def derive(run: RunArgument) -> None:
     """Choose the genotype that the search prefers within the packed-size budget."""
-    _do_stage("derive", RunFolder(run), _session("cpu", None))
+    _do_stage("derive", _folder(run), _session("cpu", None))
 
 
 @app.command()
@@ -257,7 +245,7 @@ def train(
     """Train the derived network from scratch."""
     _do_stage(
         "train",
-        RunFolder(run),
+        _folder(run),
         _session(
             device,
             threads,
@@ -279,11 +267,11 @@ def evaluate(
     ] = Runtime.torch,
 ) -> None:
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
-    folder = RunFolder(run)
+    folder = _folder(run)
     if engine is Runtime.native:
         if device not in ("auto", "cpu"):
             raise InputError(f"--engine native runs on the CPU; expected no --device, but it is {device!r}")
-        processes.first_does(lambda: _evaluate_native(folder, threads or 1))
+        _first_does(lambda: _evaluate_native(folder, threads or 1))
         return
     _do_stage("evaluate", folder, _session(device, threads))
     _conclude(folder)
@@ -292,13 +280,13 @@ def evaluate(
 @app.command()
 def pack(run: RunArgument) -> None:
     """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
-    _do_stage("pack", RunFolder(run), _session("cpu", None))
+    _do_stage("pack", _folder(run), _session("cpu", None))
 
 
 @app.command()
 def report(run: RunArgument) -> None:
     """Write the report, one self-contained HTML page."""
-    _do_stage("report", RunFolder(run), _session("cpu", None))
+    _do_stage("report", _folder(run), _session("cpu", None))
 
 
 @export_app.command("c")
@@ -308,6 +296,10 @@ def export_c(
     targets: TargetOption = None,
 ) -> None:
     """Write a folder of C99 that runs the packed network on a microcontroller, with a self-test."""
+    from rich.console import Console
+
+    from litesnn.deploy.export_c.command import export, firmware_summary
+
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
@@ -327,6 +319,8 @@ def export_to_nir(
     ] = False,
 ) -> None:
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
+    from litesnn.deploy.exchange.command import export_nir
+
     print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
 
 
@@ -336,12 +330,18 @@ def export_to_onnx(
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.onnx"),
 ) -> None:
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
+    from litesnn.deploy.exchange.command import export_onnx
+
     print(export_onnx(path, out).summary())
 
 
 @app.command()
 def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safetensors or a packed model")]) -> None:
     """Print what a network is made of, and what it takes."""
+    from rich.console import Console
+
+    from litesnn.show import info_table
+
     Console().print(info_table(path))
 
 
@@ -355,6 +355,8 @@ def predict(
     ] = Interpreter.native,
 ) -> None:
     """Classify inputs with a packed model."""
+    from litesnn.show import predictions
+
     for row in predictions(model, inputs, reference=engine is Interpreter.reference):
         print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
 
@@ -362,6 +364,8 @@ def predict(
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print in full")] = None) -> None:
     """List the shipped recipes, or print every setting of one with its meaning."""
+    from litesnn.config import describe_settings, load_recipe, shipped_recipes
+
     if name is None:
         for shipped in shipped_recipes():
             print(f"{shipped:20} {load_recipe(shipped).description.partition(chr(10))[0]}")
@@ -374,11 +378,15 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
 def _version(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
 ) -> None:
-    if context.invoked_subcommand not in SHARED_COMMANDS:
+    if context.invoked_subcommand not in SHARED_COMMANDS and is_one_of_several():
+        from litesnn import processes
+
         if not processes.is_first():
             raise typer.Exit
         context.with_resource(processes.apart())
     if version:
+        from litesnn.version import __version__
+
         print(__version__)
         raise typer.Exit
 
@@ -386,18 +394,40 @@ def _version(
 def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
-        with processes.joined():
+        with _joined():
             app()
     except EndedElsewhere as error:
         sys.exit(error.exit_code)
     except LitesnnError as error:
         print(f"litesnn: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        raise
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
+        print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     sys.exit(0)
+
+
+def _joined() -> AbstractContextManager[None]:
+    """The processes that ``torchrun`` started, joined, if it did."""
+    if not is_one_of_several():
+        return nullcontext()
+    from litesnn import processes
+
+    return processes.joined()
+
+
+def _first_does(action: Callable[[], Any]) -> None:
+    from litesnn import processes
+
+    processes.first_does(action)
+
+
+def _folder(run: Path) -> RunFolder:
+    from litesnn.runs import RunFolder
+
+    return RunFolder(run)
 
 
 def _begin(
@@ -415,11 +445,14 @@ def _begin(
     weights: Path | None = None,
 ) -> Begun:
     """How the run begins that the options say."""
+    from litesnn.config import parse_change
+    from litesnn.planning.request import Request, begin
+
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
     request = Request(data, budget, recipe, seed, duration, said, model, weights)
-    return begin(RunFolder(run), request, session, spent=time.perf_counter() - _STARTED)
+    return begin(_folder(run), request, session, spent=time.perf_counter() - _STARTED)
 
 
 def _session(
@@ -431,18 +464,49 @@ def _session(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> Session:
+    import torch
+    from rich.console import Console
+
+    from litesnn.loop.session import begin_session
+
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(quiet=quiet)
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
-def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun = _AS_IT_IS) -> None:
+def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool = False) -> None:
+    """Do the stages that are left, and show what came out; or only say what they would do."""
+    from litesnn.design import Job
+    from litesnn.runs import held
+
     with held(folder, begun.recipe, begun.reasons) as mine:
-        session.show(escape(str(Job(mine, session, begun.data).do(stage))))
+        job = Job(mine, session, begun.data)
+        job.announce(begun.plan, whole=dry_run)
+        if dry_run:
+            return
+        job.finish()
+    _conclude(folder)
+
+
+def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun | None = None) -> None:
+    from rich.markup import escape
+
+    from litesnn.design import Job
+    from litesnn.runs import held
+
+    recipe, reasons, data = (None, None, None) if begun is None else (begun.recipe, begun.reasons, begun.data)
+    with held(folder, recipe, reasons) as mine:
+        session.show(escape(str(Job(mine, session, data).do(stage))))
 
 
 def _evaluate_native(folder: RunFolder, threads: int) -> None:
+    from rich.console import Console
+
+    from litesnn.deploy.native_evaluation import engine_table, evaluate_native
+    from litesnn.design import Job, check_budgets
+    from litesnn.runs import held
+
     with held(folder):
         metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads)
     Console().print(engine_table(metrics))
@@ -450,10 +514,16 @@ def _evaluate_native(folder: RunFolder, threads: int) -> None:
 
 
 def _conclude(folder: RunFolder) -> None:
-    processes.first_does(lambda: _show_results(folder))
+    _first_does(lambda: _show_results(folder))
 
 
 def _show_results(folder: RunFolder) -> None:
+    from rich.console import Console
+
+    from litesnn.design import check_budgets
+    from litesnn.runs import STAGES
+    from litesnn.show import summary_table
+
     metrics = folder.metrics()
     console = Console()
     console.print(summary_table(metrics))

@@ -35,6 +35,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from litesnn.errors import EndedElsewhere, InputError, WorkerLost
 from litesnn.files import write_atomically
+from litesnn.torchrun import is_one_of_several
 
 __all__ = [
     "agreed",
@@ -58,8 +59,6 @@ __all__ = [
     "total",
     "total_",
 ]
-
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _TIMEOUT = timedelta(minutes=10)
 """How long a process waits in a sum for the others. A dead one is noticed at once, one that is cut off only then."""
@@ -310,7 +309,7 @@ def joined() -> Iterator[None]:
         EndedElsewhere: another process has failed and says why.
     """
     global _group
-    if _group is not None or not all(os.environ.get(name) for name in _VARIABLES) or os.environ["WORLD_SIZE"] == "1":
+    if _group is not None or not is_one_of_several():
         yield
         return
     group = _group = _join()

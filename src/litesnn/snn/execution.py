@@ -1,10 +1,12 @@
-"""How a network is trained on a machine, as opposed to what it computes."""
+"""How a network is trained on a machine, as opposed to what it computes. The command line has this without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Execution"]
 
@@ -30,4 +32,8 @@ class Execution:
     @property
     def convolution_type(self) -> torch.dtype | None:
         """The type of convolutions; ``None``: that of their inputs."""
-        return torch.bfloat16 if self.half else None
+        if not self.half:
+            return None
+        import torch
+
+        return torch.bfloat16

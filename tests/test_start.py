@@ -1,0 +1,80 @@
+"""What says nothing about a network starts at once: help, the version, wrong options, ``import litesnn``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import litesnn
+
+HEAVY = {"torch", "scipy", "numpy", "safetensors"}
+
+PROGRAM = """
+import atexit, json, resource, sys
+
+def tell():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([sorted(set(sys.modules)), used.ru_utime + used.ru_stime]), file=sys.stderr)
+
+atexit.register(tell)
+"""
+
+
+def loaded(program: str, *arguments: str) -> tuple[int, set[str], float]:
+    """The exit code of a program, the modules that it has loaded, and its CPU time in seconds."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM + program, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    modules, seconds = json.loads(ended.stderr.splitlines()[-1])
+    return ended.returncode, set(modules), seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["--wrong"], 2),
+        (["nonsense"], 2),
+        (["design", "--help"], 0),
+        (["design", "--wrong"], 2),
+        (["export", "nir", "--help"], 0),
+    ],
+)
+def test_help_needs_no_torch(arguments: list[str], code: int) -> None:
+    found, modules, seconds = loaded("import litesnn.cli\nlitesnn.cli.main()", *arguments)
+    assert found == code
+    assert "litesnn.cli" in modules
+    assert not modules & HEAVY
+    assert seconds < 1.0  # 0.1 to 0.3 on a quiet machine
+
+
+def test_importing_the_package_loads_next_to_nothing() -> None:
+    code, modules, _ = loaded("import litesnn")
+    assert code == 0
+    assert not modules & {*HEAVY, "pydantic", "rich", "typer"}
+    assert {name for name in modules if name.startswith("litesnn")} <= {"litesnn", "litesnn.threads"}
+
+
+@pytest.mark.parametrize("name", litesnn.__all__)
+def test_public_names_come_when_they_are_used(name: str) -> None:
+    program = f"import litesnn\nassert {name!r} in dir(litesnn)\nassert litesnn.{name} is litesnn.{name}"
+    assert loaded(program)[0] == 0
+
+
+def test_the_function_keeps_the_name_that_its_module_has_too() -> None:
+    program = (
+        "import litesnn, litesnn.design\nfrom litesnn.design import Job\nimport sys\n"
+        "assert litesnn.design is sys.modules['litesnn.design'].design\nassert callable(litesnn.design)"
+    )
+    assert loaded(program)[0] == 0
+
+
+def test_modules_are_attributes_as_if_they_were_loaded() -> None:
+    assert loaded("import litesnn\nassert litesnn.budget.Budget is litesnn.Budget")[0] == 0
+    with pytest.raises(AttributeError, match="module 'litesnn' has no attribute 'nothing'"):
+        getattr(litesnn, "noth" + "ing")
+    assert not hasattr(litesnn, "__nothing__")
