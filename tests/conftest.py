@@ -6,6 +6,8 @@ instructions that training has loops for.
 
 from __future__ import annotations
 
+import litesnn  # isort: skip  (before torch, to which LITESNN_CPU is handed on)
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,13 @@ from litesnn.snn.native_library import instruction_sets, use_instruction_set
 torch.set_num_threads(1)
 settings.register_profile("litesnn", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("litesnn")
+
+
+def pytest_report_header() -> str:
+    """What is tested here: LITESNN_CPU may say less than the CPU has."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    ours = ", ".join(instruction_sets())
+    return f"litesnn {litesnn.__version__}: torch's kernels are for {capability}, litesnn's for {ours}"
 
 
 @pytest.fixture(params=instruction_sets())

@@ -8,7 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import litesnn.threads  # noqa: F401  (before torch is imported)
+import litesnn.cpu  # before torch is imported
+import litesnn.threads  # noqa: F401  (likewise)
 
 if TYPE_CHECKING:
     from litesnn.budget import Budget

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from litesnn.cpu import check_limit
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError
 from litesnn.snn.execution import Execution
 from litesnn.torchrun import is_one_of_several
@@ -394,6 +395,7 @@ def _version(
 def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
+        check_limit()
         with _joined():
             app()
     except EndedElsewhere as error:

@@ -12,6 +12,7 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
+from litesnn.cpu import check_limit
 from litesnn.errors import InputError, LitesnnError
 from litesnn.shared_library import file_name, load_shared_library
 
@@ -88,9 +89,10 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 def load_library() -> ctypes.CDLL:
     """The shared library with every function of ``litesnn.h`` declared.
 
-    Raises ``InputError`` if ``LITESNN_LIBRARY`` names something else than such a library, and ``LitesnnError`` if the
-    package was installed without one or with one of another version.
+    Raises ``InputError`` if ``LITESNN_LIBRARY`` names something else than such a library, or ``LITESNN_CPU`` no CPU,
+    and ``LitesnnError`` if the package was installed without a library or with one of another version.
     """
+    check_limit()
     named = os.environ.get(VARIABLE)
     if named:
         if not Path(named).is_file():

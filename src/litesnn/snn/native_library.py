@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from litesnn.cpu import check_limit
 from litesnn.errors import LitesnnError
 from litesnn.shared_library import file_name, load_shared_library
 
@@ -117,8 +118,10 @@ def library() -> ctypes.CDLL:
     """The library, its functions declared.
 
     Raises:
+        InputError: ``LITESNN_CPU`` has a wrong value.
         LitesnnError: it was not built, or is of another version.
     """
+    check_limit()
     path = Path(__file__).with_name(file_name("litesnn_training"))
     if not path.is_file():
         raise LitesnnError(f"{path} was not built: install litesnn again")
@@ -127,7 +130,7 @@ def library() -> ctypes.CDLL:
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """What the loops were compiled for and this CPU can run, widest first.
+    """What the loops were compiled for and this CPU (and ``LITESNN_CPU``) can run, widest first.
 
     All give the same results, but not all have the loops of :mod:`litesnn.snn.winograd` and
     :mod:`litesnn.snn.spike_products`.

@@ -1,4 +1,4 @@
-/* Which instruction sets can be used. */
+/* Which instruction sets can be used: what the CPU has, and LITESNN_CPU allows. */
 #ifndef LSNN_CPU_H
 #define LSNN_CPU_H
 
