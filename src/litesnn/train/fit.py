@@ -306,15 +306,15 @@ def fit_learner(
     plan = plan_steps(min(recipe.train.batch_size, len(train)))
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, best_path = run.checkpoint("train"), run.best
-    done, best = 0, None
+    done, best, schedule = 0, None, Schedule(recipe.train.epochs)
     if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
         saved = load_state(checkpoint, "train state", module, training.optimizers)
         done, best = saved["epoch"], saved["best"]
-        schedule = Schedule(**saved["schedule"])
+        schedule = Schedule(**saved.get("schedule", asdict(schedule)))
         if training.activity is not None:
             training.activity.multiplier = saved["multiplier"]
             training.deployed_ratio = saved["deployed_ratio"]
-    schedule, size = Schedule(recipe.train.epochs), recipe.train.batch_size
+    size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
@@ -353,7 +353,7 @@ def fit_learner(
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
             memory["deployed_ratio"] = training.deployed_ratio
             taken.append(row["seconds"])
-            shorter = _in_time(schedule, recipe, taken)
+            shorter = _in_time(schedule, recipe, taken, done=epoch + 1)
             if shorter != schedule:
                 session.warn(f"steps take longer than planned: {shorter.epochs} epochs instead of {schedule.epochs}")
                 bar.update(task, total=shorter.epochs * steps)
@@ -369,12 +369,15 @@ def fit_learner(
     return run.output("train")
 
 
-def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float]) -> Schedule:
-    """The schedule, cut short if a recipe that was made for a time would pass it; ``taken``: seconds of each epoch."""
+def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float], *, done: int) -> Schedule:
+    """The schedule, cut short if a recipe that was made for a time would pass it.
+
+    ``taken``: seconds of the epochs, of which ``done`` are done.
+    """
     if recipe.made is None or not recipe.made.training:
         return schedule
     lately = taken[-_LATELY:]
-    shorter = schedule.within(recipe.made.training, sum(taken), len(taken), sum(lately) / len(lately))
+    shorter = schedule.within(recipe.made.training, sum(taken), done, sum(lately) / len(lately))
     return Schedule(**processes.share(asdict(shorter)))
 
 
