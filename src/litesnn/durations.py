@@ -8,7 +8,12 @@ from litesnn.errors import InputError
 
 __all__ = ["describe_duration", "parse_duration"]
 
-_UNITS = {1: ("s", "sec", "second"), 60: ("m", "min", "minute"), 3600: ("h", "hour"), 86400: ("d", "day")}
+_UNITS = {
+    1: ("s", "sec", "secs", "second", "seconds"),
+    60: ("m", "min", "mins", "minute", "minutes"),
+    3600: ("h", "hour", "hours"),
+    86400: ("d", "day", "days"),
+}
 _SECONDS = {name: seconds for seconds, names in _UNITS.items() for name in names}
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)")
 _LONGEST = 366 * 86400
@@ -22,10 +27,9 @@ def parse_duration(text: str) -> float:
     """
     seconds, rest = 0.0, text.strip().lower()
     while match := _PART.match(rest):
-        unit = match[2] if match[2] in _SECONDS else match[2].removesuffix("s")
-        if unit not in _SECONDS:
+        if match[2] not in _SECONDS:
             break
-        seconds += float(match[1]) * _SECONDS[unit]
+        seconds += float(match[1]) * _SECONDS[match[2]]
         rest = rest[match.end() :].lstrip(" ,")
     if rest or not 0 < seconds <= _LONGEST:
         raise InputError(f"time {text!r} is not understood; expected a number with its unit, for example '30 min'")
@@ -34,8 +38,10 @@ def parse_duration(text: str) -> float:
 
 def describe_duration(seconds: float) -> str:
     """A length of time in a person's words, to two or three digits."""
-    if seconds < 100:
+    if seconds < 99.5:
         return f"{seconds:.0f} s"
+    if seconds < 597:
+        return f"{seconds / 60:.2g} min"
     if seconds < 5970:
         return f"{seconds / 60:.0f} min"
     hours, minutes = divmod(round(seconds / 60), 60)

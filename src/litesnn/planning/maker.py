@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from litesnn.config import Recipe, with_numbers
@@ -43,6 +44,8 @@ _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epo
 
 _MARGIN = 0.93
 """Of the time that is left, what is planned: steps take longer now and then than those that were measured."""
+
+_WIDEST = 256  # channels of a node that are tried
 
 _OVERFILL = 1.6
 """The widest candidate with 2 bits everywhere needs so many times the limit: it fills it with 1 and 2 bits mixed."""
@@ -172,7 +175,7 @@ def make_plan(
     data = _read(draft)
     info = input_info(data)
     _augmentation(draft, data)
-    batch = _batch(len(data.train.y))
+    batch = _batch(len(data.train.y), workers)
     for stage in ("search", "train"):
         draft.set(f"{stage}.batch_size", batch, f"{len(data.train.y):,} training rows")
     _fixed_choices(draft)
@@ -277,8 +280,10 @@ def _augmentation(draft: _Draft, data: Data) -> None:
         draft.reasons["augment.crop"] = "nobody knows what a shift or a mirror would mean for arrays of numbers"
 
 
-def _batch(rows: int) -> int:
-    return 128 if rows >= 20_000 else 64 if rows >= 600 else max(2, min(32, rows // 2))
+def _batch(rows: int, workers: int) -> int:
+    """Rows of a step, of which all workers get as many."""
+    size = 128 if rows >= 20_000 else 64 if rows >= 600 else max(2, min(32, rows // 2))
+    return size if workers == 1 else max(1, size // workers) * workers
 
 
 def _fixed_choices(draft: _Draft) -> None:
@@ -286,9 +291,10 @@ def _fixed_choices(draft: _Draft) -> None:
     draft.set("model.ops", ["skip", "conv3x3"])
     draft.set("model.spatial_edges", 2, "half of a cell's edges see how pixels are arranged")
     draft.set("search.update", "joint", "one pass per step instead of two")
-    draft.set("search.sampling", True)
-    draft.set("search.keeps", [0.5, 1.0])
-    draft.set("search.widths", [0.5, 0.75, 1.0])
+    if draft.recipe().search.mode != "paper":  # which has one keep ratio and one width, and mixes bit-widths
+        draft.set("search.sampling", True)
+        draft.set("search.keeps", [0.5, 1.0])
+        draft.set("search.widths", [0.5, 0.75, 1.0])
     draft.set("search.lr", 0.1)
     draft.set("search.alpha_lr", 0.01)
     draft.set("search.beta_lr", 0.03)
@@ -304,41 +310,37 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     """Choose stride, levels and width: the richest path on which the limits allow most of what the bytes allow."""
     budget = draft.recipe().budget
     height, columns = info.shape[1:]
+    paths = macro_paths(height, columns, frames=info.frames)
     best: tuple[float, MacroPath, int, str] | None = None
-    for path in macro_paths(height, columns, frames=info.frames):
-        by_bytes, by_work = 256, 256
+    for path in paths:
+        by_bytes = by_work = _WIDEST
         if budget.packed_bytes is not None:
             limit = _OVERFILL * budget.packed_bytes
             by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=2) <= limit)  # noqa: B023
         if budget.bit_synops is not None:
             work = budget.bit_synops
             by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=1) <= work)  # noqa: B023
-        width = min(by_bytes, by_work)
-        trial = _sized(draft, path, width)
-        if budget.packed_bytes is not None and smallest_candidate(trial, info) > budget.packed_bytes and width == 1:
+        width = _possible_width(draft, path, info, min(by_bytes, by_work))
+        if width is None:
             continue
         share = by_work / by_bytes
-        why = f"{budget.packed_bytes or 0:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+        limit_of_width = f"{budget.packed_bytes:,} B" if by_bytes <= by_work else f"{budget.bit_synops:.3g} Bit-SynOps"
+        why = "no wider network is tried" if width == _WIDEST else f"the widest candidate fills {limit_of_width}"
         if best is None or min(share, 0.7) > best[0]:
             best = min(share, 0.7), path, width, why
         if share >= 0.7:
             break
     if best is None:
-        path = macro_paths(height, columns)[-1]
-        need = smallest_candidate(_sized(draft, path, 1), info)
+        need = min(smallest_candidate(_sized(draft, path, 1), info) for path in paths)
         raise InputError(
             f"the budget of {budget.packed_bytes} B packed cannot be kept: the smallest network for {height}×{columns} "
             f"inputs and {len(info.classes)} classes needs {need} B"
         )
     _, path, width, why = best
-    while width > 1 and budget.packed_bytes is not None:
-        if smallest_candidate(_sized(draft, path, width), info) <= budget.packed_bytes:
-            break
-        width -= 1
     side = f"{height}×{columns} inputs"
     draft.set("model.stem_stride", path.stem_stride, f"{side}, and {budget.describe()}")
     draft.set("model.levels", list(path.levels), f"{side}: maps of about 16×16 first, then smaller ones")
-    _set_width(draft, path, width, f"the widest candidate fills {why}")
+    _set_width(draft, path, width, why)
     few = budget.packed_bytes is None or uniform_bytes(draft.recipe(), info, bits=2) >= 0.7 * budget.packed_bytes
     draft.set(
         "search.bits",
@@ -346,6 +348,17 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
         "at equal bytes wide layers of few bits are better than narrow ones of 4" if few else "there are bytes for 4",
     )
     return path
+
+
+def _possible_width(draft: _Draft, path: MacroPath, info: InputInfo, most: int) -> int | None:
+    """The largest width up to ``most`` of which the smallest network keeps the packed size; ``None`` if none does."""
+    limit = draft.recipe().budget.packed_bytes
+
+    def fits(width: int) -> bool:
+        return limit is None or smallest_candidate(_sized(draft, path, width), info) <= limit
+
+    width = most if fits(most) else widest(fits, most)
+    return width if width > 1 or fits(1) else None
 
 
 def _sized(draft: _Draft, path: MacroPath, width: int) -> Recipe:
@@ -373,9 +386,11 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
     wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else 100
     recipe = draft.recipe()
     most, budget = recipe.timesteps, recipe.budget
-    if budget.bit_synops is not None and not info.frames:
+    # What an event camera saw later must not be left out, and what was said stays.
+    fixed = info.frames or draft.has_said("search.timesteps")
+    if budget.bit_synops is not None and not fixed:
         most = max(1, min(most, int(budget.bit_synops / uniform_synops(recipe, info, bits=1))))
-    steps = most if info.frames else 1  # what an event camera saw later must not be left out
+    steps = most if fixed else 1
 
     def pace_at(steps: int) -> tuple[Pace, float]:
         recipe = draft.recipe()
@@ -393,13 +408,13 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         reason = f"a wider network would see the data only {max(epochs, 0):.1f} times in {describe_duration(seconds)}"
         _set_width(draft, path, min(narrower, width - 1), reason)
         pace, epochs = pace_at(steps)
-    if not info.frames:
+    if not fixed:
         steps = max(1, min(most, int(epochs / wanted)))
     if steps < recipe.timesteps:
         cause = "the time allows" if steps < most else f"{budget.bit_synops:.3g} Bit-SynOps allow"
         allowed = "the budget allows" if budget.timesteps else "would be tried"
         draft.set("search.timesteps", steps, f"{recipe.timesteps} {allowed}, but {cause} {steps}")
-    if steps > 1 and not info.frames:
+    if steps > 1 and not fixed:
         pace, _ = pace_at(steps)
     return pace
 
@@ -427,7 +442,7 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
     per_epoch = max(1, rows // size)
     steps = max(_LEAST_SEARCH_STEPS, min(int(_SEARCH_SHARE * seconds / pace.step), _MOST_SEARCH_EPOCHS * per_epoch))
-    epochs = max(_SEARCH_EPOCHS, steps // per_epoch)
+    epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
     why = f"a fifth of the time: {steps:,} steps of {pace.step:.3g} s"
     draft.set("search.epochs", epochs, why)
     draft.set("search.epoch_steps", max(1, min(per_epoch, steps // epochs)))
@@ -462,10 +477,20 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     if recipe.made is None or not recipe.made.epochs_follow:
         return
     pace = train_pace(recipe, Genotype.read(run.need("derive")), data, session, workers=workers)
-    searched = sum(row["seconds"] for row in JsonLog.read(run / "search.jsonl"))
+    searched = _searched_seconds(run / "search.jsonl") or _SEARCH_SHARE * recipe.made.seconds
     left = _MARGIN * (recipe.made.seconds - recipe.made.spent - searched) - _tail_seconds(data, pace.image)
     epochs, steps = _epochs_in(left, recipe, data, pace)
     reason = f"what was left of the time after the search allows at {pace.step:.2g} s a step"
     text = (run / "recipe.toml").read_text(encoding="utf-8")
     values = {"train.epochs": epochs, "train.epoch_steps": steps, "made.training": max(1, round(left))}
     write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))
+
+
+def _searched_seconds(log: Path) -> float:
+    """Seconds that the search took by its log; 0 if that is not there. Raises ``InputError`` if it is damaged."""
+    if not log.exists():
+        return 0.0
+    try:
+        return float(sum(row["seconds"] for row in JsonLog.read(log)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{log} is damaged: {error}") from None

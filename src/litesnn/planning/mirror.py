@@ -20,6 +20,7 @@ __all__ = ["MirrorTest", "compare_mirrored", "why_mirror"]
 
 _SIDE = 16
 _ROWS = 4000
+_AT_ONCE = 250
 _RIDGE = 1e-2
 
 
@@ -82,4 +83,4 @@ def _some(rows: int) -> Tensor:
 def _small(x: Tensor) -> Tensor:
     """Images as float64 [N, C, h, w] of at most 16 × 16 pixels."""
     size = (min(_SIDE, x.shape[2]), min(_SIDE, x.shape[3]))
-    return F.adaptive_avg_pool2d(x.float() / 255, size).double()
+    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, size).double() for part in x.split(_AT_ONCE)])

@@ -7,6 +7,7 @@ recipe for others; all else is made from the data.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,8 +66,12 @@ class Request:
         return merged | dict(self.changes)
 
     def seconds(self) -> float | None:
-        """The time in seconds. Raises ``InputError`` if it is not understood."""
-        return parse_duration(self.time) if isinstance(self.time, str) else self.time
+        """The time in seconds. Raises ``InputError`` if it is not understood, not longer than zero, or infinite."""
+        if self.time is None or isinstance(self.time, str):
+            return None if self.time is None else parse_duration(self.time)
+        if not 0 < self.time < math.inf:
+            raise InputError(f"time {self.time!r} is no length of time; expected seconds above zero")
+        return float(self.time)
 
     @property
     def written(self) -> str | Path | None:
@@ -125,7 +130,7 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         raise InputError("--time is for a recipe that is made, and --recipe names one that is written: leave out one")
     if exists and request.recipe is None and request.model is None:
         found = folder.recipe()
-        if found.made is not None:
+        if found.made is not None or (request.written is None and folder.has_results(found)):
             said_now = said if seconds is None else said | {"made.seconds": seconds}
             wished = Recipe.from_toml(found.to_toml(), origin="settings", changes=said_now)
             difference = first_difference(found.model_dump(), wished.model_dump())
