@@ -420,7 +420,7 @@ def test_a_share_that_nothing_fills_is_lowered_by_tenths() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_larger_budget_never_gives_a_smaller_network(seed: int) -> None:
     """Past the size of the largest candidate too: there a share of the limit would be more than anything needs."""
-    plain = recipe(bits=(1, 2), keeps=(0.5, 1.0), widths=(0.5, 0.75, 1.0), levels=(0, 1, 1), width=44)
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0), widths=(0.5, 0.75, 1.0), levels=(0, 1, 1), width=36)
     preferences = random_preferences(plain, seed)
     preferences.alpha[:, -1] += 20
     preferences.width[:, 0] += 20
