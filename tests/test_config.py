@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes
+from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes, with_numbers
 from litesnn.errors import InputError
 from litesnn.search.derive import require_possible
 from litesnn.snn.network import InputInfo
@@ -170,3 +170,105 @@ def test_described_settings_are_the_keys_of_the_file() -> None:
     flat = {f"{key}.{inner}" for key, value in table.items() if isinstance(value, dict) for inner in value}
     flat |= {key for key, value in table.items() if not isinstance(value, dict)}
     assert flat <= {key for key, _, _ in describe_settings(Recipe.from_toml(""))}
+
+
+REASONS = {
+    "seed": "a reason at the top level",
+    "budget.packed_bytes": "one word " * 40,
+    "model.levels": "above a list of several lines",
+    "search.epochs": 'with "quotes", [brackets] = and # signs',
+    "train.epochs": "another section with the same name of a key",
+}
+
+
+def test_reasons_are_comments_above_their_keys() -> None:
+    recipe = Recipe.from_toml("seed = 3\n[budget]\npacked_bytes = 5\n[model]\nlevels = [0, 1, 1]")
+    text = recipe.to_toml(REASONS)
+    assert Recipe.from_toml(text) == recipe
+    assert tomllib.loads(text) == tomllib.loads(recipe.to_toml())
+    lines = text.splitlines()
+    assert lines[lines.index("seed = 3") - 1] == "# a reason at the top level"
+    assert lines[lines.index("levels = [") - 1] == "# above a list of several lines"
+    assert lines[lines.index("epochs = 50") - 1] == '# with "quotes", [brackets] = and # signs'
+    assert lines[lines.index("epochs = 200") - 1] == "# another section with the same name of a key"
+    at = lines.index("packed_bytes = 5")
+    wrapped = [line for line in lines[:at] if line.startswith("# one word")]
+    assert lines[at - len(wrapped) : at] == wrapped
+    assert len(wrapped) == 4
+    assert " ".join(line.removeprefix("# ") for line in wrapped) == REASONS["budget.packed_bytes"].strip()
+    assert all(len(line) <= 120 for line in wrapped)
+    assert [line for line in lines if not line.startswith("#")] == recipe.to_toml().splitlines()
+
+
+def test_a_reason_of_a_key_that_is_not_there_is_left_out() -> None:
+    recipe = Recipe.from_toml("")
+    assert recipe.to_toml({"budget.packed_bytes": "no limit", "made.seconds": "nobody said"}) == recipe.to_toml({})
+    assert recipe.to_toml({}) == recipe.to_toml()
+
+
+def test_a_description_of_several_lines_is_no_section() -> None:
+    recipe = Recipe.from_toml("", changes={"description": 'first\n[search]\nepochs = 3\n# "no"'})
+    assert Recipe.from_toml(recipe.to_toml({"search.epochs": "a reason"})) == recipe
+    assert with_numbers(recipe.to_toml(), {"search.epochs": 50}, {}) == recipe.to_toml()
+
+
+def test_other_numbers_in_a_text() -> None:
+    recipe = Recipe.from_toml("[train]\nepoch_steps = 7\n[made]\nseconds = 60.5")
+    text = recipe.to_toml(REASONS)
+    found = with_numbers(text, {"train.epochs": 12, "train.epoch_steps": 9, "made.training": 33}, {"train.epochs": "new"})
+    other = Recipe.from_toml(found)
+    assert (other.train.epochs, other.train.epoch_steps) == (12, 9)
+    assert other.made is not None
+    assert (other.made.training, other.made.seconds) == (33.0, 60.5)
+    assert other.search == recipe.search
+    assert "# new\nepochs = 12\n" in found
+    assert REASONS["train.epochs"] not in found
+    assert "# " + REASONS["search.epochs"] + "\nepochs = 50\n" in found
+    assert "\nepoch_steps = 9\n" in found
+    assert with_numbers(text, {}, {"train.epochs": "no number, no reason"}) == text
+    assert with_numbers(found, {"train.epochs": 12}, {"train.epochs": "new"}) == found
+
+
+def test_a_key_that_a_text_does_not_have_is_not_added() -> None:
+    text = Recipe.from_toml("").to_toml()
+    assert "epoch_steps" not in text
+    assert with_numbers(text, {"train.epoch_steps": 3, "made.training": 5}, {}) == text
+
+
+def test_what_a_recipe_was_made_for() -> None:
+    assert Recipe.from_toml("").made is None
+    assert "[made]" not in Recipe.from_toml("").to_toml()
+    made = Recipe.from_toml("[made]\nseconds = 60").made
+    assert made is not None
+    assert made.model_dump() == {"seconds": 60, "spent": 0, "training": 0, "epochs_follow": True}
+    for text in ("seconds = 0", "seconds = -1", "seconds = nan", "spent = 1", "seconds = 1\nspent = -1"):
+        with pytest.raises(InputError, match=r"my\.toml: made\.s"):
+            Recipe.from_toml(f"[made]\n{text}", origin="my.toml")
+    written = Recipe.from_toml("[made]\nseconds = 60", changes={"made": None})
+    assert written == Recipe.from_toml("")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[train]\nnesterov = true\nmomentum = 0", "nesterov needs a momentum above 0"),
+        ("[train]\nwarmup = 1.0", "train.warmup"),
+        ("[train]\nwarmup = -0.1", "train.warmup"),
+        ("[train]\nlabel_smoothing = 1.0", "train.label_smoothing"),
+        ("[train]\nepoch_steps = 0", "train.epoch_steps"),
+        ("[search]\nepoch_steps = 0", "search.epoch_steps"),
+        ("[search]\nfill = 1.0", "search.fill"),
+        ("[model]\nspatial_edges = -1", "model.spatial_edges"),
+    ],
+)
+def test_new_settings_are_checked(text: str, complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.from_toml(text, origin="my.toml")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_most_timesteps_are_those_of_the_search_within_the_budget() -> None:
+    for budget, search, most in ((None, 6, 6), (4, 6, 4), (9, 6, 6)):
+        recipe = Recipe.from_toml("", changes={"budget.timesteps": budget, "search.timesteps": search})
+        assert recipe.timesteps == recipe.front_ends.timesteps == most

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,13 @@ from litesnn.search.derive import (
     Preferences,
     choose,
     choose_full,
+    largest_candidate,
     largest_file,
     learned_preferences,
     preference,
+    smallest_candidate,
     strongest_edges,
+    unused_budget,
     wiring,
 )
 from litesnn.search.joint import build_supernet
@@ -269,6 +273,72 @@ def test_of_equal_edges_the_first_wins() -> None:
     assert [(edge.node, edge.source, edge.op) for edge in found] == [(0, 0, "skip"), (1, 0, "skip")]
 
 
+SKIPS = np.log(np.tile([0.99, 0.005, 0.005], (5, 1)))  # of skip, conv1x1 and conv3x3 on every edge
+OPS3 = ("skip", "conv1x1", "conv3x3")
+
+
+def kernels(edges: Sequence[Edge]) -> list[int]:
+    return [OPS[edge.op].kernel for edge in edges]
+
+
+@pytest.mark.parametrize(("spatial", "expected"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (99, 4)])
+def test_so_many_edges_see_more_than_a_pixel(spatial: int, expected: int) -> None:
+    found = strongest_edges(SKIPS, OPS3, 2, 2, spatial=spatial)
+    assert kernels(found).count(3) == expected
+    assert [(edge.node, edge.source) for edge in found] == [
+        (edge.node, edge.source) for edge in strongest_edges(SKIPS, OPS3, 2, 2)
+    ]
+
+
+def test_those_that_lose_least_by_a_filter_get_it() -> None:
+    alpha = SKIPS.copy()
+    alpha[3] = np.log([0.6, 0.01, 0.39])  # node 1 ← 1
+    alpha[2] = np.log([0.3, 0.4, 0.3])  # node 1 ← 0, the second weakest
+    alpha[4] = np.log([0.98, 0.01, 0.01])  # node 1 ← 2
+    (first,) = [edge for edge in strongest_edges(alpha, OPS3, 2, 2, spatial=1) if edge.op == "conv3x3"]
+    assert (first.node, first.source) == (1, 1)
+    more = [edge for edge in strongest_edges(alpha, OPS3, 2, 9, spatial=2) if edge.op == "conv3x3"]
+    assert [(edge.node, edge.source) for edge in more] == [(1, 0), (1, 1)]
+
+
+def test_filters_that_are_there_count_and_of_several_the_better_one_is_taken() -> None:
+    alpha = np.log([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
+    plain = strongest_edges(alpha, ("skip", "conv3x3"), 2, 2)
+    assert kernels(plain).count(3) == 1
+    assert strongest_edges(alpha, ("skip", "conv3x3"), 2, 2, spatial=1) == plain
+    two = np.log(np.tile([0.9, 0.02, 0.08], (5, 1)))
+    assert "conv5x5" in OPS
+    (edge,) = [edge for edge in strongest_edges(two, ("skip", "conv3x3", "conv5x5"), 2, 2, spatial=1) if edge.op != "skip"]
+    assert edge.op == "conv5x5"
+
+
+def test_candidates_without_a_filter_are_left_alone() -> None:
+    found = strongest_edges(SKIPS[:, :2], ("skip", "conv1x1"), 2, 2, spatial=2)
+    assert found == strongest_edges(SKIPS[:, :2], ("skip", "conv1x1"), 2, 2)
+
+
+def test_a_derived_network_sees_how_pixels_are_arranged_unless_told_not_to() -> None:
+    plain = recipe(levels=(0, 1))
+    preferences = replace(random_preferences(plain, 0), alpha=SKIPS)
+    assert plain.model.spatial_edges == 1
+    assert kernels(choose(preferences, plain, INFO)[0].edges).count(3) == 1
+    model = plain.model.model_copy(update={"spatial_edges": 0})
+    free, _ = choose(preferences, plain.model_copy(update={"model": model}), INFO)
+    assert {edge.op for edge in free.edges} == {"skip"}
+
+
+def test_spatial_edges_cost_no_possible_budget() -> None:
+    """The smallest network that is promised before a search has the costliest wiring, filters everywhere."""
+    plain = recipe(levels=(0, 1))
+    model = plain.model.model_copy(update={"spatial_edges": 9})
+    spatial = plain.model_copy(update={"model": model})
+    need = smallest_candidate(spatial, INFO)
+    assert need == smallest_candidate(plain, INFO)
+    gene, _ = choose_full(replace(random_preferences(plain, 0), alpha=SKIPS), limited(spatial, need), INFO)
+    assert kernels(gene.edges) == [3, 3, 3, 3]
+    assert largest_file(gene, INFO) <= need
+
+
 def test_learned_preferences_are_log_probabilities() -> None:
     supernet = build_supernet(recipe(), (1, 7, 6), 3)
     with torch.no_grad():
@@ -345,6 +415,50 @@ def test_a_share_that_nothing_fills_is_lowered_by_tenths() -> None:
     full, warning = choose_full(preferences, filled(plain, 0.9, limit), INFO)
     assert 0.6 * limit - 30 <= largest_file(full, INFO) <= largest
     assert warning is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_larger_budget_never_gives_a_smaller_network(seed: int) -> None:
+    """Past the size of the largest candidate too: there a share of the limit would be more than anything needs."""
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0), widths=(0.5, 0.75, 1.0), levels=(0, 1, 1), width=36)
+    preferences = random_preferences(plain, seed)
+    preferences.alpha[:, -1] += 20
+    preferences.width[:, 0] += 20
+    preferences.compression[:, 0, 0] += 20
+    largest = largest_candidate(plain, INFO, wiring(preferences, plain))
+    assert 150_000 < largest < 300_000
+    sizes, genes = [], []
+    for limit in (20_000, 150_000, 300_000, 1_000_000, 10_000_000):
+        gene, warning = choose_full(preferences, filled(plain, 0.9, limit), INFO)
+        assert warning is None
+        sizes.append(largest_file(gene, INFO))
+        genes.append(gene)
+        assert 0.9 * min(limit, largest) - 30 <= sizes[-1] <= limit
+    assert sizes == sorted(sizes)
+    assert genes[2] == genes[3] == genes[4]
+
+
+def test_the_largest_candidate_is_the_largest_of_all() -> None:
+    plain = recipe(bits=(1, 4), keeps=(0.2, 1.0))
+    preferences = random_preferences(plain, 0)
+    edges = wiring(preferences, plain)
+    sizes = [largest_file(gene, INFO) for gene in all_genotypes(plain, edges, preferences)]
+    assert largest_candidate(plain, INFO, edges) == pytest.approx(max(sizes), abs=30)
+    assert largest_candidate(plain, INFO) >= max(sizes) - 30
+    assert smallest_candidate(plain, INFO) >= min(sizes) - 30
+
+
+def test_what_a_recipe_cannot_use_of_its_budget() -> None:
+    plain = recipe(timesteps=3)
+    most = largest_candidate(plain, INFO)
+    assert unused_budget(plain, INFO) == []
+    assert unused_budget(limited(plain, most), INFO) == []
+    assert unused_budget(limited(plain, round(most / 0.81)), INFO) == []
+    (line,) = unused_budget(limited(plain, round(most / 0.79)), INFO)
+    assert line.startswith(f"the largest network of this recipe needs {most:,} of the {round(most / 0.79):,} B allowed")
+    assert "model.width" in line
+    for allowed, lines in ((2, []), (3, []), (5, ["T <= 5 is allowed, but search.timesteps is 3"])):
+        assert unused_budget(plain.model_copy(update={"budget": Budget(timesteps=allowed)}), INFO) == lines
 
 
 def test_the_limit_on_bit_synops_goes_before_the_share() -> None:

@@ -6,20 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from device_reads import no_reads
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
+from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_tensors
-from litesnn.loop.session import Session, input_info
+from litesnn.loop.checkpoint import load_tensors, save_tensors
+from litesnn.loop.session import Session, cosine_lr, input_info
 from litesnn.networks import build_network, load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 from litesnn.train import evaluate as evaluate_module
 from litesnn.train import fit as module
-from litesnn.train.fit import Trainee, TrainLoop, auxiliary_cell, fit, validate
+from litesnn.train.fit import Schedule, Trainee, TrainLoop, auxiliary_cell, fit, validate
 from tiny import genotype, lively_network, quantized_images
 from tiny import input_info as tiny_input
 from whole_job import Problem, begin, recipe, rows
@@ -257,3 +260,238 @@ def test_no_step_reads_values(problem: Problem, tmp_path: Path) -> None:
             loop.step(x, y, 0.5)
     assert loop.activity is not None
     assert loop.activity.multiplier > 0
+
+
+# --- a training that keeps a time ---
+
+
+@given(
+    epochs=st.integers(1, 300),
+    cuts=st.lists(st.tuples(st.integers(1, 299), st.floats(0.1, 100)), max_size=4),
+    seconds=st.floats(1, 1e5),
+)
+def test_however_it_is_cut_the_way_is_continuous_rises_and_ends(
+    epochs: int, cuts: list[tuple[int, float]], seconds: float
+) -> None:
+    schedule, spent, before = Schedule(epochs), 0.0, 0
+    assert (schedule.at(0), schedule.at(epochs)) == (0.0, 1.0)
+    for done, pace in sorted(cuts):
+        if not before < done < schedule.epochs:
+            continue
+        spent += (done - before) * pace
+        left = (schedule.epochs - done) * pace
+        shorter = schedule.within(seconds, spent, done, pace)
+        if spent + left <= 1.05 * seconds:
+            assert shorter is schedule
+        if shorter != schedule:
+            assert done < shorter.epochs < schedule.epochs
+            assert spent + (shorter.epochs - done) * pace <= seconds * (1 + 1e-9) or shorter.epochs == done + 1
+            assert spent + (shorter.epochs + 1 - done) * pace > seconds * (1 - 1e-9)
+            assert shorter.at(done) == pytest.approx(schedule.at(done))
+        schedule, before = shorter, done
+        way = [schedule.at(done + (schedule.epochs - done) * step / 50) for step in range(51)]
+        assert way == sorted(way)
+        assert way[-1] == pytest.approx(1.0)
+        assert 0 <= way[0] < 1
+
+
+def test_a_schedule_by_hand() -> None:
+    whole = Schedule(10)
+    assert whole.at(2.5) == 0.25
+    assert whole.within(0, 1e9, 1, 1e9) is whole  # no bound
+    assert whole.within(100, 20, 2, 10.0) is whole  # just in time
+    assert whole.within(96, 20, 2, 10.0) is whole  # late, but hardly
+    assert whole.within(50, 20, 2, 10.0) == Schedule(5, 2, 0.2)
+    assert whole.within(50, 60, 2, 10.0) == Schedule(3, 2, 0.2)  # too late: one more, that ends it well
+    assert whole.within(50, 60, 9, 10.0) is whole
+    shorter = Schedule(5, 2, 0.2)
+    assert [shorter.at(2), shorter.at(3.5), shorter.at(5)] == pytest.approx([0.2, 0.6, 1.0])
+    assert shorter.within(1000, 30, 3, 1.0) is shorter  # it is never made longer again
+
+
+class Clock:
+    """Time that goes on by what each epoch takes; beyond the list, by the last."""
+
+    def __init__(self, durations: list[float], *, done: int = 0) -> None:
+        self.durations, self.epoch, self.asked, self.now = durations, done, 0, 0.0
+
+    def perf_counter(self) -> float:
+        """An epoch asks twice: when it begins, and when it ends."""
+        self.asked += 1
+        if self.asked % 2 == 0:
+            self.now += self.durations[min(self.epoch, len(self.durations) - 1)]
+            self.epoch += 1
+        return self.now
+
+
+def in_time(seconds: float, **changes: Any) -> dict[str, Any]:
+    return {"train.epochs": 12, "made.seconds": 100.0, "made.training": seconds} | changes
+
+
+def test_a_training_that_would_be_late_ends_in_time(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = StringIO()
+    run, data, _ = derived(tmp_path / "run", problem, in_time(30.0))
+    monkeypatch.setattr(module, "time", Clock([5.0]))
+    fit(run, data, Session(console=Console(file=text, width=400)))
+    log = JsonLog.read(run / "train.jsonl")
+    assert [row["seconds"] for row in log] == [5.0] * 6
+    assert "steps take longer than planned: 6 epochs instead of 12" in text.getvalue()
+    train = run.recipe().train
+    rates = [row["learning_rate"] for row in log]
+    assert rates == sorted(rates, reverse=True)
+    assert len(data.train.y) // train.batch_size == 4
+    last = Schedule(6, 1, 1 / 12).at(5 + 3 / 4)  # at the last of four steps
+    assert rates[-1] == pytest.approx(cosine_lr(train.lr, train.lr_min, last))
+
+
+def test_one_slow_epoch_does_not_count_for_ever(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pace of the last three epochs is what is expected; what was cut is not put back."""
+    run, data, session = derived(tmp_path / "run", problem, in_time(20.0))
+    monkeypatch.setattr(module, "time", Clock([1.0, 1.0, 4.0, 1.0]))
+    fit(run, data, session)
+    log = JsonLog.read(run / "train.jsonl")
+    assert len(log) == 3 + int((20 - 6) / 2)
+    assert sum(row["seconds"] for row in log) <= 20
+
+
+@pytest.mark.parametrize("changes", [in_time(0.0), in_time(1e9)])
+def test_without_a_bound_or_within_it_all_epochs_are_trained(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    run, data, session = derived(tmp_path / "run", problem, changes)
+    monkeypatch.setattr(module, "time", Clock([1e6]))
+    fit(run, data, session)
+    assert len(rows(run / "train.jsonl")) == 12
+
+
+def interrupted(run: RunFolder, data: Data, session: Session, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Train so many epochs, and die in the next one."""
+    real, calls = module.validate, iter(range(99))
+
+    def dies(network: Network, found: Samples) -> dict[str, float]:
+        if next(calls) == epochs:
+            raise KeyboardInterrupt
+        return real(network, found)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "validate", dies)
+        fit(run, data, session)
+
+
+DURATIONS = [1.0, 1.0, 3.0, 2.0, 5.0, 1.0]
+
+
+@pytest.mark.parametrize("killed", [1, 3])
+def test_a_training_that_was_cut_short_goes_on_as_if_unbroken(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    changes = in_time(13.0, **{"train.nesterov": True, "train.warmup": 0.2, "train.label_smoothing": 0.1})
+    run, data, session = derived(tmp_path / "unbroken", problem, changes)
+    monkeypatch.setattr(module, "time", Clock(DURATIONS))
+    fit(run, data, session)
+    assert 4 < len(rows(run / "train.jsonl")) < 12
+
+    broken, _, _ = derived(tmp_path / "broken", problem, changes)
+    monkeypatch.setattr(module, "time", Clock(DURATIONS))
+    interrupted(broken, data, session, monkeypatch, killed)
+    assert len(rows(broken / "train.jsonl")) == killed
+    monkeypatch.setattr(module, "time", Clock(DURATIONS, done=killed))
+    fit(broken, data, session)
+    assert (broken / "train.jsonl").read_bytes() == (run / "train.jsonl").read_bytes()
+    assert broken.output("train").read_bytes() == run.output("train").read_bytes()
+
+
+def test_a_checkpoint_without_a_schedule_goes_on(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of earlier versions have none."""
+    fitted(tmp_path / "unbroken", problem, {"train.epochs": 3})
+    run, data, session = derived(tmp_path / "run", problem, {"train.epochs": 3})
+    interrupted(run, data, session, monkeypatch, 1)
+    tensors, info = load_tensors(run.checkpoint("train"), "train state")
+    assert info.pop("schedule") == {"epochs": 3, "since": 0, "progress": 0.0}
+    save_tensors(run.checkpoint("train"), "train state", tensors, info)
+    fit(run, data, session)
+    assert run.output("train").read_bytes() == (tmp_path / "unbroken" / "network.safetensors").read_bytes()
+
+
+def test_a_log_that_was_lost_does_not_end_a_training_early(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data, session = derived(tmp_path / "run", problem, in_time(8.0))
+    monkeypatch.setattr(module, "time", Clock([1.0]))
+    interrupted(run, data, session, monkeypatch, 5)
+    (run / "train.jsonl").write_text("")
+    monkeypatch.setattr(module, "time", Clock([1.0], done=5))
+    fit(run, data, session)
+    assert [row["epoch"] for row in rows(run / "train.jsonl")] == [6, 7, 8]
+
+
+# --- settings of the steps ---
+
+
+def counted(problem: Problem, path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> list[float]:
+    """How far each step believes the training to be."""
+    found: list[float] = []
+    real = TrainLoop.step
+
+    def step(self: TrainLoop[Any], x: torch.Tensor, y: torch.Tensor, progress: float) -> Any:
+        found.append(progress)
+        return real(self, x, y, progress)
+
+    monkeypatch.setattr(TrainLoop, "step", step)
+    run, data, session = derived(path, problem, changes)
+    fit(run, data, session)
+    return found
+
+
+def test_an_epoch_may_end_early(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = counted(problem, tmp_path / "whole", monkeypatch, {})
+    assert whole == pytest.approx([step / 8 for step in range(8)])  # 96 rows in batches of 24, two epochs
+    monkeypatch.undo()
+    early = counted(problem, tmp_path / "early", monkeypatch, {"train.epoch_steps": 3})
+    assert early == pytest.approx([step / 6 for step in range(6)])
+    monkeypatch.undo()
+    more = counted(problem, tmp_path / "more", monkeypatch, {"train.epoch_steps": 99})
+    assert more == whole
+    same = [(tmp_path / name / "network.safetensors").read_bytes() for name in ("whole", "early", "more")]
+    assert same[0] == same[2] != same[1]
+
+
+@pytest.mark.parametrize("setting", [{"train.nesterov": True}, {"train.warmup": 0.5}, {"train.label_smoothing": 0.2}])
+def test_each_setting_changes_what_is_learned(problem: Problem, tmp_path: Path, setting: dict[str, Any]) -> None:
+    fitted(tmp_path / "plain", problem, {"train.epochs": 1})
+    fitted(tmp_path / "other", problem, {"train.epochs": 1} | setting)
+    plain, other = ((tmp_path / name / "network.safetensors").read_bytes() for name in ("plain", "other"))
+    assert plain != other
+
+
+def test_label_smoothing_and_nesterov_by_hand(problem: Problem) -> None:
+    made = recipe(problem.data, {"train.label_smoothing": 0.3, "train.nesterov": True, "budget": {}})
+    network = build_network(genotype(timesteps=2, edges=EDGES), tiny_input((1, 8, 8)), 0)
+    loop = TrainLoop(Trainee(network, made).train(), made)
+    assert loop.optimizers["weights"].defaults["nesterov"] is True
+    x, y = quantized_images((1, 8, 8), 6), torch.arange(6) % 3
+    with torch.no_grad():
+        logs = network(x).logits[-1].log_softmax(1)
+    targets = 0.7 * torch.nn.functional.one_hot(y, 3) + 0.1
+    loss = float(loop.step(x, y, 0.0)["train_loss"].detach())
+    assert loss == pytest.approx(float(-(targets * logs).sum(1).mean()), rel=1e-4)
+
+
+def test_a_warm_up_begins_at_nothing(problem: Problem) -> None:
+    made = recipe(problem.data, {"train.warmup": 0.5, "budget": {}})
+    network = build_network(genotype(timesteps=2, edges=EDGES), tiny_input((1, 8, 8)), 0)
+    loop = TrainLoop(Trainee(network, made).train(), made)
+    before = network.backbone.classifier.weight.detach().clone()
+    x, y = quantized_images((1, 8, 8), 6), torch.arange(6) % 3
+    loop.step(x, y, 0.0)
+    assert torch.equal(network.backbone.classifier.weight, before)
+    loop.step(x, y, 0.25)
+    assert not torch.equal(network.backbone.classifier.weight, before)
+    rate = float(loop.optimizers["weights"].param_groups[0]["lr"])
+    assert rate == pytest.approx(0.5 * cosine_lr(made.train.lr, made.train.lr_min, 0.5))

@@ -58,6 +58,25 @@ def test_the_cosine_falls_all_the_way() -> None:
     assert len(set(rates)) == 51
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.15, 0.2, 0.6, 1.0])
+def test_a_warm_up_by_hand(progress: float) -> None:
+    """It rises to where the cosine would be then, and is that cosine from there on."""
+    cosine = cosine_lr(0.025, 0.001, 0.2)
+    expected = cosine * progress / 0.2 if progress < 0.2 else cosine_lr(0.025, 0.001, progress)
+    assert cosine_lr(0.025, 0.001, progress, warmup=0.2) == pytest.approx(expected)
+    assert cosine_lr(0.019, 0.019, progress, warmup=0.2) == pytest.approx(min(1, progress / 0.2) * 0.019)
+
+
+def test_a_warm_up_has_no_jump() -> None:
+    rates = [cosine_lr(0.1, 0.0, step / 1000, warmup=0.05) for step in range(1001)]
+    assert max(abs(after - before) for before, after in zip(rates, rates[1:], strict=False)) < 0.0021
+    assert rates[0] == 0
+    assert rates.index(max(rates)) == 50
+    assert [cosine_lr(0.1, 0.0, step / 9) for step in range(10)] == [
+        cosine_lr(0.1, 0.0, step / 9, warmup=0.0) for step in range(10)
+    ]
+
+
 def test_every_group_gets_the_rate() -> None:
     one, two = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([{"params": [one], "lr": 1.0}, {"params": [two], "lr": 2.0}])

@@ -324,8 +324,8 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
         if width is None:
             continue
         share = by_work / by_bytes
-        limit_of_width = f"{budget.packed_bytes:,} B" if by_bytes <= by_work else f"{budget.bit_synops:.3g} Bit-SynOps"
-        why = "no wider network is tried" if width == _WIDEST else f"the widest candidate fills {limit_of_width}"
+        of = f"{budget.packed_bytes or 0:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+        why = "no wider network is tried" if width == _WIDEST else f"the widest candidate fills {of}"
         if best is None or min(share, 0.7) > best[0]:
             best = min(share, 0.7), path, width, why
         if share >= 0.7:
@@ -357,8 +357,10 @@ def _possible_width(draft: _Draft, path: MacroPath, info: InputInfo, most: int) 
     def fits(width: int) -> bool:
         return limit is None or smallest_candidate(_sized(draft, path, width), info) <= limit
 
-    width = most if fits(most) else widest(fits, most)
-    return width if width > 1 or fits(1) else None
+    if fits(most):
+        return most
+    width = widest(fits, most)
+    return width if width > 1 or (most > 1 and fits(1)) else None
 
 
 def _sized(draft: _Draft, path: MacroPath, width: int) -> Recipe:
