@@ -17,6 +17,7 @@ from litesnn.snn.compconv import Compression
 from litesnn.snn.convolve import convolve_measured
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, TorchKernels, from_rows, to_rows
+from litesnn.snn.spike_products import has_loops
 from litesnn.snn.winograd import best_scheme, schemes
 from tiny import liven
 
@@ -137,8 +138,14 @@ def test_bfloat16_convolutions_are_near() -> None:
 def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cell = make_cell(nodes=2, width=3)  # whose convolutions of kernel 1 have no outputs
+    cell = make_cell(nodes=2, width=3)
     calls: list[tuple[int, ...]] = []
+
+    def of_three(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Those of kernel 3: with the loops for spikes, those of kernel 1 have no outputs."""
+        found = [shape for shape in shapes if shape[2:] == (3, 3)]
+        assert len(found) == len(shapes) or not has_loops()
+        return found
 
     def counted(x: Tensor, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         calls.append(tuple(weight.shape))
@@ -149,10 +156,10 @@ def test_convolutions_of_one_state_are_merged_and_one_state_for_both_inputs_more
     other = State.of(spikes(1, 3, torch.float32), counted=False)
     mix = CellMix(Compression.fixed(2, 0.5, CPU))
     apart = cell.float()(one, other, mix).spikes
-    assert sorted(calls) == [(3, 3, 3, 3), *[(6, 3, 3, 3)] * 2]
+    assert sorted(of_three(calls)) == [(3, 3, 3, 3), *[(6, 3, 3, 3)] * 2]
     calls.clear()
     together = cell(one, one, mix).spikes
-    assert sorted(calls) == [(3, 3, 3, 3), (12, 3, 3, 3)]
+    assert sorted(of_three(calls)) == [(3, 3, 3, 3), (12, 3, 3, 3)]
     copied = cell(one, State.of(one.spikes.clone(), counted=False), mix).spikes
     assert torch.equal(together, copied)
     assert not torch.equal(together, apart)

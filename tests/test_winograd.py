@@ -211,7 +211,7 @@ def test_every_way_to_convolve(stride: int, kernel: int, kind: torch.dtype | Non
     weight = weight[:, :, :kernel, :kernel].contiguous()
     assert (best_scheme(x, weight, stride) is not None) == (kernel == 3)
     x, weight = x.requires_grad_(), weight.requires_grad_()
-    out = F.conv2d(x, weight, stride=stride, padding=kernel // 2)
+    out = F.conv2d(x.contiguous(), weight, stride=stride, padding=kernel // 2)  # channels_last: see litesnn.snn.strided
     right = torch.autograd.grad(out, (x, weight), gradient)
     error = 1e-3 if kind is None else 1.0
     found_out = convolve(x.detach(), weight.detach(), stride=stride, kind=kind)
