@@ -308,7 +308,9 @@ def test_filters_that_are_there_count_and_of_several_the_better_one_is_taken() -
     assert strongest_edges(alpha, ("skip", "conv3x3"), 2, 2, spatial=1) == plain
     two = np.log(np.tile([0.9, 0.02, 0.08], (5, 1)))
     assert "conv5x5" in OPS
-    (edge,) = [edge for edge in strongest_edges(two, ("skip", "conv3x3", "conv5x5"), 2, 2, spatial=1) if edge.op != "skip"]
+    (edge,) = [
+        edge for edge in strongest_edges(two, ("skip", "conv3x3", "conv5x5"), 2, 2, spatial=1) if edge.op != "skip"
+    ]
     assert edge.op == "conv5x5"
 
 
