@@ -176,9 +176,7 @@ def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: P
 
 
 @pytest.mark.parametrize("update", ["alternating", "joint"])
-def test_an_epoch_may_end_early(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str
-) -> None:
+def test_an_epoch_may_end_early(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
     name, steps = "joint_step" if update == "joint" else "weight_step", [0]
     real = getattr(SearchLoop, name)
 
