@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from litesnn.data.sources import Data, Shape, Split
+from litesnn.data.rows import Shape
+from litesnn.data.sources import Data, Split
 from litesnn.front_end import EventFrames, InputKind
 from litesnn.genotype import Genotype
 from litesnn.loop.session import Session

@@ -215,7 +215,9 @@ def test_a_description_of_several_lines_is_no_section() -> None:
 def test_other_numbers_in_a_text() -> None:
     recipe = Recipe.from_toml("[train]\nepoch_steps = 7\n[made]\nseconds = 60.5")
     text = recipe.to_toml(REASONS)
-    found = with_numbers(text, {"train.epochs": 12, "train.epoch_steps": 9, "made.training": 33}, {"train.epochs": "new"})
+    found = with_numbers(
+        text, {"train.epochs": 12, "train.epoch_steps": 9, "made.training": 33}, {"train.epochs": "new"}
+    )
     other = Recipe.from_toml(found)
     assert (other.train.epochs, other.train.epoch_steps) == (12, 9)
     assert other.made is not None

@@ -26,6 +26,7 @@ from litesnn.search.derive import (
     Preferences,
     choose,
     choose_full,
+    fill_budget,
     largest_candidate,
     largest_file,
     learned_preferences,
@@ -308,7 +309,9 @@ def test_filters_that_are_there_count_and_of_several_the_better_one_is_taken() -
     assert strongest_edges(alpha, ("skip", "conv3x3"), 2, 2, spatial=1) == plain
     two = np.log(np.tile([0.9, 0.02, 0.08], (5, 1)))
     assert "conv5x5" in OPS
-    (edge,) = [edge for edge in strongest_edges(two, ("skip", "conv3x3", "conv5x5"), 2, 2, spatial=1) if edge.op != "skip"]
+    (edge,) = [
+        edge for edge in strongest_edges(two, ("skip", "conv3x3", "conv5x5"), 2, 2, spatial=1) if edge.op != "skip"
+    ]
     assert edge.op == "conv5x5"
 
 
@@ -436,6 +439,33 @@ def test_a_larger_budget_never_gives_a_smaller_network(seed: int) -> None:
         assert 0.9 * min(limit, largest) - 30 <= sizes[-1] <= limit
     assert sizes == sorted(sizes)
     assert genes[2] == genes[3] == genes[4]
+
+
+@pytest.mark.parametrize(
+    ("fill", "limit", "largest", "possible", "asked"),
+    [
+        (0.9, 1000, 5000, 1000, [900]),
+        (0.9, 1000, 400, 1000, [360]),  # of the largest candidate, where that needs less than the limit
+        (0.9, 1000, 5000, 750, [900, 800, 700]),
+        (0.9, 1000, 5000, 50, [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
+        (0.5, 1000, 5000, 1000, [500]),
+        (0.0, 1000, 5000, 1000, [0]),
+        (0.9, None, 5000, 1000, [0]),
+    ],
+)
+def test_which_sizes_are_asked_for(
+    fill: float, limit: int | None, largest: int, possible: int, asked: list[int]
+) -> None:
+    found: list[int] = []
+
+    def choose(least: int) -> tuple[int, str | None]:
+        found.append(least)
+        return least, None if least <= possible else "nothing is so large"
+
+    plain = filled(recipe(), fill, limit or 1)
+    of = plain if limit is not None else plain.model_copy(update={"budget": Budget()})
+    assert fill_budget(of, largest, choose) == (asked[-1], None)
+    assert found == pytest.approx(asked, abs=1)
 
 
 def test_the_largest_candidate_is_the_largest_of_all() -> None:

@@ -22,9 +22,10 @@ from litesnn.data.batches import generator_for
 from litesnn.data.event_files import EventFile, contents, find_events, is_events
 from litesnn.data.events import decode_events, event_frames, read_frames
 from litesnn.data.sources import Data, DataSettings, FrontEnds, load
-from litesnn.design import make_recipe, require_sensible
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
+from litesnn.planning.request import Request
+from litesnn.planning.sensible import require_sensible
 
 SMALL = EventFrames(frame_ms=20, height=6, width=5, clip=2)
 ENDS = FrontEnds(events=SMALL, timesteps=3)
@@ -402,9 +403,10 @@ class TestRecipes:
         recipe = load_recipe("nmnist-s", {"budget.timesteps": budget, "search.timesteps": 6})
         assert recipe.front_ends == FrontEnds(recipe.audio, recipe.events, expected)
 
-    def test_events_have_a_recipe_of_their_own(self, tmp_path: Path) -> None:
-        assert make_recipe(data=str(write_tree(tmp_path / "a", dataset()))).name == "nmnist-s"
-        assert make_recipe(data=str(tmp_path / "none")).name == "small"
+    def test_events_have_a_made_recipe_or_one_of_their_own(self, tmp_path: Path) -> None:
+        data = str(write_tree(tmp_path / "a", dataset()))
+        assert Request(data=data).written is None
+        assert Request(data=data, recipe="nmnist-s").written == "nmnist-s"
         for size in "sml":
             recipe = load_recipe(f"nmnist-{size}")
             assert not recipe.augment.flip

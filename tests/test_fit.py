@@ -377,9 +377,10 @@ def interrupted(run: RunFolder, data: Data, session: Session, monkeypatch: pytes
             raise KeyboardInterrupt
         return real(network, found)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(module, "validate", dies)
-        fit(run, data, session)
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, data, session)
 
 
 DURATIONS = [1.0, 1.0, 3.0, 2.0, 5.0, 1.0]

@@ -175,6 +175,26 @@ def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: P
     assert all(len(rates) == 2 and all(0 <= rate <= 1 for rate in rates) for rates in info["rates"].values())
 
 
+@pytest.mark.parametrize("update", ["alternating", "joint"])
+def test_an_epoch_may_end_early(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
+    name, steps = "joint_step" if update == "joint" else "weight_step", [0]
+    real = getattr(SearchLoop, name)
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        steps[0] += 1
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(SearchLoop, name, step)
+    changes = {"search.epochs": 2, "search.batch_size": 12, "search.update": update}
+    whole = 10 if update == "joint" else 8
+    for most, expected in ((3, 3), (99, whole), (None, whole)):
+        searched(tmp_path / str(most), problem, changes, {"search.epoch_steps": most})
+        assert steps[0] == 2 * expected
+        steps[0] = 0
+    found = [(tmp_path / str(most) / "search.safetensors").read_bytes() for most in (3, 99, None)]
+    assert found[0] != found[1] == found[2]
+
+
 def test_a_batch_larger_than_the_data(problem: Problem, tmp_path: Path) -> None:
     (row,), _, _ = searched(tmp_path / "run", problem, ONE, {"search.batch_size": 5000})
     assert row["train_loss"] > 0

@@ -31,7 +31,7 @@ def noise(rows: int, seed: int = 0) -> Tensor:
 
 
 def skies(rows: int = 1200) -> Data:
-    """Photographs, as it were: what is above is blue in one class and red in the other; anything may be left or right."""
+    """Photographs, as it were: the class is in the colour above, and on either side anything may stand."""
     x, y = noise(rows), torch.arange(rows) % 2
     x[y == 0, 2, :6] += 40
     x[y == 1, 0, :6] += 40

@@ -10,7 +10,7 @@ import pytest
 
 from litesnn.config import Recipe
 from litesnn.errors import InputError
-from litesnn.runs import METRICS_KEYS, STAGES, RunFolder, held
+from litesnn.runs import METRICS_KEYS, STAGES, RunFolder, first_difference, held
 
 DEFAULT = Recipe.from_toml("")
 
@@ -183,3 +183,58 @@ def test_there_is_no_lock_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such run folder"), RunFolder(tmp_path / "none").locked():
         pytest.fail("a lock on nothing")
     assert files(tmp_path) == set()
+
+
+# --- what was made, and what was begun ---
+
+
+def test_reasons_are_kept_with_the_recipe_and_are_no_difference(tmp_path: Path) -> None:
+    run, recipe = RunFolder(tmp_path / "run"), Recipe.from_toml("[search]\nepochs = 3")
+    run.begin(recipe, {"search.epochs": "three are enough"})
+    text = (run / "recipe.toml").read_text()
+    assert "# three are enough\nepochs = 3\n" in text
+    run.begin(recipe)
+    run.begin(recipe, {"search.epochs": "another reason"})
+    assert (run / "recipe.toml").read_text() == text
+    with held(run, recipe, {"search.epochs": "another reason"}):
+        assert (run / "recipe.toml").read_text() == text
+    other = Recipe.from_toml("[search]\nepochs = 4")
+    with held(run, other, {"search.epochs": "four are better"}):
+        assert "# four are better\nepochs = 4\n" in (run / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "results"),
+    [
+        ("search.jsonl", True),
+        ("train.checkpoint.safetensors", True),
+        ("thesis.tex", True),
+        (".lock", False),
+        (".recipe.toml.12345.tmp", False),
+        ("data.npz", False),
+    ],
+)
+def test_what_counts_as_a_result(tmp_path: Path, name: str, results: bool) -> None:
+    run = RunFolder(tmp_path)
+    recipe = Recipe.from_toml("", changes={"data.source": str((tmp_path / "data.npz").resolve())})
+    run.begin(recipe)
+    assert not run.has_results(recipe)
+    (run / name).write_text("")
+    assert run.has_results(recipe) == results
+    assert run.has_results(DEFAULT) == (results or name == "data.npz")  # which reads other data
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, "b was 2, now 3"),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}, "a.b.c was 1, now 2"),
+        ({"a": {"b": 1}, "c": 1}, {"a": {"b": 1}, "c": 2}, "c was 1, now 2"),
+        ({"a": None}, {"a": {"b": 1}}, "a was None, now {'b': 1}"),
+        ({"a": {"b": 1}}, {"a": None}, "a was {'b': 1}, now None"),
+        ({"a": (1, 2)}, {"a": (1, 2)}, None),
+    ],
+)
+def test_the_first_difference(old: dict[str, object], new: dict[str, object], words: str | None) -> None:
+    assert first_difference(old, new) == words

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 from io import StringIO
 
@@ -69,7 +70,7 @@ def test_a_warm_up_by_hand(progress: float) -> None:
 
 def test_a_warm_up_has_no_jump() -> None:
     rates = [cosine_lr(0.1, 0.0, step / 1000, warmup=0.05) for step in range(1001)]
-    assert max(abs(after - before) for before, after in zip(rates, rates[1:], strict=False)) < 0.0021
+    assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 0.0021
     assert rates[0] == 0
     assert rates.index(max(rates)) == 50
     assert [cosine_lr(0.1, 0.0, step / 9) for step in range(10)] == [

@@ -18,6 +18,7 @@ import pytest
 
 from litesnn.data.sources import load
 from litesnn.design import design
+from litesnn.planning import timing
 from litesnn.runs import RunFolder, held
 from several import DEADLINE, Team, as_one_of, together
 from whole_job import ALL_FILES, Outcome, Problem, contents, litesnn, recipe, rows
@@ -291,3 +292,27 @@ def worker(agent: int, rank: int) -> int:
             if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{child}/environ").read_text():
                 return int(child)
     raise AssertionError(f"torchrun has no worker {rank}")
+
+
+# --- a recipe that is made ---
+
+
+def with_few_measured_steps(scratch: Path, *arguments: str | Path) -> Outcome:
+    timing._SECONDS = 0.0
+    return command(scratch, *arguments)
+
+
+def test_one_process_makes_the_recipe_for_all(problem: Problem, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "scratch").mkdir()
+    options = ["--data", problem.data, "--budget", "3 kB, T <= 2", "--time", "1 s", "--run", run, "--device", "cpu"]
+    first, second = together(2, with_few_measured_steps, tmp_path / "scratch", "design", *options)
+    assert (first.code, first.complaints) == (0, "")
+    assert first.out.count("estimate   about") == 1
+    assert second == Outcome(0, "", "")
+    assert {path.name for path in run.iterdir()} == ALL_FILES
+    recipe = RunFolder(run).recipe()
+    assert recipe.made is not None
+    assert recipe.made.training == 1
+    assert recipe.train.batch_size % 2 == 0
+    assert not list((tmp_path / "scratch").glob("litesnn-*"))

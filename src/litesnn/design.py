@@ -20,18 +20,17 @@ from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
 from litesnn.config import Recipe, load_recipe
-from litesnn.data.augment import require_meaningful
 from litesnn.data.given import source_of
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError
-from litesnn.front_end import EventFrames, LogMel
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
 from litesnn.planning.maker import Plan, foresee, renew_epochs
 from litesnn.planning.request import Begun, Request, begin
+from litesnn.planning.sensible import require_sensible
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
 from litesnn.runs import STAGES, RunFolder, held
@@ -210,21 +209,6 @@ class Design:
     def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
         return _trained(RunFolder(self.path))
-
-
-def require_sensible(recipe: Recipe, data: Data) -> None:
-    """Refuse settings of a recipe that mean nothing for its data.
-
-    Raises:
-        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented.
-    """
-    sound = data.train.sound
-    noise = sound is not None and sound.noise is not None
-    require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
-    if not isinstance(data.front_end, LogMel) and recipe.audio != LogMel():
-        raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
-    if not isinstance(data.front_end, EventFrames) and recipe.events != EventFrames():
-        raise InputError(f"{recipe.name}: [events] says how events become frames, but {data.name} holds no events")
 
 
 def make_recipe(

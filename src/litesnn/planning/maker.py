@@ -26,6 +26,7 @@ from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, macro_paths, uniform_bytes, uniform_synops, widest
 from litesnn.planning.mirror import why_mirror
+from litesnn.planning.sensible import require_sensible
 from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, smallest_candidate
@@ -165,7 +166,8 @@ def make_plan(
         spent: seconds that have gone already.
 
     Raises:
-        InputError: the data cannot be read, a value that was said is not valid, or no network fits the budget.
+        InputError: the data cannot be read, a value that was said is not valid or means nothing for them, or no network
+            fits the budget.
     """
     began = time.perf_counter() - spent
     draft, notes = _Draft(said), []
@@ -175,6 +177,7 @@ def make_plan(
     data = _read(draft)
     info = input_info(data)
     _augmentation(draft, data)
+    require_sensible(draft.recipe(), data)
     batch = _batch(len(data.train.y), workers)
     for stage in ("search", "train"):
         draft.set(f"{stage}.batch_size", batch, f"{len(data.train.y):,} training rows")
@@ -339,7 +342,8 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     _, path, width, why = best
     side = f"{height}×{columns} inputs"
     draft.set("model.stem_stride", path.stem_stride, f"{side}, and {budget.describe()}")
-    draft.set("model.levels", list(path.levels), f"{side}: maps of about 16×16 first, then smaller ones")
+    first = [math.ceil(size / path.stem_stride / 2 ** path.levels[0]) for size in (height, columns)]
+    draft.set("model.levels", list(path.levels), f"{side}: maps of {first[0]}×{first[1]} in the first cell")
     _set_width(draft, path, width, why)
     few = budget.packed_bytes is None or uniform_bytes(draft.recipe(), info, bits=2) >= 0.7 * budget.packed_bytes
     draft.set(
@@ -443,10 +447,12 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     size = recipe.search.batch_size
     rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
     per_epoch = max(1, rows // size)
-    steps = max(_LEAST_SEARCH_STEPS, min(int(_SEARCH_SHARE * seconds / pace.step), _MOST_SEARCH_EPOCHS * per_epoch))
+    share = int(_SEARCH_SHARE * seconds / pace.step)
+    steps = max(_LEAST_SEARCH_STEPS, min(share, _MOST_SEARCH_EPOCHS * per_epoch))
     epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
-    why = f"a fifth of the time: {steps:,} steps of {pace.step:.3g} s"
-    draft.set("search.epochs", epochs, why)
+    cause = "a fifth of the time" if steps == share else "more than a fifth of the time, for fewer would be of no use"
+    cause = cause if steps >= share else "longer searches are of no use"
+    draft.set("search.epochs", epochs, f"{cause}: {steps:,} steps of {pace.step:.3g} s")
     draft.set("search.epoch_steps", max(1, min(per_epoch, steps // epochs)))
     draft.set("search.warmup_epochs", max(1, epochs // 5))
     draft.set("search.architecture_warmup_epochs", max(1, epochs // 5))

@@ -83,4 +83,5 @@ def _some(rows: int) -> Tensor:
 def _small(x: Tensor) -> Tensor:
     """Images as float64 [N, C, h, w] of at most 16 × 16 pixels."""
     size = (min(_SIDE, x.shape[2]), min(_SIDE, x.shape[3]))
-    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, size).double() for part in x.split(_AT_ONCE)])
+    parts = [x[start : start + _AT_ONCE] for start in range(0, len(x), _AT_ONCE)]
+    return torch.cat([F.adaptive_avg_pool2d(part.float() / 255, size).double() for part in parts])

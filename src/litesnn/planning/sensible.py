@@ -1,0 +1,26 @@
+"""Settings that mean nothing for the data at hand: they are refused, before they are planned with or worked with."""
+
+from __future__ import annotations
+
+from litesnn.config import Recipe
+from litesnn.data.augment import require_meaningful
+from litesnn.data.sources import Data
+from litesnn.errors import InputError
+from litesnn.front_end import EventFrames, LogMel
+
+__all__ = ["require_sensible"]
+
+
+def require_sensible(recipe: Recipe, data: Data) -> None:
+    """Refuse settings of a recipe that mean nothing for its data.
+
+    Raises:
+        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented.
+    """
+    sound = data.train.sound
+    noise = sound is not None and sound.noise is not None
+    require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
+    if not isinstance(data.front_end, LogMel) and recipe.audio != LogMel():
+        raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
+    if not isinstance(data.front_end, EventFrames) and recipe.events != EventFrames():
+        raise InputError(f"{recipe.name}: [events] says how events become frames, but {data.name} holds no events")
