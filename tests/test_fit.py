@@ -427,7 +427,7 @@ def test_a_log_that_was_lost_does_not_end_a_training_early(
     monkeypatch.setattr(module, "time", Clock([1.0]))
     interrupted(run, data, session, monkeypatch, 5)
     (run / "train.jsonl").write_text("")
-    monkeypatch.setattr(module, "time", Clock([1.0], done=5))
+    monkeypatch.setattr(module, "time", Clock([2.0]))
     fit(run, data, session)
     assert [row["epoch"] for row in rows(run / "train.jsonl")] == [6, 7, 8]
 

@@ -79,9 +79,13 @@ def test_where_left_and_right_mean_something_nothing_is_mirrored(make: object) -
 
 
 def test_a_classifier_that_knows_nothing_says_nothing() -> None:
-    found = compare_mirrored(data(noise(1200), torch.arange(1200) % 2))
+    random = data(noise(1200), torch.arange(1200) % 2)
+    found = compare_mirrored(random)
     assert not found.informative
     assert not found.harmless
+    harmless, why = why_mirror(random)
+    assert not harmless
+    assert why.endswith("too little to tell whether mirroring does harm")
 
 
 @pytest.mark.parametrize("kind", ["grey", "one channel", "array", "events"])

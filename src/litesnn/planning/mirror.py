@@ -51,6 +51,8 @@ def why_mirror(data: Data) -> tuple[bool, str]:
         return False, "images without colour may be letters, digits or signs"
     test = compare_mirrored(data)
     found = f"a linear classifier knows {test.plain:.0%} of validation, and {test.mirrored:.0%} of it mirrored"
+    if not test.informative:
+        return False, f"{found}: too little to tell whether mirroring does harm"
     return test.harmless, f"{found}: mirroring {'is harmless' if test.harmless else 'may do harm'}"
 
 
