@@ -37,7 +37,7 @@ __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew
 DEFAULT_SECONDS = {"cpu": 1800.0, "cuda": 600.0}
 """Time of a whole design where none is said, by the kind of device."""
 
-_PACKED_BYTES = 64_000  # where no limit is said
+_PACKED_BYTES = 64_000  # what is filled where no limit is said
 _TIMESTEPS = 4  # where no limit is said
 _SEARCH_SHARE = 0.2
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
@@ -104,7 +104,8 @@ class Plan:
             f"network    stem stride {model.stem_stride}, cells at levels {', '.join(map(str, model.levels))}",
             f"           width up to {model.width}{of[0]}, bits {', '.join(map(str, search.bits))}",
             f"timesteps  up to {recipe.timesteps}{of[1]}",
-            f"changes    {', '.join(changes) or 'none'} to training inputs{of[2]}",
+            f"changes    {', '.join(changes) or 'none'} to training inputs",
+            *([f"           mirroring{of[2]}"] if of[2] else []),
             f"search     {search.epochs} epochs{of[3]}",
             f"training   {train.epochs} epochs{of[4]}",
             f"estimate   {self.estimate.describe()}",
@@ -314,12 +315,12 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     budget = draft.recipe().budget
     height, columns = info.shape[1:]
     paths = macro_paths(height, columns, frames=info.frames)
+    aim = budget.packed_bytes or _PACKED_BYTES  # a network is no better for being as large as it can be
+    room = _OVERFILL * aim
     best: tuple[float, MacroPath, int, str] | None = None
     for path in paths:
-        by_bytes = by_work = _WIDEST
-        if budget.packed_bytes is not None:
-            limit = _OVERFILL * budget.packed_bytes
-            by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=2) <= limit)  # noqa: B023
+        by_work = _WIDEST
+        by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=2) <= room)  # noqa: B023
         if budget.bit_synops is not None:
             work = budget.bit_synops
             by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=1) <= work)  # noqa: B023
@@ -327,7 +328,7 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
         if width is None:
             continue
         share = by_work / by_bytes
-        of = f"{budget.packed_bytes or 0:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+        of = f"{aim:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
         why = "no wider network is tried" if width == _WIDEST else f"the widest candidate fills {of}"
         if best is None or min(share, 0.7) > best[0]:
             best = min(share, 0.7), path, width, why
@@ -463,7 +464,8 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
 def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
     recipe = draft.recipe()
     epochs, steps = _epochs_in(seconds, recipe, data, pace)
-    draft.set("train.epochs", epochs, f"what the time allows at {pace.step:.2g} s a step; set anew before training")
+    cause = "what the time allows" if epochs < _MOST_EPOCHS else "more are of no use, whatever the time"
+    draft.set("train.epochs", epochs, f"{cause} at {pace.step:.2g} s a step; set anew before training")
     draft.set("train.epoch_steps", steps)
     return int(recipe.train.epochs) if draft.has_said("train.epochs") else epochs
 
@@ -488,7 +490,8 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     searched = _searched_seconds(run / "search.jsonl") or _SEARCH_SHARE * recipe.made.seconds
     left = _MARGIN * (recipe.made.seconds - recipe.made.spent - searched) - _tail_seconds(data, pace.image)
     epochs, steps = _epochs_in(left, recipe, data, pace)
-    reason = f"what was left of the time after the search allows at {pace.step:.2g} s a step"
+    cause = "what was left of the time after the search allows" if epochs < _MOST_EPOCHS else "more are of no use"
+    reason = f"{cause} at {pace.step:.2g} s a step"
     text = (run / "recipe.toml").read_text(encoding="utf-8")
     values = {"train.epochs": epochs, "train.epoch_steps": steps, "made.training": max(1, round(left))}
     write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))

@@ -64,7 +64,7 @@ LIMIT_MARGIN = 0.97
 _EVALUATION_BATCH = 256
 
 _LATE = 1.05
-"""Training is cut short when it would take so many times its time."""
+"""The epochs are changed when training would take so many times its time, or its time so many times as long as it."""
 
 _LATELY = 3
 """Epochs whose pace is expected of the next ones."""
@@ -146,7 +146,8 @@ class Trainee(nn.Module):
 class Schedule:
     """How many epochs there are, and how far training has come at each step.
 
-    It can be cut short: after epoch ``since``, at the share ``progress`` of the way, the rest is passed through faster.
+    They can be changed on the way: after epoch ``since``, at the share ``progress`` of it, the rest is passed through
+    faster, or more slowly again.
     """
 
     epochs: int
@@ -157,20 +158,21 @@ class Schedule:
         """The share of the way after so many epochs."""
         return self.progress + (1 - self.progress) * (epoch - self.since) / (self.epochs - self.since)
 
-    def within(self, seconds: float, spent: float, done: int, pace: float) -> Schedule:
-        """The schedule that ends in time, or this one if it does.
+    def within(self, seconds: float, spent: float, done: int, pace: float, *, most: int) -> Schedule:
+        """The schedule that ends in time, or this one if it does and leaves none of the ``most`` epochs out for it.
 
         Args:
-            seconds: that training may take; 0: as long as it takes.
+            seconds: that training may take.
             spent: seconds that it has taken.
             done: epochs that are done.
             pace: seconds of an epoch.
+            most: epochs that were planned.
         """
         left = self.epochs - done
-        if not seconds or left <= 1 or spent + left * pace <= _LATE * seconds:
-            return self
-        epochs = done + max(1, int((seconds - spent) / pace))
-        return self if epochs >= self.epochs else Schedule(epochs, done, self.at(done))
+        epochs = min(most, done + max(1, int((seconds - spent) / pace)))
+        late = spent + left * pace > _LATE * seconds and epochs < self.epochs
+        early = epochs > self.epochs and spent + left * pace < seconds / _LATE
+        return Schedule(epochs, done, self.at(done)) if left > 0 and (late or early) else self
 
 
 class TrainLoop(Generic[LearnerT]):
@@ -353,11 +355,12 @@ def fit_learner(
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
             memory["deployed_ratio"] = training.deployed_ratio
             taken.append(row["seconds"])
-            shorter = _in_time(schedule, recipe, taken, done=epoch + 1)
-            if shorter != schedule:
-                session.warn(f"steps take longer than planned: {shorter.epochs} epochs instead of {schedule.epochs}")
-                bar.update(task, total=shorter.epochs * steps)
-            schedule = shorter
+            changed = _in_time(schedule, recipe, taken, done=epoch + 1)
+            if changed != schedule:
+                pace = "longer than planned" if changed.epochs < schedule.epochs else "less time again"
+                session.warn(f"steps take {pace}: {changed.epochs} epochs instead of {schedule.epochs}")
+                bar.update(task, total=changed.epochs * steps)
+            schedule = changed
             memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "train state", module, training.optimizers, memory)
     log.close()
@@ -370,15 +373,16 @@ def fit_learner(
 
 
 def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float], *, done: int) -> Schedule:
-    """The schedule, cut short if a recipe that was made for a time would pass it.
+    """The schedule, cut short where a recipe that was made for a time would pass it, and made longer again.
 
     ``taken``: seconds of the epochs, of which ``done`` are done.
     """
     if recipe.made is None or not recipe.made.training:
         return schedule
     lately = taken[-_LATELY:]
-    shorter = schedule.within(recipe.made.training, sum(taken), done, sum(lately) / len(lately))
-    return Schedule(**processes.share(asdict(shorter)))
+    pace = sum(lately) / len(lately)
+    changed = schedule.within(recipe.made.training, sum(taken), done, pace, most=recipe.train.epochs)
+    return Schedule(**processes.share(asdict(changed)))
 
 
 @torch.no_grad()
