@@ -327,12 +327,25 @@ def test_without_a_limit_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.reasons["search.timesteps"]
 
 
-def test_a_limit_on_timesteps_alone_leaves_the_width_to_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, data_of((1, 8, 8), classes=2, rows=100))
-    plan = plan_for({"budget": {"timesteps": 2}})
+@pytest.mark.parametrize("budget", [{"timesteps": 2}, {"bit_synops": 1e9}])
+def test_where_no_bytes_are_said_some_are_aimed_at_and_none_are_a_limit(
+    monkeypatch: pytest.MonkeyPatch, budget: dict[str, float]
+) -> None:
+    pretend(monkeypatch, data_of((1, 32, 32), classes=2, rows=100))
+    plan, limited = plan_for({"budget": budget}), plan_for({"budget": budget | {"packed_bytes": 64000}})
     assert plan.recipe.budget.packed_bytes is None
-    assert plan.recipe.model.width == 256
-    assert plan.reasons["model.width"] == "no wider network is tried"
+    assert plan.recipe.model == limited.recipe.model
+    assert plan.reasons["model.width"] == "the widest candidate fills 64,000 B"
+
+
+def test_without_bytes_a_tight_limit_on_work_costs_no_more_resolution_than_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, data_of((1, 32, 32)))
+    free, limited = (
+        plan_for({"budget": {"bit_synops": 2e6} | size}).recipe.model for size in ({}, {"packed_bytes": 64000})
+    )
+    assert (free.stem_stride, free.levels) == (limited.stem_stride, limited.levels)
 
 
 def test_mirroring_follows_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,11 @@ LIMIT_MARGIN = 0.97
 
 _EVALUATION_BATCH = 256
 
-_LATE = 1.05
-"""The epochs are changed when training would take so many times its time, or its time so many times as long as it."""
+_LATE, _EARLY = 1.05, 1.15
+"""Epochs are left out when training would take so many times its time, and taken back when it has so many times its own."""
 
 _LATELY = 3
-"""Epochs whose pace is expected of the next ones."""
+"""Epochs, or a twentieth of all if that is more, whose pace is expected of the next ones."""
 
 
 def auxiliary_cell(cells: int) -> int | None:
@@ -171,7 +171,7 @@ class Schedule:
         left = self.epochs - done
         epochs = min(most, done + max(1, int((seconds - spent) / pace)))
         late = spent + left * pace > _LATE * seconds and epochs < self.epochs
-        early = epochs > self.epochs and spent + left * pace < seconds / _LATE
+        early = epochs > self.epochs and spent + left * pace < seconds / _EARLY
         return Schedule(epochs, done, self.at(done)) if left > 0 and (late or early) else self
 
 
@@ -379,7 +379,7 @@ def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float], *, done
     """
     if recipe.made is None or not recipe.made.training:
         return schedule
-    lately = taken[-_LATELY:]
+    lately = taken[-max(_LATELY, schedule.epochs // 20) :]
     pace = sum(lately) / len(lately)
     changed = schedule.within(recipe.made.training, sum(taken), done, pace, most=recipe.train.epochs)
     return Schedule(**processes.share(asdict(changed)))
