@@ -64,7 +64,7 @@ LIMIT_MARGIN = 0.97
 _EVALUATION_BATCH = 256
 
 _LATE, _EARLY = 1.05, 1.15
-"""Epochs are left out when training would take so many times its time, and taken back when that is so many times more."""
+"""Epochs are left out when training would take so many times its time, and taken back when it is so much too early."""
 
 _LATELY = 3
 """Epochs, or a twentieth of all if that is more, whose pace is expected of the next ones."""
