@@ -93,11 +93,12 @@ def test_the_uniform_network_is_uniform_and_fills_the_budget() -> None:
 def test_compression_after_a_search_keeps_its_wiring_and_timesteps() -> None:
     alpha = np.log(np.full((5, 3), 1 / 3))
     alpha[[0, 1, 2, 4], 1] = 0.0  # conv1x1, and node 1 reads sources 0 and 2
+    alpha[0, 2] = 1.0  # conv3x3: a cell has one edge with a spatial filter
     psi = np.log([0.1, 0.8, 0.1])
     searched = Preferences(alpha, np.zeros((2, 1, 1)), np.zeros((2, 1)), psi, RATES)
     found = compress_uniformly(recipe(4000), INFO, searched, bits=2, keep=1.0)
     assert [(edge.node, edge.source, edge.op) for edge in found.edges] == [
-        (0, 0, "conv1x1"),
+        (0, 0, "conv3x3"),
         (0, 1, "conv1x1"),
         (1, 0, "conv1x1"),
         (1, 2, "conv1x1"),
