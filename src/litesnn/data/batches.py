@@ -7,7 +7,7 @@ batches, and each takes its part of them. Shapes: B batch, C channels, H × W pi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,7 +81,7 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def steps_per_epoch(rows: Samples, size: int, most: int | None) -> int:
+def steps_per_epoch(rows: Sized, size: int, most: int | None) -> int:
     """Batches that :func:`shuffled_batches` gives of so many rows each."""
     steps = max(1, len(rows) // size)
     return steps if most is None else min(steps, most)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from litesnn.config import Recipe, with_numbers
+from litesnn.data.batches import steps_per_epoch
 from litesnn.data.sources import Data, load
 from litesnn.data.survey import suggest_settings
 from litesnn.durations import describe_duration
@@ -220,7 +221,7 @@ def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[
     An epoch is one pass over the training rows, or a part of one where only a few passes fit.
     """
     size = recipe.train.batch_size
-    steps = max(1, len(data.train.y) // size)
+    steps = steps_per_epoch(data.train.y, size, None)
     whole = seconds / (steps * pace.step + len(data.validation.y) * pace.image)
     if whole >= _FEW_EPOCHS:
         return min(int(whole), _MOST_EPOCHS), steps
@@ -232,10 +233,9 @@ def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -
     """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work."""
     measure = _Measure(data, session, workers)
     pace, searched = measure.training(recipe, _uniform_genotype(recipe, recipe.timesteps)), measure.search(recipe)
-    rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
-    steps = max(1, rows // recipe.search.batch_size)
+    steps = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, recipe.search.epoch_steps)
     parts = {
-        "search": recipe.search.epochs * min(steps, recipe.search.epoch_steps or steps) * searched.step,
+        "search": recipe.search.epochs * steps * searched.step,
         "training": recipe.train.epochs * _epoch_seconds(recipe, data, pace),
         "the rest": _tail_seconds(data, pace.image),
     }
@@ -445,9 +445,7 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
 def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     recipe, data = draft.recipe(), measure.data
     pace = measure.search(recipe)
-    size = recipe.search.batch_size
-    rows = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
-    per_epoch = max(1, rows // size)
+    per_epoch = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, None)
     share = int(_SEARCH_SHARE * seconds / pace.step)
     steps = max(_LEAST_SEARCH_STEPS, min(share, _MOST_SEARCH_EPOCHS * per_epoch))
     epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
@@ -461,6 +459,12 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     return Estimate({"search": made.epochs * min(per_epoch, made.epoch_steps or per_epoch) * pace.step}, pace.memory)
 
 
+def _searched(recipe: Recipe, data: Data) -> range:
+    """The rows that an epoch of the search takes its batches from."""
+    joint = recipe.search.update == "joint"
+    return range(len(data.train.y) + (len(data.validation.y) if joint else 0))
+
+
 def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
     recipe = draft.recipe()
     epochs, steps = _epochs_in(seconds, recipe, data, pace)
@@ -471,8 +475,8 @@ def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
 
 
 def _epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
-    steps = max(1, len(data.train.y) // recipe.train.batch_size)
-    return min(steps, recipe.train.epoch_steps or steps) * pace.step + len(data.validation.y) * pace.image
+    steps = steps_per_epoch(data.train.y, recipe.train.batch_size, recipe.train.epoch_steps)
+    return steps * pace.step + len(data.validation.y) * pace.image
 
 
 def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int = 1) -> None:
