@@ -1,7 +1,7 @@
 """Which macro paths come into question for an input, and what the networks on them take. Pure numbers.
 
 In: the height and width of an input, and a recipe that says all else. Out: pairs of the stem's stride and the levels of
-the cells, the richest first; packed bytes and Bit-SynOps of uniform networks.
+the cells, the richest first, and one for little time; packed bytes and Bit-SynOps of uniform networks.
 """
 
 from __future__ import annotations
@@ -16,13 +16,25 @@ from litesnn.search.derive import costliest_wirings, priced_options
 from litesnn.snn.cost import packed_bits
 from litesnn.snn.network import InputInfo
 
-__all__ = ["RATE", "MacroPath", "deepest_level", "macro_paths", "uniform_bytes", "uniform_synops", "widest"]
+__all__ = [
+    "RATE",
+    "MacroPath",
+    "deep_path",
+    "deepest_level",
+    "macro_paths",
+    "uniform_bytes",
+    "uniform_synops",
+    "widest",
+]
 
 RATE = 0.2
 """Firing rate that is expected before anything was measured. Trained networks of these recipes had 0.1 to 0.3."""
 
 _FIRST_MAP = 16
 """Height and width, or the square root of both, of the maps on which the first cells work best for their time."""
+
+_DEEP = 24
+"""Height and width, or the square root of both, of inputs that are worth four cells."""
 
 _SMALLEST_MAP = 2
 _HEADER_BYTES = 800
@@ -44,24 +56,40 @@ def macro_paths(height: int, width: int, *, frames: bool = False) -> list[MacroP
     """
     side = math.sqrt(height * width)
     halvings = max(0, round(math.log2(side / _FIRST_MAP)))
-    if side >= 24:
+    if side >= _DEEP:
         tried: list[tuple[int, tuple[int, ...]]] = [] if frames else [(halvings - 1, (1, 1, 2, 2))]
         tried += [(halvings, (0, 0, 1, 1)), (halvings, (0, 1, 1)), (halvings, (1, 1, 2))]
     else:
         tried = [(halvings, (0, 1, 1)), (halvings, (1, 1)), (halvings + 1, (0, 1)), (halvings + 1, (1, 1))]
     tried += [(halvings + 1, (0, 1, 1)), (halvings + 1, (1, 1, 2)), (halvings + 2, (1, 1))]
-    deepest = deepest_level(height, width)
-    found = []
+    found: list[MacroPath] = []
     for first, levels in tried:
-        stem: Literal[1, 2, 4] = 1 if first <= 0 else 2 if first == 1 else 4
-        rest = max(0, first - 2)  # what a stem cannot halve, the cells do
-        taken = int(math.log2(stem))
-        if taken > deepest:
-            continue
-        path = MacroPath(stem, tuple(min(level + rest, deepest - taken, 6) for level in levels))
-        if path not in found:
+        path = _path(first, levels, deepest_level(height, width))
+        if path is not None and path not in found:
             found.append(path)
     return found or [MacroPath(1, (0, 0))]
+
+
+def deep_path(height: int, width: int) -> MacroPath:
+    """The macro path with the most weights for the time that a training step takes.
+
+    A cell takes the same time on every level, as channels double where the pixels are a quarter; but the weights
+    quadruple. Few cells on large maps, and none behind a stem that reads every pixel.
+    """
+    side = math.sqrt(height * width)
+    halvings = max(0, round(math.log2(side / _FIRST_MAP)))
+    levels = (0, 1, 1, 2) if side >= _DEEP else (0, 1, 1)
+    return _path(halvings, levels, deepest_level(height, width)) or MacroPath(1, (0, 0))
+
+
+def _path(halvings: int, levels: tuple[int, ...], deepest: int) -> MacroPath | None:
+    """The path on which so many halvings come before the cells; ``None`` if the input has not enough pixels for it."""
+    stem: Literal[1, 2, 4] = 1 if halvings <= 0 else 2 if halvings == 1 else 4
+    rest = max(0, halvings - 2)  # what a stem cannot halve, the cells do
+    taken = int(math.log2(stem))
+    if taken > deepest:
+        return None
+    return MacroPath(stem, tuple(min(level + rest, deepest - taken, 6) for level in levels))
 
 
 def deepest_level(height: int, width: int) -> int:

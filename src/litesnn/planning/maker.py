@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from litesnn.budget import Budget
 from litesnn.config import Recipe, with_numbers
 from litesnn.data.batches import steps_per_epoch
 from litesnn.data.sources import Data, load
@@ -25,7 +26,7 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
-from litesnn.planning.macro import MacroPath, macro_paths, uniform_bytes, uniform_synops, widest
+from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_synops, widest
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.sensible import require_sensible
 from litesnn.planning.timing import Pace, search_pace, train_pace
@@ -51,6 +52,9 @@ _WIDEST = 256  # channels of a node that are tried
 
 _OVERFILL = 1.6
 """The widest candidate with 2 bits everywhere needs so many times the limit: it fills it with 1 and 2 bits mixed."""
+
+_OVERFILL_4_BITS = 1.1
+"""As much, where 4 bits are to fill it."""
 
 _LINEAR_VALUES = 16_000_000
 """Values of the training inputs from which on the linear classifier of the evaluation takes the longest."""
@@ -132,6 +136,14 @@ class _Draft:
 
     def has_said(self, key: str) -> bool:
         return key in self.said or key.partition(".")[0] in self.said
+
+    def copy(self) -> _Draft:
+        """The same decisions, of which others may be made."""
+        return _Draft(self.said, dict(self.values), dict(self.reasons))
+
+    def take(self, other: _Draft) -> None:
+        """Decide as another draft of the same words has."""
+        self.values, self.reasons = other.values, other.reasons
 
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe so far; ``changes`` are further values, with ``__`` for the dot, unless those were said."""
@@ -328,8 +340,7 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
         if width is None:
             continue
         share = by_work / by_bytes
-        of = f"{aim:,} B" if by_bytes <= by_work else f"{budget.bit_synops or 0:.3g} Bit-SynOps"
-        why = "no wider network is tried" if width == _WIDEST else f"the widest candidate fills {of}"
+        why = _what_fills(width, budget, by_bytes, by_work)
         if best is None or min(share, 0.7) > best[0]:
             best = min(share, 0.7), path, width, why
         if share >= 0.7:
@@ -346,13 +357,49 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     first = [math.ceil(size / path.stem_stride / 2 ** path.levels[0]) for size in (height, columns)]
     draft.set("model.levels", list(path.levels), f"{side}: maps of {first[0]}×{first[1]} in the first cell")
     _set_width(draft, path, width, why)
-    few = budget.packed_bytes is None or uniform_bytes(draft.recipe(), info, bits=2) >= 0.7 * budget.packed_bytes
+    _set_bits(draft, info)
+    return path
+
+
+def _deep_draft(draft: _Draft, info: InputInfo) -> tuple[_Draft, MacroPath] | None:
+    """Other choices, which fill the bytes with less work: deep cells and 4 bits; ``None`` if none keep the budget."""
+    other, budget = draft.copy(), draft.recipe().budget
+    path = deep_path(*info.shape[1:])
+    room = _OVERFILL_4_BITS * (budget.packed_bytes or _PACKED_BYTES)
+    by_work, work = _WIDEST, budget.bit_synops
+    by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=4) <= room)
+    if work is not None:
+        by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=2) <= work)
+    width = _possible_width(draft, path, info, min(by_bytes, by_work))
+    if width is None:
+        return None
+    why = "wider layers on larger maps would see the data too seldom in the time"
+    other.set("model.stem_stride", path.stem_stride, why)
+    other.set("model.levels", list(path.levels), why)
+    _set_width(other, path, width, f"{_what_fills(width, budget, by_bytes, by_work)}; {why}")
+    _set_bits(other, info)
+    return other, path
+
+
+def _what_fills(width: int, budget: Budget, by_bytes: int, by_work: int) -> str:
+    """Why a width is what it is: of two limits, the bytes allow ``by_bytes`` and the Bit-SynOps ``by_work``."""
+    if width == _WIDEST:
+        return "no wider network is tried"
+    of_work = f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+    return (
+        f"the widest candidate fills {of_work if by_work < by_bytes else f'{budget.packed_bytes or _PACKED_BYTES:,} B'}"
+    )
+
+
+def _set_bits(draft: _Draft, info: InputInfo) -> None:
+    budget = draft.recipe().budget
+    aim = budget.packed_bytes or _PACKED_BYTES
+    few = uniform_bytes(draft.recipe(), info, bits=2) >= 0.7 * aim
     draft.set(
         "search.bits",
         [1, 2] if few else [1, 2, 4],
         "at equal bytes wide layers of few bits are better than narrow ones of 4" if few else "there are bytes for 4",
     )
-    return path
 
 
 def _possible_width(draft: _Draft, path: MacroPath, info: InputInfo, most: int) -> int | None:
@@ -387,7 +434,7 @@ def _set_width(draft: _Draft, path: MacroPath, width: int, why: str) -> None:
 
 
 def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float) -> Pace:
-    """Lower T, then the width, until training sees the data often enough; returns what the steps then take."""
+    """Lower T, then the work of a step, until training sees the data often enough; returns what the steps then take."""
     data = measure.data
     rows, info = len(data.train.y), input_info(data)
     wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else 100
@@ -407,6 +454,15 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         return pace, left / _epoch_seconds(recipe, data, replace(pace, step=pace.best))
 
     pace, epochs = pace_at(steps)
+    free = not any(map(draft.has_said, ("model.width", "model.levels", "model.stem_stride", "search.bits")))
+    if epochs < wanted / 3 and free and (deep := _deep_draft(draft, info)) is not None:
+        before = draft.copy()
+        draft.take(deep[0])
+        deep_pace, deep_epochs = pace_at(steps)
+        if deep_epochs > epochs or epochs <= 0:
+            path, pace, epochs = deep[1], deep_pace, deep_epochs
+        else:
+            draft.take(before)
     for _ in range(3):
         width = draft.recipe().model.width
         if epochs >= wanted / 3 or width <= 4 or draft.has_said("model.width"):
@@ -415,6 +471,7 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         reason = f"a wider network would see the data only {max(epochs, 0):.1f} times in {describe_duration(seconds)}"
         _set_width(draft, path, min(narrower, width - 1), reason)
         pace, epochs = pace_at(steps)
+    _set_bits(draft, info)
     if not fixed:
         steps = max(1, min(most, int(epochs / wanted)))
     if steps < recipe.timesteps:
