@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.data.batches import Samples
@@ -147,3 +148,14 @@ def test_constant_inputs_have_nothing_to_tell() -> None:
 def test_gradients_may_be_off_where_it_is_called() -> None:
     with torch.no_grad():
         assert fit(made(*stripes(200)))[1] > 0.9
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, 7, generator=generator).double(), torch.arange(50) % 4
+    weights = torch.randn(4, 8, generator=generator).double().requires_grad_()
+    loss, gradient = module._loss(x, y, weights.detach(), 0.3)
+    plain = F.cross_entropy(x @ weights[:, :-1].t() + weights[:, -1], y) + 0.15 * weights[:, :-1].square().sum()
+    (expected,) = torch.autograd.grad(plain, weights)
+    torch.testing.assert_close(loss, plain.detach())
+    torch.testing.assert_close(gradient, expected)

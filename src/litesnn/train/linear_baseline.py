@@ -133,11 +133,11 @@ def _pooled(x: Tensor, info: InputInfo, poolings: int) -> Tensor:
 
 
 def _fitted(x: Tensor, y: Tensor, checked: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, float]:
-    """The weights [D + 1, K] with the best validation accuracy, the last row of them biases, and their λ.
+    """The weights [K, D + 1] with the best validation accuracy, the last column of them biases, and their λ.
 
     Of equal accuracies the lower loss counts: of rare classes all λ may have the accuracy of one answer for everything.
     """
-    weights = torch.zeros(x.shape[1] + 1, classes)
+    weights = torch.zeros(classes, x.shape[1] + 1)
     best, chosen, penalty, worse = (-1, 0.0), weights, PENALTIES[0], 0
     for tried in PENALTIES:
         weights = _minimised(x, y, weights, tried)
@@ -159,18 +159,29 @@ def _minimised(x: Tensor, y: Tensor, start: Tensor, penalty: float) -> Tensor:
     )
 
     def closure() -> float:
-        with torch.enable_grad():
-            optimizer.zero_grad()
-            loss = F.cross_entropy(_logits(x, weights), y) + penalty / 2 * weights[:-1].square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        loss, gradient = _loss(x, y, weights.detach(), penalty)
+        weights.grad = gradient
+        return float(loss)
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 
+def _loss(x: Tensor, y: Tensor, weights: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """The penalised loss and its gradient [K, D + 1].
+
+    Written out, because the product that autograd takes for it, xᵀ·r with few columns, is 35 times as slow as rᵀ·x in
+    the BLAS of some CPUs.
+    """
+    logits = _logits(x, weights)
+    loss = F.cross_entropy(logits, y) + penalty / 2 * weights[:, :-1].square().sum()
+    residual = (logits.softmax(1) - F.one_hot(y, len(weights))) / len(y)
+    gradient = torch.cat([residual.t() @ x + penalty * weights[:, :-1], residual.sum(0)[:, None]], 1)
+    return loss, gradient
+
+
 def _logits(x: Tensor, weights: Tensor) -> Tensor:
-    return torch.addmm(weights[-1], x, weights[:-1])
+    return F.linear(x, weights[:, :-1], weights[:, -1])
 
 
 def _note(train: Split, rows: int, poolings: int) -> str | None:
