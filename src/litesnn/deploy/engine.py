@@ -58,7 +58,8 @@ class Bundle:
 
 
 class Engine:
-    """Runs one packed model. Several Python threads may share it; they take turns.
+    """Runs one packed model. Several Python threads may share it; they take turns. It works on in a process that forks,
+    and in its child, which starts threads of its own.
 
     Args:
         model: a packed model, or the path of its file.
@@ -83,7 +84,7 @@ class Engine:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads: expected 1 to {MAX_THREADS}, found {threads}")
         self._library = native.load_library()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # one that a handler of signals may take again
         self._shapes = population_shapes(self.model)
         image = engine_image(self.model)
         handle, message = ctypes.c_void_p(), ctypes.create_string_buffer(_MESSAGE_BYTES)
@@ -95,6 +96,7 @@ class Engine:
             raise (LitesnnError if status == Status.NO_MEMORY else InputError)(f"native engine: {text}")
         self._handle = handle
         weakref.finalize(self, self._library.lsnn_free, handle)
+        _engines.add(self)
 
     @property
     def kernel(self) -> str:
@@ -182,6 +184,27 @@ class Engine:
             return None
         steps = np.arange(1, len(logits) + 1, dtype=np.float64).reshape(-1, 1, 1)
         return np.rint(logits.astype(np.float64) * steps * 2.0**self.model.readout.fraction).astype(np.int32)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_forking = threading.RLock()  # one thread at a time
+_taken: list[threading.RLock] = []  # for a fork
+
+
+def _before_fork() -> None:
+    """Wait until no thread runs an engine: a child would find it in the middle of its work, and its lock taken."""
+    for lock in (_forking, *(engine._lock for engine in list(_engines))):
+        lock.acquire()
+        _taken.append(lock)
+
+
+def _after_fork() -> None:
+    while _taken:
+        _taken.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def available_kernels() -> tuple[str, ...]:
