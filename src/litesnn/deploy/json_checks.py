@@ -59,10 +59,12 @@ def checked_integer(value: object, low: int, high: int, where: str) -> int:
     return value
 
 
+_LARGEST = 3.4028235e38  # in short decimals, a little more than the largest float32 number, to which it is rounded
+
+
 def checked_number(value: object, where: str) -> float:
     """A number within float32."""
-    largest = float(np.finfo(np.float32).max)
-    if type(value) not in (int, float) or not -largest <= value <= largest:  # type: ignore[operator]
+    if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
         refuse(where, "a float32 number", value)
     return float(value)  # type: ignore[arg-type]
 

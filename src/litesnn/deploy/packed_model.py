@@ -146,9 +146,9 @@ def population_shapes(model: PackedModel) -> tuple[tuple[int, int, int], ...]:
 
 def _shortest(value: float) -> float:
     """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # a largest number may be rounded beyond it
         single = np.float32(value)
-    for digits in range(1, 9):
-        if np.float32(short := float(f"{single:.{digits}g}")) == single:
-            return short
+        for digits in range(1, 9):
+            if np.float32(short := float(f"{single:.{digits}g}")) == single:
+                return short
     return float(f"{single:.9g}")
