@@ -1,7 +1,7 @@
 """What a packed model may ask for at most, far above any network of this project: a few bytes of header must not
 allocate gigabytes, in Python or in C.
 
-``csrc/loader.c`` has the same numbers; a test compares them.
+``csrc/loader.c`` has the same numbers, but for those of the file itself, which it does not see; a test compares them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 __all__ = [
     "MAX_BUNDLES",
     "MAX_CLASSES",
+    "MAX_HEADER_BYTES",
     "MAX_KERNEL",
+    "MAX_NAME_BYTES",
     "MAX_NEURONS",
     "MAX_POPULATIONS",
     "MAX_READ",
@@ -36,3 +38,7 @@ MAX_POPULATIONS = 2**12
 """Also bundles of synapses of one population, and sources of one bundle."""
 MAX_BUNDLES = 2**14
 """Of all populations."""
+MAX_HEADER_BYTES = 2**20
+"""Of the file's header, which is text."""
+MAX_NAME_BYTES = 2**10
+"""Of the name of a class, in UTF-8."""

@@ -30,6 +30,7 @@ from litesnn.deploy.limits import (
     MAX_BUNDLES,
     MAX_CLASSES,
     MAX_KERNEL,
+    MAX_NAME_BYTES,
     MAX_NEURONS,
     MAX_POPULATIONS,
     MAX_READ,
@@ -212,7 +213,7 @@ class _HeaderReader:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
         threshold = checked_positive(record["threshold"], f"{self.origin}: threshold")
         fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
-        classes = checked_texts(record["classes"], f"{self.origin}: classes")
+        classes = checked_texts(record["classes"], f"{self.origin}: classes", most=MAX_NAME_BYTES)
         self.count(len(classes), MAX_CLASSES, "classes", self.origin)
         rows = checked_list(record["populations"], f"{self.origin}: populations", at_least=1)
         self.count(len(rows), MAX_POPULATIONS, "populations", self.origin)
