@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_it_is_found_before_the_search(tmp_path: Path, name: str, command: str) -> None:
     changes, message = CASES[name]
     data = {"x": X, "y": Y} | changes
+    (tmp_path / "module.py").write_text(MODULE)
+    call: Any = litesnn.design
+    if command == "compress":
+        call = partial(litesnn.compress, f"{tmp_path / 'module.py'}:Net")
     with pytest.raises(InputError, match=rf"^data: {message}") as caught:
-        if command == "design":
-            litesnn.design(data=data, budget="8 kB", time="1 min", run=tmp_path / "run")
-        else:
-            (tmp_path / "module.py").write_text(MODULE)
-            litesnn.compress(f"{tmp_path / 'module.py'}:Net", data=data, budget="8 kB", run=tmp_path / "run")
+        call(data=data, budget="8 kB", run=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
     assert not (tmp_path / "run" / "search.jsonl").exists()

@@ -206,6 +206,10 @@ class Design:
     path: Path
     metrics: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        accuracy, size = self.metrics["test_accuracy"], self.metrics["packed_bytes"]
+        return f"Design({str(self.path)!r}, test accuracy {accuracy:.2%}, {size:,} B)"
+
     def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
         return _trained(RunFolder(self.path))

@@ -75,6 +75,7 @@ from litesnn.deploy.packed_model import (
     Population,
     Readout,
     Synapses,
+    described,
     population_shapes,
 )
 from litesnn.deploy.packed_proof import prove_int32
@@ -100,6 +101,7 @@ __all__ = [
     "Readout",
     "SizeTable",
     "Synapses",
+    "described",
     "from_bytes",
     "population_shapes",
     "read",

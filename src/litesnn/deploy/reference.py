@@ -34,15 +34,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses
-from litesnn.errors import InputError
-from litesnn.front_end import InputKind
+from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses, described, read
+from litesnn.raw_inputs import array_of, not_finite, probabilities, require_array, require_raw
 
-__all__ = ["INPUT_STEPS", "Reference", "Trace", "not_finite", "quantize_input", "take_input"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["INPUT_STEPS", "Reference", "Trace", "quantize_input", "take_input"]
 
 INPUT_STEPS = 32
 """Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
@@ -59,12 +63,28 @@ class Trace:
     spikes: list[NDArray[np.uint8]] | None  # each [T, B, C, H, W]
     integers: NDArray[np.int32] | None = None  # [T, B, classes]
 
+    def __repr__(self) -> str:
+        recorded = "" if self.spikes is None else f", spikes of {len(self.spikes)} populations"
+        return f"Trace(logits {list(self.logits.shape)}{recorded})"
+
 
 class Reference:
-    """Runs one packed model. It trusts the model, as those from ``packed.read`` may be."""
+    """Runs one packed model, or that of a file. It trusts a model that is given, as those from ``packed.read`` may be.
 
-    def __init__(self, model: PackedModel) -> None:
-        self.model = model
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+
+    def __init__(self, model: PackedModel | str | Path) -> None:
+        self.model = model if isinstance(model, PackedModel) else read(Path(model))
+
+    def __repr__(self) -> str:
+        return f"Reference({described(self.model)})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.model.classes
 
     def run(self, x: NDArray[np.generic], record: bool = False) -> Trace:
         """Run raw inputs ``x`` [B, C, H, W] for all timesteps; of frames [B, T or more, C, H, W] the first T.
@@ -82,10 +102,18 @@ class Reference:
         logits, integers = self._read_out(spikes)
         return Trace(logits, spikes if record else None, integers)
 
-    def classify(self, x: NDArray[np.generic]) -> NDArray[np.int64]:
-        """The class index [B] with the largest logit after the last timestep; of equals, the first."""
-        classes: NDArray[np.int64] = np.argmax(self.run(x).logits[-1], axis=-1).astype(np.int64)
+    def classify(self, x: NDArray[np.generic] | Tensor, *, scale: float | None = None) -> NDArray[np.int64]:
+        """The class index [B] with the largest logit after the last timestep; of equals, the first.
+
+        ``scale`` is what floats are multiplied by to become pixels, as for ``Engine.predict``. Raises as :meth:`run`.
+        """
+        logits = self.run(array_of(self.model.input, x, scale)).logits[-1]
+        classes: NDArray[np.int64] = np.argmax(logits, axis=-1).astype(np.int64)
         return classes
+
+    def predict_proba(self, x: NDArray[np.generic] | Tensor, *, scale: float | None = None) -> NDArray[np.float32]:
+        """Probabilities [B, K] of the classes (:func:`litesnn.raw_inputs.probabilities`); as :meth:`classify`."""
+        return probabilities(self.run(array_of(self.model.input, x, scale)).logits[-1])
 
     def _fire(
         self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
@@ -120,35 +148,15 @@ class Reference:
         return _means(integers.astype(np.float32), steps << readout.fraction), integers.astype(np.int32)
 
 
-_EXPECTED: dict[InputKind, str] = {"image": "uint8 pixels", "array": "real numbers", "events": "uint8 counts of events"}
-
-
-def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
-    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than an image's [B, C, H, W], or frames'."""
-    if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
-        raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
-    sizes = ["batch", *(["timesteps"] if spec.frames else []), *spec.shape]
-    if x.ndim != len(sizes) or x.shape[-3:] != spec.shape:
-        raise InputError(f"input: expected [{', '.join(map(str, sizes))}], found {list(x.shape)}")
-
-
 def take_input(model: PackedModel, x: NDArray[np.generic]) -> NDArray[np.generic]:
     """What a model looks at of raw inputs ``x``: all of an image, or the first T of some frames.
 
     Raises:
-        InputError: ``x`` has another shape or type, or too few frames.
+        InputError: ``x`` is no array, has another type or shape, or too few frames.
     """
-    require_input(model.input, x)
-    if not model.input.frames:
-        return x
-    if x.shape[1] < model.timesteps:
-        raise InputError(f"input: expected at least {model.timesteps} frames, found {x.shape[1]}")
-    return x[:, : model.timesteps]
-
-
-def not_finite() -> InputError:
-    """The error for inputs that are not finite in float32."""
-    return InputError("input: expected finite float32 numbers, found others")
+    require_array(x)
+    require_raw(model.input, x.dtype, x.shape, model.timesteps)
+    return x[:, : model.timesteps] if model.input.frames else x
 
 
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
@@ -160,7 +168,7 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     Raises:
         InputError: ``x`` has another shape or type, or is not finite in float32.
     """
-    require_input(spec, x)
+    require_raw(spec, x.dtype, x.shape)
     mean = np.array(spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(spec.std, np.float32).reshape(-1, 1, 1)
     with np.errstate(over="ignore"):  # an overflow is clipped like every large number
