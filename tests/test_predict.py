@@ -41,7 +41,7 @@ def test_classes_and_probabilities(three: Three) -> None:
     logits = engine.predict(X, logits=True)
     expected = torch.from_numpy(logits).softmax(1).numpy()
     for runner in three:
-        shares = runner.predict_proba(X)
+        shares: Any = runner.predict_proba(X)
         assert isinstance(shares, np.ndarray)
         assert shares.dtype == np.float32
         np.testing.assert_allclose(shares, expected, rtol=1e-5)
