@@ -150,7 +150,8 @@ class Stop(Exception):
 def test_a_call_after_each_epoch_may_stop_the_run_which_goes_on(
     problem: Problem, finished: Path, tmp_path: Path
 ) -> None:
-    run, seen = tmp_path / "run", []
+    run = tmp_path / "run"
+    seen: list[tuple[str, int, int]] = []
 
     def watch(epoch: litesnn.Epoch) -> None:
         assert torch.get_num_threads() == threads

@@ -411,7 +411,7 @@ def build_as_others_do(folder: Path, program: Path, *more: str) -> Path:
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("arithmetic", ["float", "fixed"])
 def test_a_program_in_cpp_links_the_network(tmp_path: Path, arithmetic: Literal["float", "fixed"]) -> None:
-    """Its logits are exact although the compiler may fuse products and sums, and the names of classes survive."""
+    """Its logits are exact, and the names of classes survive."""
     model = replace(cell_model(np.random.default_rng(2), cells=1, width=9, arithmetic=arithmetic), classes=NAMES)
     x, folder = random_input(np.random.default_rng(3), model.input, 6), tmp_path / "firmware"
     export_c(model, folder, x)
@@ -427,6 +427,19 @@ def test_a_program_in_cpp_links_the_network(tmp_path: Path, arithmetic: Literal[
     *classes, names = done.stdout.split(b"\n", len(x))
     assert [int(each) for each in classes] == Reference(model).classify(x).tolist()
     assert names.decode().split("\0") == [*NAMES, ""]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for instructions of x86-64")
+def test_products_and_sums_are_not_fused_whatever_the_flags(tmp_path: Path) -> None:
+    """The leak's product with the membrane and its sum with the current are what a compiler likes to fuse."""
+    model, folder = cell_model(np.random.default_rng(2), cells=1, width=3), tmp_path / "firmware"
+    export_c(model, folder, random_inputs(model, 1))
+    command = ["cc", "-std=gnu11", "-O2", "-mfma", "-S", "-o", "-"]
+    for source in sorted((folder / "src").glob("snn*.c")):
+        text = subprocess.run([*command, str(source)], capture_output=True, text=True, check=True).stdout
+        assert not re.search("vfn?m(add|sub)", text)
+    allowed = [*command, "-ffp-contract=fast", "-DSNN_NO_CONTRACTION", str(folder / "src" / "snn.c")]
+    assert re.search("vfn?m(add|sub)", subprocess.run(allowed, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
