@@ -63,11 +63,10 @@ This is C and C++ alike: the headers say `extern "C"`.
 
 {logits}
 {front_end}The network is all of `src`; nothing else need be compiled. The folder is a library for Arduino's tools,
-PlatformIO and others that read `library.properties`, with a sketch in `examples`. Compile `src/*.c` as C, with `-std=c99
--ffp-contract=off` if flags are yours to choose; never with `-ffast-math`. `make` builds
-and runs the self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under
-qemu. The self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference,
-bit for bit.
+PlatformIO and others that read `library.properties`, with a sketch in `examples`. Compile `src/*.c` as C, with
+`-std=c99 -ffp-contract=off` if flags are yours to choose; never with `-ffast-math`. `make` builds and runs the
+self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under qemu. The
+self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference, bit for bit.
 
 ## Measured
 
