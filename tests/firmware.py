@@ -18,7 +18,7 @@ from litesnn.deploy.reference import Trace, quantize_input
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
 SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
-NETWORK = ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c")
+NETWORK = tuple(f"src/{name}" for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"))
 
 
 class Firmware:

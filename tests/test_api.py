@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import litesnn
+from litesnn.config import load_recipe
 from litesnn.deploy.packed import read
+from litesnn.design import make_recipe
 from whole_job import ALL_FILES, Outcome, Problem, contents, inputs, stamps
 from whole_job import litesnn as command
 
@@ -86,6 +90,92 @@ def test_bad_arguments(problem: Problem, tmp_path: Path) -> None:
     with pytest.raises(litesnn.InputError, match="no recipe"):
         litesnn.design(recipe="none", run=run)
     assert not run.exists()
+
+
+class Columns:
+    """As a table of pandas: its items are columns, not rows."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, name: str) -> Any:
+        return {"x": [1, 2], "y": [0, 1]}[name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"budget": 8000},
+            "budget 8000: expected text with units, as '8 kB, 1 M Bit-SynOps, T <= 4', or a litesnn.Bud",
+        ),
+        ({"budget": {"packed_bytes": 8000}}, "budget {.*}: expected text with units"),
+        ({"recipe": 3}, "recipe 3: expected the name of a shipped recipe"),
+        ({"changes": ["search.epochs=3"]}, "changes .*: expected dotted keys with values"),
+        ({"time": [1]}, r"time \[1\] is no length of time"),
+        ({"memory": 6e9}, "memory: expected bytes with a unit, for example '6 GB', found 6000000000"),
+        ({"threads": 0}, "threads: expected a whole number from 1 on, found 0"),
+        ({"threads": "2"}, "threads: expected a whole number from 1 on, found '2'"),
+        ({"on_epoch": "print"}, "on_epoch: expected a function of an Epoch, found 'print'"),
+        ({"data": 3}, "data: is of type int; expected the name of a data set"),
+        ({"data": np.zeros((4, 1, 8, 8))}, "data: is of type ndarray; expected the name of a data set"),
+        ({"data": Columns()}, r"data: a Columns has no item 0 \(KeyError\); expected the name of a data set"),
+        ({"data": (np.zeros((4, 1, 8, 8)),)}, r"data\[0\]: is of type ndarray; expected a pair"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_one_line(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(litesnn.InputError, match=f"^{message}") as caught:
+        litesnn.design(run=tmp_path / "run", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert torch.get_num_threads() == threads
+
+
+def test_only_design_makes_a_recipe_for_data_without_one(problem: Problem) -> None:
+    assert make_recipe() == make_recipe(data="digits") == load_recipe("digits")
+    assert make_recipe(data=str(problem.data), recipe=problem.recipe).data.source == str(problem.data)
+    with pytest.raises(litesnn.InputError, match=r"data '.*blobs\.npz': nobody has written a recipe for it"):
+        make_recipe(data=str(problem.data))
+    with pytest.raises(litesnn.InputError, match="data: expected a name as recipes have it, found ndarray"):
+        make_recipe(data=np.zeros((4, 1, 8, 8)))  # type: ignore[arg-type]
+
+
+class Stop(Exception):
+    """What a caller may raise."""
+
+
+def test_a_call_after_each_epoch_may_stop_the_run_which_goes_on(
+    problem: Problem, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    seen: list[tuple[str, int, int]] = []
+
+    def watch(epoch: litesnn.Epoch) -> None:
+        assert torch.get_num_threads() == threads
+        seen.append((epoch.stage, epoch.epoch, epoch.epochs))
+        assert 0 <= epoch.values["validation_accuracy"] <= 1
+        if (epoch.stage, epoch.epoch) in stops:
+            raise Stop
+
+    before = torch.get_num_threads()
+    threads, stops = before, {("search", 2), ("train", 12)}
+    for count in (2, 2 + 2 + 12, 2 + 2 + 12):
+        with pytest.raises(Stop) if count > len(seen) else nullcontext():
+            litesnn.design(
+                data=str(problem.data), recipe=problem.recipe, run=run, device="cpu", threads=threads, on_epoch=watch
+            )
+        assert len(seen) == count
+    assert seen == [*(("search", n, 4) for n in range(1, 5)), *(("train", n, 12) for n in range(1, 13))]
+    assert contents(run) == contents(finished)
+    threads, stops = before + 1, {("search", 1)}
+    with pytest.raises(Stop):
+        litesnn.design(
+            data=str(problem.data), recipe=problem.recipe, run=tmp_path / "b", threads=threads, on_epoch=watch
+        )
+    assert torch.get_num_threads() == before
 
 
 def test_load_a_run_and_a_file(finished: Path) -> None:

@@ -480,10 +480,10 @@ def test_a_network_too_large_for_this_engine_is_refused() -> None:
     """Within the limits of the format, but its maps would take more than 4 GiB."""
     rng = np.random.default_rng(1)
     model = two_layers(rng, (64, 64), channels=2000, outputs=2, kernel=1, stride=1)
-    wide = packed_models.random_synapses(rng, (0,), 2000, 6000, kernel=1, keep=0.001, bits=4)
-    second = Population((wide,), packed_models.halves(rng, 6000, 0.1), 1.0)
-    readout = replace(model.readout, codes=packed_models.random_codes(rng, (3, 6000), 4, 0.01))
-    model = replace(model, populations=(model.populations[0], second), readout=readout, timesteps=64)
+    wide = packed_models.random_synapses(rng, (0,), 2000, 3000, kernel=1, keep=0.001, bits=4)
+    second = Population((wide,) * 8, packed_models.halves(rng, 3000, 0.1), 1.0)
+    readout = replace(model.readout, codes=packed_models.random_codes(rng, (3, 3000), 4, 0.01))
+    model = replace(model, populations=(model.populations[0], second), readout=readout, timesteps=13)
     status, message = load(engine_image(model), native.Method.GATHER)
     assert status == native.Status.NO_MEMORY, message
     assert message == "the network needs more memory than there is, or more than 4 GiB"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +37,7 @@ from litesnn.report.page import write_report
 from packed_models import cell_model, halves, random_codes, random_input, random_model
 
 KERNELS: tuple[Literal["events", "sliced"], ...] = ("events", "sliced")
+TOP = ("Makefile", "README.md", "library.properties")
 
 
 def assert_equal(model: PackedModel, firmware: Firmware, x: NDArray[np.generic]) -> None:
@@ -153,7 +157,9 @@ def test_exported_folder_builds_tests_itself_and_is_replaced(tmp_path: Path) -> 
     for seed in (1, 2):
         model = cell_model(np.random.default_rng(seed), cells=1, width=3)
         firmware = export_c(model, out, random_input(rng, model.input, 2), targets=["host"])
-        assert {entry.name for entry in out.iterdir()} == {*RUNTIME, "README.md", "model.c", "model.h", "golden.c"}
+        assert {entry.name for entry in out.iterdir()} == {*TOP, "src", "test", "examples"}
+        assert {entry.name for entry in (out / "src").iterdir()} == {*RUNTIME["src"], "model.c", "model.h"}
+        assert {entry.name for entry in (out / "test").iterdir()} == {*RUNTIME["test"], "golden.c"}
         assert [row.inputs for row in firmware.measurements] == [2]
         assert "| host" in (out / "README.md").read_text()
     done = subprocess.run(["make", "-C", str(out)], capture_output=True, text=True, check=False)
@@ -164,14 +170,15 @@ def test_exported_folder_builds_tests_itself_and_is_replaced(tmp_path: Path) -> 
 
 
 def test_runtime_is_all_of_the_package_data() -> None:
-    assert {entry.name for entry in Path(export_folder.__file__).parents[1].joinpath("mcu").iterdir()} == set(RUNTIME)
+    packaged = {entry.name for entry in Path(export_folder.__file__).parents[1].joinpath("mcu").iterdir()}
+    assert packaged == {name for names in RUNTIME.values() for name in names}
 
 
 @pytest.mark.parametrize("table", ["golden_logits", "golden_spikes"])
 def test_self_test_finds_a_wrong_golden_value(tmp_path: Path, table: str) -> None:
     model = cell_model(np.random.default_rng(1), cells=1, width=3)
     export_c(model, tmp_path / "firmware", random_inputs(model, 2))
-    golden = tmp_path / "firmware" / "golden.c"
+    golden = tmp_path / "firmware" / "test" / "golden.c"
     text = golden.read_text()
     start = text.index(table)
     place = re.compile(r"0x\d[.\d]").search(text, start)
@@ -191,13 +198,12 @@ def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic
     model = replace(model, classes=("*/ x", "/* ??/", "a\\", 'é"\n', *model.classes[4:]))
     export_c(model, tmp_path / "firmware", random_inputs(model, 1))
     sources = [
-        "main.c",
-        "golden.c",
-        "platform_host.c",
-        *sorted(p.name for p in tmp_path.glob("firmware/snn*.c")),
-        "model.c",
+        "test/main.c",
+        "test/golden.c",
+        "test/platform_host.c",
+        *sorted(f"src/{p.name}" for p in tmp_path.glob("firmware/src/*.c")),
     ]
-    command = [compiler, *STRICT, "-Wshadow", "-O2", "-DSNN_TRACE=1", "-o", "t", *sources]
+    command = [compiler, *STRICT, "-Wshadow", "-O2", "-Isrc", "-DSNN_TRACE=1", "-o", "t", *sources]
     done = subprocess.run(command, cwd=tmp_path / "firmware", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert subprocess.run([str(tmp_path / "firmware" / "t")], capture_output=True, check=False).returncode == 0
@@ -208,7 +214,9 @@ def test_fixed_point_has_no_float(tmp_path: Path) -> None:
     export_c(model, tmp_path / "firmware", random_inputs(model, 1))
     for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"):
         command = [shutil.which("cc") or "cc", "-E", "-P", "-DSNN_TRACE=0", name]
-        text = subprocess.run(command, cwd=tmp_path / "firmware", capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            command, cwd=tmp_path / "firmware" / "src", capture_output=True, text=True, check=True
+        ).stdout
         assert not re.search(r"\b(float|double)\b|\d\.\d|0x1\.", text)
 
 
@@ -310,7 +318,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "population 1" in done.output
     assert "4 of 4 equal" in done.output
-    assert (tmp_path / "firmware" / "model.c").is_file()
+    assert (tmp_path / "firmware" / "src" / "model.c").is_file()
     refused = CliRunner().invoke(app, [*arguments, "--target", "z80"])
     assert isinstance(refused.exception, InputError)
 
@@ -350,6 +358,173 @@ def test_devices_compute_the_same(tmp_path: Path, target: str, arithmetic: Liter
 def _symbols(program: Path, target: str) -> str:
     command = [f"{TARGETS[target].prefix}nm", str(program)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+CPP = """
+#include <cstdio>
+#include <cstring>
+#include "snn.h"
+#include "golden.h"
+#include "platform.h"
+
+static const char *const names[SNN_CLASSES] = SNN_CLASS_NAMES;
+static snn_logit logits[SNN_TIMESTEPS * SNN_CLASSES];
+
+int main() {
+    for (int i = 0; i < golden_count; i++) {
+        if (!snn_run(golden_inputs + i * SNN_INPUTS, logits)) return 1;
+        if (std::memcmp(logits, golden_logits + i * SNN_TIMESTEPS * SNN_CLASSES, sizeof logits)) return 2;
+        std::printf("%d\\n", snn_class(logits));
+    }
+    for (const char *name : names) std::printf("%s%c", name, 0);
+    platform_print("");
+    return 0;
+}
+"""
+ARDUINO = """
+#include <cstdio>
+#include <cstdlib>
+static struct {
+    void begin(long) {}
+    void println(const char *name) { std::printf("%s\\n", name); std::exit(0); }
+} Serial;
+static void delay(long) { std::exit(1); }
+"""
+NAMES = ("*/ x", 'a "quoted" \\ one', "??/", "é1", "\n7", "\u2028", "\x1b[31m8", "'", "%d", "a" * 1024)
+
+
+def build_as_others_do(folder: Path, program: Path, *more: str) -> Path:
+    """Everything in ``src`` as GNU C, with the flags of no Makefile of ours, and a program in C++ with it."""
+    objects = []
+    for source in sorted((folder / "src").glob("*.c")):
+        objects.append(str(folder.parent / f"{source.stem}.o"))
+        fused = ["-mfma"] if platform.machine() == "x86_64" else []
+        subprocess.run(["cc", "-std=gnu11", "-O2", *fused, "-c", str(source), "-o", objects[-1]], check=True)
+    made = folder.parent / "program"
+    strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{folder / 'src'}", f"-I{folder / 'test'}"]
+    command = ["c++", "-std=c++11", *strict, "-x", "c++", str(program), "-x", "none", *more, *objects, "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return made
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_a_program_in_cpp_links_the_network(tmp_path: Path, arithmetic: Literal["float", "fixed"]) -> None:
+    """Its logits are exact, and the names of classes survive."""
+    model = replace(cell_model(np.random.default_rng(2), cells=1, width=9, arithmetic=arithmetic), classes=NAMES)
+    x, folder = random_input(np.random.default_rng(3), model.input, 6), tmp_path / "firmware"
+    export_c(model, folder, x)
+    (tmp_path / "main.cpp").write_text(CPP)
+    golden = []
+    for name in ("golden", "platform_host"):
+        golden.append(str(tmp_path / f"{name}.o"))
+        source = str(folder / "test" / f"{name}.c")
+        subprocess.run(["cc", f"-I{folder / 'src'}", "-c", source, "-o", golden[-1]], check=True)
+    program = build_as_others_do(folder, tmp_path / "main.cpp", *golden)
+    done = subprocess.run([str(program)], capture_output=True, check=False)
+    assert done.returncode == 0
+    *classes, names = done.stdout.split(b"\n", len(x))
+    assert [int(each) for each in classes] == Reference(model).classify(x).tolist()
+    assert names.decode().split("\0") == [*NAMES, ""]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for instructions of x86-64")
+def test_products_and_sums_are_not_fused_whatever_the_flags(tmp_path: Path) -> None:
+    """The leak's product with the membrane and its sum with the current are what a compiler likes to fuse."""
+    model, folder = cell_model(np.random.default_rng(2), cells=1, width=3), tmp_path / "firmware"
+    export_c(model, folder, random_inputs(model, 1))
+    command = ["cc", "-std=gnu11", "-O2", "-mfma", "-S", "-o", "-"]
+    for source in sorted((folder / "src").glob("snn*.c")):
+        text = subprocess.run([*command, str(source)], capture_output=True, text=True, check=True).stdout
+        assert not re.search("vfn?m(add|sub)", text)
+    allowed = [*command, "-ffp-contract=fast", "-DSNN_NO_CONTRACTION", str(folder / "src" / "snn.c")]
+    assert re.search("vfn?m(add|sub)", subprocess.run(allowed, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("which", ["sketch", "README"])
+def test_the_sketch_and_the_readme_compile_as_cpp(tmp_path: Path, which: str) -> None:
+    model = cell_model(np.random.default_rng(2), cells=1, width=3)
+    folder = tmp_path / "firmware"
+    export_c(model, folder, random_inputs(model, 1))
+    if which == "sketch":
+        text = (
+            ARDUINO
+            + (folder / "examples" / "Classify" / "Classify.ino").read_text()
+            + "int main() { setup(); loop(); }"
+        )
+    else:
+        (text,) = re.findall(r"```c\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+        assert subprocess.run(
+            ["cc", *STRICT, f"-I{folder / 'src'}", "-x", "c", "-c", "-", "-o", str(tmp_path / "x.o")],
+            input=text, text=True, check=False,
+        ).returncode == 0  # fmt: skip
+        text = "#include <cstdio>\n" + text + "int main() { std::puts(classify()); }"
+    (tmp_path / "main.cpp").write_text(text)
+    said = subprocess.run([str(build_as_others_do(folder, tmp_path / "main.cpp"))], capture_output=True, check=True)
+    assert said.stdout.decode().strip() in model.classes
+
+
+def test_library_tools_find_one_folder_of_sources_without_main(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(2), cells=1, width=3)
+    export_c(model, tmp_path / "firmware", random_inputs(model, 1))
+    lines = (tmp_path / "firmware" / "library.properties").read_text().splitlines()
+    properties = dict(line.split("=", 1) for line in lines)
+    assert re.fullmatch(r"[A-Za-z0-9][\w .-]{0,62}", properties["name"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", properties["version"])
+    assert (tmp_path / "firmware" / "src" / properties["includes"]).is_file()
+    assert not any(" main(" in path.read_text() for path in (tmp_path / "firmware" / "src").iterdir())
+
+
+def test_what_a_killed_export_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    out = tmp_path / "firmware"
+    program = (
+        "import os, numpy as np, sys; from pathlib import Path; from packed_models import cell_model\n"
+        "from litesnn.deploy.export_c import folder, command\n"
+        "folder.readme = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "model = cell_model(np.random.default_rng(1), cells=1, width=3)\n"
+        "folder.export_c(model, Path(sys.argv[1]), command.random_inputs(model, 1))\n"
+    )
+    command = [sys.executable, "-c", program, str(out)]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.firmware\.\w{8}\.tmp", left.name)
+    for name in (".firmware.mine", ".firmware.12345678.tmp2", ".other.12345678.tmp"):
+        (tmp_path / name).mkdir()
+    busy = tmp_path / ".firmware.abcdefgh.tmp"
+    busy.mkdir()
+    held = export_folder._hold(busy)  # another export to the same place, which is running
+    export_c(model, out, random_inputs(model, 1))
+    assert not left.exists()
+    assert {entry.name for entry in tmp_path.iterdir()} >= {".firmware.mine", ".other.12345678.tmp", busy.name}
+    assert held is not None
+    os.close(held)
+    moved = tmp_path / ".firmware.hgfedcba.old"  # killed between two renames
+    moved.mkdir()
+    out.rename(moved / "firmware")
+    with pytest.raises(InputError, match="z80"):
+        export_c(model, out, random_inputs(model, 1), targets=["z80"])
+    export_folder._clear(out)
+    assert (out / "src" / "model.c").is_file()
+    assert not moved.exists()
+    assert not busy.exists()
+
+
+def test_a_project_with_folders_of_the_same_names_is_left_alone(tmp_path: Path) -> None:
+    model = cell_model(np.random.default_rng(1), cells=1, width=3)
+    out = tmp_path / "firmware"
+    (out / "src").mkdir(parents=True)
+    for name, where in (("src/mine.c", "src/mine.c"), ("README.md", "README.md"), ("src/snn.c", "README.md")):
+        (out / name).write_text("mine")
+        with pytest.raises(InputError, match=f"holds {where}, which is not from an export"):
+            export_c(model, out, random_inputs(model, 1))
+        if name == "src/mine.c":
+            (out / name).unlink()
+    assert (out / "README.md").read_text() == "mine"
 
 
 @pytest.mark.slow

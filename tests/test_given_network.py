@@ -157,7 +157,7 @@ def test_frames_are_seen_one_at_each_timestep(tmp_path: Path) -> None:
     other = net(net.encode(frames[:, [0, 2, 1]])).logits
     assert torch.equal(other[0], logits[0])
     assert not torch.equal(other[1], logits[1])
-    with pytest.raises(ValueError, match="3 or more"):
+    with pytest.raises(InputError, match="at least 3 frames"):
         net(net.encode(frames[:, :2]))
 
 

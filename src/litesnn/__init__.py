@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from litesnn.design import Design, compress, design
     from litesnn.errors import BudgetExceeded, InputError, LitesnnError
     from litesnn.genotype import Genotype
+    from litesnn.loop.progress import Epoch
     from litesnn.networks import load
     from litesnn.snn.network import Network
     from litesnn.version import __version__
@@ -28,6 +29,7 @@ __all__ = [
     "BudgetExceeded",
     "Design",
     "Engine",
+    "Epoch",
     "Genotype",
     "InputError",
     "LitesnnError",
@@ -45,6 +47,7 @@ _HOMES = {
     "BudgetExceeded": "errors",
     "Design": "design",
     "Engine": "deploy.engine",
+    "Epoch": "loop.progress",
     "Genotype": "genotype",
     "InputError": "errors",
     "LitesnnError": "errors",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from litesnn.cpu import check_limit
-from litesnn.errors import EndedElsewhere, InputError, LitesnnError
+from litesnn.errors import EndedElsewhere, InputError, LitesnnError, memory_errors_told
 from litesnn.snn.execution import Execution
 from litesnn.torchrun import is_one_of_several
 
@@ -396,7 +396,7 @@ def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
         check_limit()
-        with _joined():
+        with _joined(), memory_errors_told():
             app()
     except EndedElsewhere as error:
         sys.exit(error.exit_code)

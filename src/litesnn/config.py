@@ -216,6 +216,12 @@ class Recipe(_Settings):
     train: TrainSettings = TrainSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
 
+    def __repr__(self) -> str:
+        made = "" if self.made is None else ", made"
+        return f"Recipe({self.name!r}, {self.data.source!r}, {self.budget.describe()}, seed {self.seed}{made})"
+
+    __str__ = __repr__
+
     @property
     def timesteps(self) -> int:
         """Most timesteps that the search considers within the budget: so many frames of events are read."""

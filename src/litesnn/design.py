@@ -6,12 +6,14 @@ was, and deleting one result makes anew that result and what depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -26,6 +28,7 @@ from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError
 from litesnn.loop.parts import require_equal_parts, require_same_data
+from litesnn.loop.progress import Epoch
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
 from litesnn.planning.maker import Plan, foresee, renew_epochs
@@ -206,6 +209,10 @@ class Design:
     path: Path
     metrics: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        accuracy, size = self.metrics["test_accuracy"], self.metrics["packed_bytes"]
+        return f"Design({str(self.path)!r}, test accuracy {accuracy:.2%}, {size:,} B)"
+
     def load(self) -> Network | SteppedNetwork:
         """The trained network as a torch module, in evaluation mode."""
         return _trained(RunFolder(self.path))
@@ -223,14 +230,20 @@ def make_recipe(
 ) -> Recipe:
     """A written recipe with what a person names in place of its own values.
 
-    Left out, the recipe is "digits", or "compress" with ``model``, a given module as ``FILE.py:Class`` that may start
-    from ``weights``. (:func:`design` makes a recipe for all other data.)
+    Left out, the recipe is "digits", for these data alone, or "compress" with ``model``, a given module as
+    ``FILE.py:Class`` that may start from ``weights``. :func:`design` makes a recipe for all other data.
 
     Raises:
-        InputError: a name, key or value is not understood.
+        InputError: a name, key or value is not understood, or other data are named without a recipe.
     """
+    if data is not None and not isinstance(data, str):
+        kind = type(data).__name__
+        raise InputError(f"data: expected a name as recipes have it, found {kind}; arrays are for design()")
     request = Request(data, budget, recipe, seed, None, changes or {}, model, weights)
-    return load_recipe(request.written or "digits", {"made": None} | request.values())
+    written = request.written
+    if written is None:
+        raise InputError(f"data {data!r}: nobody has written a recipe for it; name one, or let design() make it")
+    return load_recipe(written, {"made": None} | request.values())
 
 
 def design(
@@ -248,6 +261,8 @@ def design(
     memory: str | None = None,
     compiled: bool = False,
     half: bool = False,
+    threads: int | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Design:
     """Design a spiking network for a data set and a budget, or go on with a design that was interrupted.
 
@@ -274,6 +289,10 @@ def design(
             backward pass, and batches parted, as far as it takes.
         compiled: let ``torch.compile`` make the kernels besides convolutions.
         half: compute the convolutions of training in bfloat16.
+        threads: CPU threads of torch while this runs; left out, as many as it has.
+        on_epoch: called with an :class:`~litesnn.loop.progress.Epoch` after each epoch of search and training, when
+            its checkpoint is written. What it raises ends the run, and comes out of here; the same call goes on from
+            that epoch. Of several processes the first calls it.
 
     Raises:
         InputError: bad input; the message says what was expected.
@@ -281,13 +300,14 @@ def design(
         WorkerLost: one of several processes has ended; the others have raised what ended it, or ``EndedElsewhere``.
     """
     folder = RunFolder(run)
-    with processes.joined():
+    with processes.joined(), _threads(threads):
         session = begin_session(
             device,
             console or Console(quiet=True),
             tensorboard=tensorboard,
             execution=Execution(compiled=compiled, half=half),
             memory=memory,
+            on_epoch=on_epoch,
         )
         source = processes.first_does(lambda: source_of(data, folder.path))
         request = Request(source, budget, recipe, seed, time, changes or {})
@@ -307,6 +327,8 @@ def compress(
     device: str = "auto",
     console: Console | None = None,
     tensorboard: bool = False,
+    threads: int | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Design:
     """Compress a spiking network that was given, or go on with a compression that was interrupted.
 
@@ -322,16 +344,32 @@ def compress(
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
+        threads, on_epoch: as for :func:`design`.
 
     Raises:
         InputError: bad input; the message says what was expected. A module that cannot be packed is no error: the
             metrics say why under ``"packing"``, and there is no packed file.
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
-    session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
-    folder = RunFolder(run)
-    request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
-    return _finished(folder, begin(folder, request, session), session)
+    with _threads(threads):
+        session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard, on_epoch=on_epoch)
+        folder = RunFolder(run)
+        request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
+        return _finished(folder, begin(folder, request, session), session)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch with so many CPU threads, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        if type(count) is not int or count < 1:
+            raise InputError(f"threads: expected a whole number from 1 on, found {count!r}")
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:

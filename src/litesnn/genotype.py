@@ -136,6 +136,12 @@ class Genotype(_Record):
         record: dict[str, Any] = serialize(self)
         return {key: value for key, value in record.items() if (key, value) != ("arithmetic", "float")}
 
+    def __repr__(self) -> str:
+        edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)
+        return f"Genotype(T = {self.timesteps}, {len(self.cells)} cells of {edges}, {self.arithmetic})"
+
+    __str__ = __repr__
+
     @property
     def nodes(self) -> int:
         """Nodes of a cell."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -19,6 +18,7 @@ from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, s
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.networks import load_network
+from litesnn.raw_inputs import probabilities
 from litesnn.runs import STAGES, RunFolder
 
 __all__ = ["info_table", "predictions", "summary_table"]
@@ -90,9 +90,7 @@ def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = F
         spec = model.input
         rows = load_inputs(path, spec.shape, spec.kind, spec.front_end, timesteps=model.timesteps).numpy()
         logits = runner.run(rows).logits[-1]
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = exponents / exponents.sum(axis=1, keepdims=True)
-        for number, (row, share) in enumerate(zip(logits, shares, strict=True)):
+        for number, (row, share) in enumerate(zip(logits, probabilities(logits), strict=True)):
             best = int(row.argmax())
             yield {
                 "input": str(path) if len(rows) == 1 else f"{path}[{number}]",

@@ -36,7 +36,8 @@ from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes
 from litesnn.snn.execution import Execution
-from litesnn.snn.network import InputInfo, LayerInfo, encode
+from litesnn.snn.network import InputInfo, LayerInfo
+from litesnn.snn.predictor import Predictor
 from litesnn.snn.prune import kept_count
 from litesnn.snn.strided import Guard
 
@@ -226,7 +227,7 @@ class Given(nn.Module):
         return args[0] if any(layer.deployed is not None for layer in self.layers.values()) else output
 
 
-class SteppedNetwork(nn.Module):
+class SteppedNetwork(Predictor):
     """A given module with finished choices.
 
     Args:
@@ -238,6 +239,10 @@ class SteppedNetwork(nn.Module):
         super().__init__()
         self.given, self.choice = given, choice
         self.arithmetic = ARITHMETICS["float"]
+
+    def __repr__(self) -> str:
+        name, layers = type(self.given.net).__name__, len(self.choice.layers)
+        return f"SteppedNetwork({name}, {self.info}, T = {self.timesteps}, {layers} layers)"
 
     @property
     def module(self) -> nn.Module:
@@ -258,22 +263,6 @@ class SteppedNetwork(nn.Module):
     def timesteps(self) -> int:
         """T."""
         return self.choice.timesteps
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W], or frames [B, T or more, C, H, W] of which the first T are seen → int8 input."""
-        if self.info.frames:
-            x = first_frames(x, self.timesteps)
-        return encode(x.to(self.device), self.info.mean, self.info.std)
-
-    @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
-        """Raw images, or frames, as :meth:`encode` takes them → class indices [B], with what will be packed."""
-        was_training = self.training
-        self.eval()
-        try:
-            return self(self.encode(x)).logits[-1].argmax(1)  # type: ignore[no-any-return]
-        finally:
-            self.train(was_training)
 
     def compressions(self) -> dict[str, Compression]:
         """What was chosen for every layer."""

@@ -142,7 +142,11 @@ def _read_dataset(dataset: Any, name: str) -> dict[str, NDArray[np.generic]]:
 def _items(dataset: Any, name: str) -> Iterator[tuple[Any, Any]]:
     """All (image, label) pairs of a dataset; items may also be dicts of the two."""
     for number in range(len(dataset)):
-        item = dataset[number]
+        try:
+            item = dataset[number]
+        except (KeyError, IndexError) as error:
+            kind = type(dataset).__name__
+            raise InputError(f"{name}: a {kind} has no item {number} ({type(error).__name__}); {_EXPECTED}") from None
         if isinstance(item, Mapping):
             named = {array_meaning(str(key))[1]: value for key, value in item.items()}
             item = (named["x"], named["y"]) if "x" in named and "y" in named else item

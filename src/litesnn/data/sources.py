@@ -56,6 +56,9 @@ class Split:
     y: Tensor
     sound: Sound | None = None
 
+    def __repr__(self) -> str:
+        return f"Split({'×'.join(map(str, self.x.shape[1:]))}, {len(self.y)} rows)"
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -77,6 +80,11 @@ class Data:
     read_test: Callable[[], Split] = field(repr=False)
     notes: tuple[str, ...] = ()
     front_end: FrontEnd | None = None
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.shape))
+        rows = f"{len(self.train.y)} training and {len(self.validation.y)} validation rows"
+        return f"Data({self.name!r}, {shape} {self.kind} → {len(self.classes)} classes, {rows})"
 
     @cached_property
     def class_counts(self) -> tuple[int, ...]:

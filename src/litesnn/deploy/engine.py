@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from litesnn.deploy import native
 from litesnn.deploy.image import engine_image
 from litesnn.deploy.native import BundleInfo, Status
-from litesnn.deploy.packed import PackedModel, population_shapes, read
-from litesnn.deploy.reference import Trace, not_finite, take_input
+from litesnn.deploy.packed import PackedModel, described, population_shapes, read
+from litesnn.deploy.reference import Trace, take_input
 from litesnn.errors import InputError, LitesnnError
+from litesnn.raw_inputs import array_of, not_finite, probabilities
 
 __all__ = ["KERNEL_VARIABLE", "Bundle", "Engine", "Method", "available_kernels", "full_adder_limit"]
 
@@ -58,7 +59,8 @@ class Bundle:
 
 
 class Engine:
-    """Runs one packed model. Several Python threads may share it; they take turns.
+    """Runs one packed model. Several Python threads may share it; they take turns. It works on in a process that forks,
+    and in its child, which starts threads of its own.
 
     Args:
         model: a packed model, or the path of its file.
@@ -83,7 +85,7 @@ class Engine:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"threads: expected 1 to {MAX_THREADS}, found {threads}")
         self._library = native.load_library()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # one that a handler of signals may take again
         self._shapes = population_shapes(self.model)
         image = engine_image(self.model)
         handle, message = ctypes.c_void_p(), ctypes.create_string_buffer(_MESSAGE_BYTES)
@@ -95,6 +97,7 @@ class Engine:
             raise (LitesnnError if status == Status.NO_MEMORY else InputError)(f"native engine: {text}")
         self._handle = handle
         weakref.finalize(self, self._library.lsnn_free, handle)
+        _engines.add(self)
 
     @property
     def kernel(self) -> str:
@@ -112,19 +115,27 @@ class Engine:
         with self._lock:
             return int(self._library.lsnn_work_bytes(self._handle))
 
-    def predict(self, x: Array, *, logits: bool = False) -> Array:
+    def predict(self, x: Array, *, logits: bool = False, scale: float | None = None) -> Array:
         """Classes int64 [B] of raw inputs ``x`` [B, C, H, W], or logits float32 [B, classes] after the last timestep.
 
         Of events, ``x`` are frames [B, T or more, C, H, W], of which the first T are seen. A tensor gives a tensor on
-        the CPU, an array an array. Of equal logits the first class wins.
+        the CPU, an array an array. Of equal logits the first class wins. ``scale`` is what floats are multiplied by,
+        and rounded, to become pixels from 0 to 255, such as 255 for floats from 0 to 1.
 
         Raises:
-            InputError: ``x`` has another shape or type than the model's input, or is not finite.
+            InputError: ``x`` has another type or shape than the model's input, is not finite, or has numbers out of
+                range.
         """
-        values = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
-        last, _ = self._run(values, record=False)
-        result: NDArray[np.generic] = last[-1] if logits else np.argmax(last[-1], axis=-1).astype(np.int64)
-        return torch.from_numpy(result) if isinstance(x, torch.Tensor) else result
+        last = self._last(x, scale)
+        return _like(x, last if logits else np.argmax(last, axis=-1).astype(np.int64))
+
+    def predict_proba(self, x: Array, *, scale: float | None = None) -> Array:
+        """Probabilities float32 [B, classes]: the softmax of the logits after the last timestep.
+
+        They say how sure the network is, not how often it is right: nothing calibrates them. Arguments and errors are
+        those of :meth:`predict`.
+        """
+        return _like(x, probabilities(self._last(x, scale)))
 
     def run(self, x: NDArray[np.generic], record: bool = False) -> Trace:
         """Run raw inputs ``x``, as :meth:`predict` takes them, for all timesteps: what ``Reference.run`` gives.
@@ -158,6 +169,21 @@ class Engine:
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Engine cannot be copied or pickled: make another one from its model")
 
+    def __repr__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return f"Engine({described(self.model)}, kernel {self.kernel}, {threads})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.model.classes
+
+    def _last(self, x: NDArray[np.generic] | torch.Tensor, scale: float | None) -> NDArray[np.float32]:
+        """Logits [B, classes] after the last timestep."""
+        logits, _ = self._run(array_of(self.model.input, x, scale), record=False)
+        last: NDArray[np.float32] = logits[-1]
+        return last
+
     def _run(self, x: NDArray[np.generic], record: bool) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]] | None]:
         """Logits [T, B, classes], and the spikes of every population if recorded."""
         model = self.model
@@ -182,6 +208,31 @@ class Engine:
             return None
         steps = np.arange(1, len(logits) + 1, dtype=np.float64).reshape(-1, 1, 1)
         return np.rint(logits.astype(np.float64) * steps * 2.0**self.model.readout.fraction).astype(np.int32)
+
+
+def _like(x: Array, found: NDArray[np.generic]) -> Array:
+    return torch.from_numpy(found) if isinstance(x, torch.Tensor) else found
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_forking = threading.RLock()  # one thread at a time
+_taken: list[threading.RLock] = []  # for a fork
+
+
+def _before_fork() -> None:
+    """Wait until no thread runs an engine: a child would find it in the middle of its work, and its lock taken."""
+    for lock in (_forking, *(engine._lock for engine in list(_engines))):
+        lock.acquire()
+        _taken.append(lock)
+
+
+def _after_fork() -> None:
+    while _taken:
+        _taken.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def available_kernels() -> tuple[str, ...]:

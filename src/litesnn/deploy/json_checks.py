@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NoReturn
 
 import numpy as np
@@ -22,6 +23,9 @@ __all__ = [
     "refuse",
     "show",
 ]
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]").search  # no UTF-8 has them
 
 
 def load_object(text: str, origin: str) -> dict[str, object]:
@@ -59,10 +63,12 @@ def checked_integer(value: object, low: int, high: int, where: str) -> int:
     return value
 
 
+_LARGEST = 3.4028235e38  # in short decimals, a little more than the largest float32 number, to which it is rounded
+
+
 def checked_number(value: object, where: str) -> float:
     """A number within float32."""
-    largest = float(np.finfo(np.float32).max)
-    if type(value) not in (int, float) or not -largest <= value <= largest:  # type: ignore[operator]
+    if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
         refuse(where, "a float32 number", value)
     return float(value)  # type: ignore[arg-type]
 
@@ -75,12 +81,12 @@ def checked_positive(value: object, where: str) -> float:
     return number
 
 
-def checked_texts(value: object, where: str) -> tuple[str, ...]:
-    """Texts that are not empty and can be written as UTF-8; at least one."""
+def checked_texts(value: object, where: str, *, most: int) -> tuple[str, ...]:
+    """Texts of 1 to ``most`` bytes in UTF-8, as which they can be written; at least one text."""
     texts = []
     for item in checked_list(value, where, at_least=1):
-        if not isinstance(item, str) or not item or any("\ud800" <= letter <= "\udfff" for letter in item):
-            refuse(where, "names, which are text and not empty", item)
+        if not isinstance(item, str) or not 0 < len(item.encode(errors="surrogatepass")) <= most or _SURROGATES(item):
+            refuse(where, f"names, which are text of 1 to {most} bytes", item)
         texts.append(item)
     return tuple(texts)
 
@@ -92,6 +98,6 @@ def refuse(where: str, expected: str, found: object) -> NoReturn:
 
 def show(value: object) -> str:
     """``value`` in one short line, however long a file made it, and with no letter that a terminal obeys or refuses."""
-    text = " ".join(str(value).split()) if isinstance(value, str | Exception) else repr(value)
+    text = " ".join(str(value).split()) if value != "" and isinstance(value, str | Exception) else repr(value)
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:81])
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -48,11 +48,13 @@ from numpy.typing import NDArray
 
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.json_checks import refuse
+from litesnn.deploy.limits import MAX_HEADER_BYTES
 from litesnn.deploy.packed_container import (
     CONTAINER_TYPES,
     MAX_FILE_BYTES,
     affine_type,
     container,
+    header_bytes,
     open_container,
     sealed,
 )
@@ -73,6 +75,7 @@ from litesnn.deploy.packed_model import (
     Population,
     Readout,
     Synapses,
+    described,
     population_shapes,
 )
 from litesnn.deploy.packed_proof import prove_int32
@@ -98,9 +101,11 @@ __all__ = [
     "Readout",
     "SizeTable",
     "Synapses",
+    "described",
     "from_bytes",
     "population_shapes",
     "read",
+    "require_packable",
     "size_bound",
     "size_table",
     "to_bytes",
@@ -154,7 +159,33 @@ def to_bytes(model: PackedModel) -> bytes:
     _check_arrays(model, read_header(metadata, _ORIGIN))
     prove_int32(model, _ORIGIN)
     affine = np.concatenate(list(affine_arrays(model))).astype(affine_type(model.fraction))
-    return container(metadata, affine, b"".join(layer.positions.data + layer.codes for layer in layers))
+    data = container(metadata, affine, b"".join(layer.positions.data + layer.codes for layer in layers))
+    if (size := header_bytes(data)) > MAX_HEADER_BYTES:
+        refuse(f"{_ORIGIN}: header", f"at most {MAX_HEADER_BYTES} bytes", size)
+    if len(data) > MAX_FILE_BYTES:
+        refuse(_ORIGIN, f"a packed model of at most {MAX_FILE_BYTES} bytes", len(data))
+    return data
+
+
+def require_packable(spec: InputSpec, classes: tuple[str, ...], origin: str) -> None:
+    """Refuse an input and classes with which no network can be packed, however it is made; ``origin`` is their name.
+
+    The smallest network with them is packed, and half of the header is left to others.
+
+    Raises:
+        InputError: a name of a class is empty, too long or no text that UTF-8 has, or the input has a size or numbers
+            that no packed file can have.
+    """
+    channels = spec.shape[0]
+    stem = Synapses((IMAGE,), 1, 1, 1, np.ones((1, channels, 1, 1), np.int8), np.ones(1, np.float32))
+    population = Population((stem,), np.ones(1, np.float32), None)
+    codes, numbers = np.ones((len(classes), 1), np.int8), np.ones(len(classes), np.float32)
+    smallest = PackedModel(spec, 1, 0, 1, classes, (population,), Readout((0,), 1, codes, numbers, numbers))
+    metadata = write_header(smallest, [ALL, ALL])
+    read_header(metadata, origin)
+    size, room = header_bytes(container(metadata, numbers.astype("<f2"), b"")), MAX_HEADER_BYTES // 2
+    if size > room:
+        refuse(f"{origin}: names of {len(classes)} classes", f"at most {room} bytes in all", size)
 
 
 def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:

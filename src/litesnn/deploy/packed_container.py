@@ -14,13 +14,13 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from litesnn.deploy.json_checks import refuse, show
+from litesnn.deploy.limits import MAX_HEADER_BYTES
 from litesnn.deploy.packed_header import NO_CRC
 from litesnn.errors import InputError
 
-__all__ = ["CONTAINER_TYPES", "MAX_FILE_BYTES", "affine_type", "container", "open_container", "sealed"]
+__all__ = ["CONTAINER_TYPES", "MAX_FILE_BYTES", "affine_type", "container", "header_bytes", "open_container", "sealed"]
 
 MAX_FILE_BYTES = 2**26
-_MAX_HEADER_BYTES = 2**20
 _METADATA_KEY = "litesnn_packed"
 _CRC_MARK = rb"\"crc\":\""  # the key as it stands in the file, as JSON in a string of JSON; no value can hold this
 
@@ -31,6 +31,11 @@ CONTAINER_TYPES = {"<f2": "F16", "<i2": "I16"}
 def affine_type(fraction: int | None) -> str:
     """The NumPy type of ``affine`` in the file."""
     return "<f2" if fraction is None else "<i2"
+
+
+def header_bytes(data: bytes) -> int:
+    """How long a file says that its header is."""
+    return int.from_bytes(data[:8], "little")
 
 
 def container(metadata: str, affine: NDArray[np.generic], weights: bytes) -> bytes:
@@ -51,13 +56,13 @@ def open_container(data: bytes, origin: str) -> tuple[str, str, bytes, bytes]:
     """The JSON text, the type of ``affine``, its bytes, and the bytes of ``weights``."""
     if len(data) > MAX_FILE_BYTES:
         refuse(origin, f"a packed model of at most {MAX_FILE_BYTES} bytes", "more")
-    header_bytes = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or header_bytes > min(_MAX_HEADER_BYTES, len(data) - 8):
+    size = header_bytes(data)
+    if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
         refuse(origin, "a packed model, which is a safetensors file", f"{len(data)} bytes that do not start as one")
     try:
         tensors = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         # safetensors gives metadata of files only, not of bytes; it has just checked that this header is sound.
-        header = json.loads(data[8 : 8 + header_bytes].decode("utf-8"))
+        header = json.loads(data[8 : 8 + size].decode("utf-8"))
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"{origin}: expected a packed model, which is a safetensors file: {show(error)}") from None
     metadata = header.get("__metadata__")

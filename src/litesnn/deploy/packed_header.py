@@ -26,6 +26,19 @@ from litesnn.deploy.json_checks import (
     load_object,
     refuse,
 )
+from litesnn.deploy.limits import (
+    MAX_BUNDLES,
+    MAX_CLASSES,
+    MAX_KERNEL,
+    MAX_NAME_BYTES,
+    MAX_NEURONS,
+    MAX_POPULATIONS,
+    MAX_READ,
+    MAX_SPIKES,
+    MAX_STRIDE,
+    MAX_TIMESTEPS,
+    MAX_WEIGHTS,
+)
 from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
@@ -55,14 +68,6 @@ _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
 _FRONT_END_NAMES = {settings: name for name, settings in FRONT_ENDS.items()}
 _KINDS = get_args(InputKind)
-
-# Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
-# allocate gigabytes.
-_MAX_WEIGHTS = 2**26
-_MAX_NEURONS = 2**26
-_MAX_KERNEL = 31
-_MAX_STRIDE = 64
-_MAX_TIMESTEPS = 64
 
 # Of fixed-point models.
 _FIXED_LEAK = 0.25
@@ -169,7 +174,10 @@ class _HeaderReader:
         self.origin = origin
         self.shapes: list[tuple[int, int, int]] = []  # of the populations so far
         self.image = (0, 0, 0)
+        self.timesteps = 1
         self.neurons = 0
+        self.spikes = 0
+        self.bundles = 0
         self.weights = 0
         self.fixed = False
 
@@ -195,7 +203,8 @@ class _HeaderReader:
             spec = replace(spec, front_end=self.front_end(record["front_end"], spec))
         elif spec.frames:
             refuse(f"{self.origin}: input: kind", "a front end for events", None)
-        timesteps = checked_integer(record["timesteps"], 1, _MAX_TIMESTEPS, f"{self.origin}: timesteps")
+        timesteps = checked_integer(record["timesteps"], 1, MAX_TIMESTEPS, f"{self.origin}: timesteps")
+        self.timesteps = timesteps
         if spec.frames:
             channels, height, width = spec.shape
             self.count_neurons(((timesteps - 1) * channels, height, width), f"{self.origin}: input")  # one is counted
@@ -204,8 +213,10 @@ class _HeaderReader:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
         threshold = checked_positive(record["threshold"], f"{self.origin}: threshold")
         fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
-        classes = checked_texts(record["classes"], f"{self.origin}: classes")
+        classes = checked_texts(record["classes"], f"{self.origin}: classes", most=MAX_NAME_BYTES)
+        self.count(len(classes), MAX_CLASSES, "classes", self.origin)
         rows = checked_list(record["populations"], f"{self.origin}: populations", at_least=1)
+        self.count(len(rows), MAX_POPULATIONS, "populations", self.origin)
         populations = tuple(self.population(row, index) for index, row in enumerate(rows))
         readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
         return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction)
@@ -229,7 +240,7 @@ class _HeaderReader:
         else:
             refuse(f"{where}: kind", f"one of {', '.join(_KINDS)}", row[0])
         channels, height, width = (
-            checked_integer(size, 1, _MAX_NEURONS, f"{where}: {name}")
+            checked_integer(size, 1, MAX_NEURONS, f"{where}: {name}")
             for size, name in zip(row[1:4], ("channels", "height", "width"), strict=True)
         )
         self.image = (channels, height, width)
@@ -273,8 +284,11 @@ class _HeaderReader:
         rate = None if row[0] is None else checked_number(row[0], f"{where}: rate")
         if rate is not None and not 0 <= rate <= 1:
             refuse(f"{where}: rate", "null or a number from 0 to 1", rate)
-        channels = checked_integer(row[1], 1, _MAX_NEURONS, f"{where}: channels")
+        channels = checked_integer(row[1], 1, MAX_NEURONS, f"{where}: channels")
         bias_shift = checked_integer(row[2], 0, MAX_BIAS_SHIFT, f"{where}: bias shift") if self.fixed else 0
+        self.count(len(row) - first, MAX_POPULATIONS, "bundles of synapses", where)
+        self.bundles += len(row) - first
+        self.count(self.bundles, MAX_BUNDLES, "bundles of synapses in all", where)
         layers = []
         sizes = []
         for number, item in enumerate(row[first:]):
@@ -285,6 +299,8 @@ class _HeaderReader:
                 refuse(f"{self.origin}: {layer.name}", f"an output of {_by(sizes[0])} like synapses 0", _by(size))
         shape = (channels, *sizes[0])
         self.count_neurons(shape, where)
+        self.spikes += math.prod(shape) * self.timesteps
+        self.count(self.spikes, MAX_SPIKES, "neurons times timesteps in all", where)
         self.shapes.append(shape)
         return PopulationRow(name, rate, shape, tuple(layers), bias_shift)
 
@@ -292,8 +308,8 @@ class _HeaderReader:
         """A layer into ``channels`` channels, and the size [H, W] of its output."""
         where = f"{self.origin}: {name}"
         row = checked_list(value, where, at_least=2)
-        sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=row[1] != 0)
-        kernel = checked_integer(row[1], 0, _MAX_KERNEL, f"{where}: kernel")
+        sources, (fan_in, height, width) = self.sources(row[0], where, image=row[1] != 0)
+        kernel = checked_integer(row[1], 0, MAX_KERNEL, f"{where}: kernel")
         extra = 1 if self.fixed else 0  # the shift, at the end
         if kernel == 0:
             row = checked_list(value, where, length=2 + extra)
@@ -304,7 +320,7 @@ class _HeaderReader:
         if kernel % 2 == 0:
             refuse(f"{where}: kernel", "an odd number, or 0 for an identity", kernel)
         row = checked_list(value, where, length=6 + extra)
-        stride = checked_integer(row[2], 1, _MAX_STRIDE, f"{where}: stride")
+        stride = checked_integer(row[2], 1, MAX_STRIDE, f"{where}: stride")
         shift = self.shift(row[-1], where)
         layer = self.layer(name, sources, kernel, stride, row[3:6], (channels, fan_in, kernel, kernel), shift)
         self.check_accumulator(layer, fan_in * kernel**2 * (MAX_INPUT if sources == (IMAGE,) else 1))
@@ -317,7 +333,7 @@ class _HeaderReader:
     def readout(self, value: object, *, classes: int, timesteps: int) -> ReadoutRow:
         where = f"{self.origin}: readout"
         row = checked_list(value, where, length=7 if self.fixed else 4)
-        sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=False)
+        sources, (fan_in, height, width) = self.sources(row[0], where, image=False)
         numbers = (0, 0, 0)
         if self.fixed:
             shift = self.shift(row[4], where)
@@ -341,8 +357,7 @@ class _HeaderReader:
         where = f"{self.origin}: {name}"
         count = math.prod(weights)
         self.weights += count
-        if self.weights > _MAX_WEIGHTS:
-            refuse(where, f"at most {_MAX_WEIGHTS} weights in all", self.weights)
+        self.count(self.weights, MAX_WEIGHTS, "weights in all", where)
         bits = checked_integer(values[0], 1, 4, f"{where}: bits")
         kept = checked_integer(values[1], 0, count, f"{where}: kept weights")
         coding = checked_integer(values[2], ALL, MAX_RICE, f"{where}: coding")
@@ -352,7 +367,9 @@ class _HeaderReader:
 
     def sources(self, value: object, where: str, *, image: bool) -> tuple[tuple[int, ...], tuple[int, int, int]]:
         """The sources, and the shape [C, H, W] of their concatenation; ``image`` allows the image, alone."""
+        layer, where = where, f"{where}: sources"
         items = checked_list(value, where, at_least=1)
+        self.count(len(items), MAX_POPULATIONS, "sources", layer)
         if image and items == [IMAGE] and type(items[0]) is int:
             return (IMAGE,), self.image
         if not self.shapes:
@@ -361,12 +378,17 @@ class _HeaderReader:
         shapes = [self.shapes[source] for source in sources]
         if any(shape[1:] != shapes[0][1:] for shape in shapes):
             refuse(where, "populations of one size", [_by(shape[1:]) for shape in shapes])
-        return sources, (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        self.count(math.prod(shape), MAX_READ, "inputs, its fan-in times the pixels", layer)
+        return sources, shape
 
     def count_neurons(self, shape: tuple[int, int, int], where: str) -> None:
         self.neurons += math.prod(shape)
-        if self.neurons > _MAX_NEURONS:
-            refuse(where, f"at most {_MAX_NEURONS} pixels and neurons in all", self.neurons)
+        self.count(self.neurons, MAX_NEURONS, "pixels and neurons in all", where)
+
+    def count(self, number: int, most: int, what: str, where: str) -> None:
+        if number > most:
+            refuse(where, f"at most {most} {what}", number)
 
     def check_accumulator(self, layer: LayerRow, inputs: int) -> None:
         """``inputs`` is the largest possible sum of the inputs that one accumulator weighs."""

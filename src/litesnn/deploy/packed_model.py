@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from litesnn.front_end import FrontEnd, InputKind
 
-__all__ = ["IMAGE", "Affine", "InputSpec", "PackedModel", "Population", "Readout", "Synapses", "population_shapes"]
+__all__ = [
+    "IMAGE",
+    "Affine",
+    "InputSpec",
+    "PackedModel",
+    "Population",
+    "Readout",
+    "Synapses",
+    "described",
+    "population_shapes",
+]
 
 IMAGE = -1
 """The source that is the input image, where others are the indices of populations."""
@@ -35,6 +45,19 @@ class _Record:
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
 
+    def __repr__(self) -> str:
+        """One line: of arrays their types and shapes, of lists how many items they have."""
+        shown = (f"{field.name}={_shown(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple) and len(value) > 8:
+        return f"<{len(value)} items>"
+    return repr(value)
+
 
 def _equal(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
@@ -42,7 +65,7 @@ def _equal(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Synapses(_Record):
     """One bundle of connections into a population: a convolution of integer codes, or an identity.
 
@@ -60,7 +83,7 @@ class Synapses(_Record):
     shift: int = 0  # fixed point: the current is (scale·acc) >> shift
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Population(_Record):
     """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias."""
 
@@ -74,7 +97,7 @@ class Population(_Record):
             object.__setattr__(self, "rate", round(self.rate, 4))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Readout(_Record):
     """The classifier: spikes are summed over H×W, then weighted by integer codes."""
 
@@ -88,7 +111,7 @@ class Readout(_Record):
     fraction: int = 0  # fixed point: F', the fractional bits of the logits
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InputSpec(_Record):
     """What the network is given, [C, H, W].
 
@@ -115,7 +138,7 @@ class InputSpec(_Record):
         object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedModel(_Record):
     """A network as it is deployed. Populations are in topological order: each reads only earlier ones.
 
@@ -133,6 +156,9 @@ class PackedModel(_Record):
     readout: Readout
     fraction: int | None = None
 
+    def __repr__(self) -> str:
+        return f"PackedModel({described(self)})"
+
 
 def population_shapes(model: PackedModel) -> tuple[tuple[int, int, int], ...]:
     """The shape [C, H, W] of every population."""
@@ -144,11 +170,23 @@ def population_shapes(model: PackedModel) -> tuple[tuple[int, int, int], ...]:
     return tuple(shapes)
 
 
+def described(model: PackedModel) -> str:
+    """A model in a few words."""
+    layers = [synapses.codes for population in model.populations for synapses in population.synapses]
+    codes = [*layers, model.readout.codes]
+    kept, weights = sum(int(np.count_nonzero(each)) for each in codes), sum(each.size for each in codes)
+    arithmetic = "float" if model.fraction is None else "fixed point"
+    return (
+        f"{'×'.join(map(str, model.input.shape))} {model.input.kind} → {len(model.classes)} classes, "
+        f"T = {model.timesteps}, {len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}"
+    )
+
+
 def _shortest(value: float) -> float:
     """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # a largest number may be rounded beyond it
         single = np.float32(value)
-    for digits in range(1, 9):
-        if np.float32(short := float(f"{single:.{digits}g}")) == single:
-            return short
+        for digits in range(1, 9):
+            if np.float32(short := float(f"{single:.{digits}g}")) == single:
+                return short
     return float(f"{single:.9g}")

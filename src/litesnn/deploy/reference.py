@@ -32,16 +32,21 @@ T timesteps, B batch, C channels, H×W pixels, k kernel size, s stride.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses
-from litesnn.errors import InputError
-from litesnn.front_end import InputKind
+from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses, described, read
+from litesnn.raw_inputs import array_of, not_finite, probabilities, require_array, require_raw
 
-__all__ = ["INPUT_STEPS", "Reference", "Trace", "not_finite", "quantize_input", "take_input"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["INPUT_STEPS", "Reference", "Trace", "quantize_input", "take_input"]
 
 INPUT_STEPS = 32
 """Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
@@ -58,12 +63,28 @@ class Trace:
     spikes: list[NDArray[np.uint8]] | None  # each [T, B, C, H, W]
     integers: NDArray[np.int32] | None = None  # [T, B, classes]
 
+    def __repr__(self) -> str:
+        recorded = "" if self.spikes is None else f", spikes of {len(self.spikes)} populations"
+        return f"Trace(logits {list(self.logits.shape)}{recorded})"
+
 
 class Reference:
-    """Runs one packed model. It trusts the model, as those from ``packed.read`` may be."""
+    """Runs one packed model, or that of a file. It trusts a model that is given, as those from ``packed.read`` may be.
 
-    def __init__(self, model: PackedModel) -> None:
-        self.model = model
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+
+    def __init__(self, model: PackedModel | str | Path) -> None:
+        self.model = model if isinstance(model, PackedModel) else read(Path(model))
+
+    def __repr__(self) -> str:
+        return f"Reference({described(self.model)})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.model.classes
 
     def run(self, x: NDArray[np.generic], record: bool = False) -> Trace:
         """Run raw inputs ``x`` [B, C, H, W] for all timesteps; of frames [B, T or more, C, H, W] the first T.
@@ -81,26 +102,42 @@ class Reference:
         logits, integers = self._read_out(spikes)
         return Trace(logits, spikes if record else None, integers)
 
-    def classify(self, x: NDArray[np.generic]) -> NDArray[np.int64]:
-        """The class index [B] with the largest logit after the last timestep; of equals, the first."""
-        classes: NDArray[np.int64] = np.argmax(self.run(x).logits[-1], axis=-1).astype(np.int64)
+    def classify(self, x: NDArray[np.generic] | Tensor, *, scale: float | None = None) -> NDArray[np.int64]:
+        """The class index [B] with the largest logit after the last timestep; of equals, the first.
+
+        ``scale`` is what floats are multiplied by to become pixels, as for ``Engine.predict``. Raises as :meth:`run`.
+        """
+        logits = self.run(array_of(self.model.input, x, scale)).logits[-1]
+        classes: NDArray[np.int64] = np.argmax(logits, axis=-1).astype(np.int64)
         return classes
+
+    def predict_proba(self, x: NDArray[np.generic] | Tensor, *, scale: float | None = None) -> NDArray[np.float32]:
+        """Probabilities [B, K] of the classes (:func:`litesnn.raw_inputs.probabilities`); as :meth:`classify`."""
+        return probabilities(self.run(array_of(self.model.input, x, scale)).logits[-1])
 
     def _fire(
         self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
     ) -> NDArray[np.uint8]:
-        """The spikes [T, B, C, H, W] of a population, given those of the populations before it."""
+        """The spikes [T, B, C, H, W] of a population, given those of the populations before it.
+
+        One timestep after the other: a map of accumulators takes eight times the memory of its spikes.
+        """
         model = self.model
-        sums = [_accumulators(synapses, image, spikes, model.timesteps) for synapses in population.synapses]
+        static = image.ndim == 4 and all(synapses.sources == (IMAGE,) for synapses in population.synapses)
+        steps = range(1 if static else model.timesteps)
+        sums = ((_accumulators(synapses, image, spikes, t) for synapses in population.synapses) for t in steps)
+        repeats = model.timesteps if static else 1  # what an image alone makes is the same at every step
         if model.fraction is None:
-            return _fire(_currents(population, sums), np.float32(model.leak), np.float32(model.threshold))
-        return _fire_fixed(_currents_fixed(population, sums), round(model.threshold * 2**model.fraction))
+            currents = (x for each in sums for x in [_currents(population, each)] * repeats)
+            return _fire(currents, np.float32(model.leak), np.float32(model.threshold))
+        fixed = (x for each in sums for x in [_currents_fixed(population, each)] * repeats)
+        return _fire_fixed(fixed, round(model.threshold * 2**model.fraction))
 
     def _read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
         """y_t [T, B, classes], and z_t of a fixed-point model."""
         readout = self.model.readout
-        inputs = np.concatenate([spikes[source] for source in readout.sources], axis=2)  # [T, B, C, H, W]
-        counts = inputs.sum(axis=(3, 4), dtype=np.int64)  # [T, B, C]
+        each = {source: spikes[source].sum(axis=(3, 4), dtype=np.int64) for source in readout.sources}  # [T, B, C]
+        counts = np.concatenate([each[source] for source in readout.sources], axis=2)
         totals = np.cumsum(counts @ readout.codes.T.astype(np.int64), axis=0)  # [T, B, classes]
         steps: NDArray[np.int64] = np.arange(1, len(totals) + 1).reshape(-1, 1, 1)
         if self.model.fraction is None:
@@ -111,35 +148,15 @@ class Reference:
         return _means(integers.astype(np.float32), steps << readout.fraction), integers.astype(np.int32)
 
 
-_EXPECTED: dict[InputKind, str] = {"image": "uint8 pixels", "array": "real numbers", "events": "uint8 counts of events"}
-
-
-def require_input(spec: InputSpec, x: NDArray[np.generic]) -> None:
-    """Raise ``InputError`` if raw inputs ``x`` have another shape or type than an image's [B, C, H, W], or frames'."""
-    if x.dtype.kind not in "iuf" or (spec.kind != "array" and x.dtype != np.uint8):
-        raise InputError(f"input: expected {_EXPECTED[spec.kind]}, found {x.dtype}")
-    sizes = ["batch", *(["timesteps"] if spec.frames else []), *spec.shape]
-    if x.ndim != len(sizes) or x.shape[-3:] != spec.shape:
-        raise InputError(f"input: expected [{', '.join(map(str, sizes))}], found {list(x.shape)}")
-
-
 def take_input(model: PackedModel, x: NDArray[np.generic]) -> NDArray[np.generic]:
     """What a model looks at of raw inputs ``x``: all of an image, or the first T of some frames.
 
     Raises:
-        InputError: ``x`` has another shape or type, or too few frames.
+        InputError: ``x`` is no array, has another type or shape, or too few frames.
     """
-    require_input(model.input, x)
-    if not model.input.frames:
-        return x
-    if x.shape[1] < model.timesteps:
-        raise InputError(f"input: expected at least {model.timesteps} frames, found {x.shape[1]}")
-    return x[:, : model.timesteps]
-
-
-def not_finite() -> InputError:
-    """The error for inputs that are not finite in float32."""
-    return InputError("input: expected finite float32 numbers, found others")
+    require_array(x)
+    require_raw(model.input, x.dtype, x.shape, model.timesteps)
+    return x[:, : model.timesteps] if model.input.frames else x
 
 
 def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
@@ -151,7 +168,7 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     Raises:
         InputError: ``x`` has another shape or type, or is not finite in float32.
     """
-    require_input(spec, x)
+    require_raw(spec, x.dtype, x.shape)
     mean = np.array(spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(spec.std, np.float32).reshape(-1, 1, 1)
     with np.errstate(over="ignore"):  # an overflow is clipped like every large number
@@ -164,8 +181,8 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
     return quantized
 
 
-def _currents(population: Population, sums: list[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """The input current x [T, B, C, H, W] of a population from the accumulators of its bundles."""
+def _currents(population: Population, sums: Iterable[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """The input current x [B, C, H, W] of a population from the accumulators of its bundles."""
     total: NDArray[np.float32] | None = None
     for synapses, accumulators in zip(population.synapses, sums, strict=True):
         scale = synapses.scale.astype(np.float32).reshape(-1, 1, 1)
@@ -175,13 +192,13 @@ def _currents(population: Population, sums: list[NDArray[np.float64]]) -> NDArra
     return total + population.bias.astype(np.float32).reshape(-1, 1, 1)
 
 
-def _currents_fixed(population: Population, sums: list[NDArray[np.float64]]) -> NDArray[np.int64]:
+def _currents_fixed(population: Population, sums: Iterable[NDArray[np.float64]]) -> NDArray[np.int64]:
     """The same in fixed point."""
     bias = population.bias.astype(np.int64) << population.bias_shift
-    currents = [
+    currents = (
         (accumulators.astype(np.int64) * synapses.scale.astype(np.int64).reshape(-1, 1, 1)) >> synapses.shift
         for synapses, accumulators in zip(population.synapses, sums, strict=True)
-    ]
+    )
     total: NDArray[np.int64] = sum(currents, start=np.int64(0)) + bias.reshape(-1, 1, 1)
     return total
 
@@ -193,21 +210,16 @@ def _means(sums: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.f
 
 
 def _accumulators(
-    synapses: Synapses, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]], timesteps: int
+    synapses: Synapses, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]], t: int
 ) -> NDArray[np.float64]:
-    """Integer accumulators [T, B, C, H, W], as float64 that hold them exactly.
+    """Integer accumulators [B, C, H, W] at step t, as float64 that hold them exactly.
 
-    ``image`` is [B, C, H, W], the same at every step, or [T, B, C, H, W].
+    ``image`` is [B, C, H, W], or frames [T, B, C, H, W].
     """
-    if synapses.sources == (IMAGE,) and image.ndim == 5:
-        return np.stack([_convolve(frame, synapses) for frame in image])
     if synapses.sources == (IMAGE,):
-        once = _convolve(image, synapses)
-        return np.broadcast_to(once, (timesteps, *once.shape))
-    inputs = np.concatenate([spikes[source] for source in synapses.sources], axis=2)  # [T, B, C_in, H, W]
-    if synapses.kernel == 0:
-        return inputs.astype(np.float64)
-    return np.stack([_convolve(step, synapses) for step in inputs])
+        return _convolve(image if image.ndim == 4 else image[t], synapses)
+    inputs = np.concatenate([spikes[source][t] for source in synapses.sources], axis=1)  # [B, C_in, H, W]
+    return _convolve(inputs, synapses) if synapses.kernel else inputs.astype(np.float64)
 
 
 def _convolve(x: NDArray[np.integer], synapses: Synapses) -> NDArray[np.float64]:
@@ -230,23 +242,23 @@ def _convolve(x: NDArray[np.integer], synapses: Synapses) -> NDArray[np.float64]
     return total.reshape(batch, len(codes), out_height, out_width)
 
 
-def _fire(currents: NDArray[np.float32], leak: np.float32, threshold: np.float32) -> NDArray[np.uint8]:
-    """Spikes of LIF neurons with the input currents [T, B, C, H, W]."""
-    spikes = np.zeros(currents.shape, np.uint8)
-    u = np.zeros(currents.shape[1:], np.float32)
-    s = np.zeros(currents.shape[1:], np.float32)
-    for t, x in enumerate(currents):
+def _fire(currents: Iterable[NDArray[np.float32]], leak: np.float32, threshold: np.float32) -> NDArray[np.uint8]:
+    """Spikes [T, B, C, H, W] of LIF neurons with the input currents [B, C, H, W] of each timestep."""
+    spikes: list[NDArray[np.uint8]] = []
+    u: NDArray[np.float32] = np.zeros((), np.float32)
+    s: NDArray[np.float32] = np.zeros((), np.float32)
+    for x in currents:
         u = (leak * u) * (np.float32(1) - s) + x
         s = (u > threshold).astype(np.float32)
-        spikes[t] = s
-    return spikes
+        spikes.append(s.astype(np.uint8))
+    return np.stack(spikes)
 
 
-def _fire_fixed(currents: NDArray[np.int64], threshold: int) -> NDArray[np.uint8]:
+def _fire_fixed(currents: Iterable[NDArray[np.int64]], threshold: int) -> NDArray[np.uint8]:
     """The same in fixed point."""
-    spikes = np.zeros(currents.shape, np.uint8)
-    u = np.zeros(currents.shape[1:], np.int64)
-    for t, x in enumerate(currents):
-        u = (u >> 2) * (1 - spikes[t - 1].astype(np.int64)) + x if t else x
-        spikes[t] = u > threshold
-    return spikes
+    spikes: list[NDArray[np.uint8]] = []
+    u: NDArray[np.int64] = np.zeros((), np.int64)
+    for x in currents:
+        u = (u >> 2) * (1 - spikes[-1].astype(np.int64)) + x if spikes else x
+        spikes.append((u > threshold).astype(np.uint8))
+    return np.stack(spikes)

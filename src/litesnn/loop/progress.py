@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,24 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog
 from litesnn.runs import RunFolder
 
-__all__ = ["EpochLog", "RunningMeans", "TensorBoard", "open_tensorboard", "progress_bar", "summary_writer"]
+__all__ = ["Epoch", "EpochLog", "RunningMeans", "TensorBoard", "open_tensorboard", "progress_bar", "summary_writer"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that is done and kept: a run that stops now goes on with the next one.
+
+    Attributes:
+        stage: "search" or "train".
+        epoch: its number, from 1.
+        epochs: how many the stage will have, as far as is known; training that runs late has fewer.
+        values: what the stage's log (``search.jsonl`` or ``train.jsonl``) says of it, such as "validation_accuracy".
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    values: Mapping[str, Any]
 
 
 class TensorBoard(Protocol):

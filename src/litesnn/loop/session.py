@@ -21,7 +21,7 @@ from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
 from litesnn.loop.memory import StepPlan, free_bytes, plan_step, release_unused, reuse_buffers
-from litesnn.loop.progress import summary_writer
+from litesnn.loop.progress import Epoch, summary_writer
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
@@ -50,6 +50,7 @@ class Session:
     tensorboard: bool = False
     execution: Execution = Execution()
     memory: int | None = None  # bytes that a step may take
+    on_epoch: Callable[[Epoch], object] | None = None  # called after each epoch, when it can be gone on from
 
     def show(self, text: str) -> None:
         """A line of what the stage tells, with rich's markup; however long, it stays one line."""
@@ -61,6 +62,12 @@ class Session:
             self.show(f"[yellow]{escape(text)}[/]")
         elif processes.is_first():
             print(f"litesnn: warning: {text}", file=sys.stderr)
+
+    def tell(self, epoch: Epoch) -> None:
+        """Call what is to be called after an epoch, in the first process; what it raises ends the job."""
+        call = self.on_epoch
+        if call is not None:
+            processes.first_does(lambda: call(epoch) and None)
 
     def plan(self, stage: str, footprint: Callable[[Execution], Footprint], *batches: int) -> StepPlan:
         """How to compute the steps of a stage on batches of so many images, which all processes share.
@@ -118,11 +125,13 @@ def begin_session(
     tensorboard: bool = False,
     execution: Execution = Execution(),
     memory: str | None = None,
+    on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Session:
     """A session on a device by name. Of several processes only the first shows something and keeps logs.
 
     Args:
         memory: most memory that a step of each process may take, such as ``"6 GB"``.
+        on_epoch: called after each epoch of search and training, when it can be gone on from.
 
     Raises:
         InputError: there is no such device, ``memory`` is not understood, or TensorBoard is not installed.
@@ -135,7 +144,12 @@ def begin_session(
         torch.cuda.set_device(found.index or 0)
         torch.backends.cudnn.benchmark = True  # batches all have one shape
     console = console if first else Console(quiet=True)
-    session = Session(found, console, tensorboard and first, execution, None if memory is None else parse_bytes(memory))
+    if memory is not None and not isinstance(memory, str):
+        raise InputError(f"memory: expected bytes with a unit, for example '6 GB', found {memory!r}")
+    if on_epoch is not None and not callable(on_epoch):
+        raise InputError(f"on_epoch: expected a function of an Epoch, found {on_epoch!r}")
+    limit = None if memory is None else parse_bytes(memory)
+    session = Session(found, console, tensorboard and first, execution, limit, on_epoch)
     if execution.compiled and (reason := why_not_compiled(found)):
         session.warn(f"torch.compile does not work here, so nothing is compiled: {reason}")
         session = replace(session, execution=replace(execution, compiled=False))

@@ -29,6 +29,9 @@ from litesnn.runs import RunFolder, first_difference
 __all__ = ["Begun", "Request", "begin"]
 
 
+_BUDGET = "text with units, as '8 kB, 1 M Bit-SynOps, T <= 4', or a litesnn.Budget"
+
+
 @dataclass(frozen=True)
 class Request:
     """What a person said; ``None`` is what they did not.
@@ -57,19 +60,23 @@ class Request:
         if self.data is not None:
             merged["data.source"] = self.data
         if self.budget is not None:
+            if not isinstance(self.budget, str | Budget):
+                raise InputError(f"budget {self.budget!r}: expected {_BUDGET}")
             limits = Budget.parse(self.budget) if isinstance(self.budget, str) else self.budget
             merged["budget"] = limits.model_dump(exclude_none=True)
         if self.seed is not None:
             merged["seed"] = self.seed
         if self.model is not None:
             merged["module"] = describe_module(self.model, self.weights).model_dump(exclude_none=True)
+        if not isinstance(self.changes, Mapping) or not all(isinstance(key, str) for key in self.changes):
+            raise InputError(f"changes {self.changes!r}: expected dotted keys with values, as {{'search.epochs': 3}}")
         return merged | dict(self.changes)
 
     def seconds(self) -> float | None:
         """The time in seconds. Raises ``InputError`` if it is not understood, not longer than zero, or infinite."""
         if self.time is None or isinstance(self.time, str):
             return None if self.time is None else parse_duration(self.time)
-        if not 0 < self.time < math.inf:
+        if not isinstance(self.time, int | float) or not 0 < self.time < math.inf:
             raise InputError(f"time {self.time!r} is no length of time; expected seconds above zero")
         return float(self.time)
 
@@ -77,6 +84,8 @@ class Request:
     def written(self) -> str | Path | None:
         """The recipe that somebody wrote and that this request means, or ``None`` if one is to be made."""
         if self.recipe is not None:
+            if not isinstance(self.recipe, str | Path):
+                raise InputError(f"recipe {self.recipe!r}: expected the name of a shipped recipe or of a TOML file")
             return self.recipe
         if self.model is not None:
             return "compress"

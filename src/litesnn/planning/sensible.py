@@ -1,10 +1,11 @@
-"""Settings that mean nothing for the data at hand: they are refused, before they are planned with or worked with."""
+"""Settings and data that lead to no network: they are refused, before they are planned with or worked with."""
 
 from __future__ import annotations
 
 from litesnn.config import Recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.sources import Data
+from litesnn.deploy.packed import InputSpec, require_packable
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 
@@ -12,11 +13,14 @@ __all__ = ["require_sensible"]
 
 
 def require_sensible(recipe: Recipe, data: Data) -> None:
-    """Refuse settings of a recipe that mean nothing for its data.
+    """Refuse settings of a recipe that mean nothing for its data, and data for which no network could be packed.
 
     Raises:
-        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented.
+        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented;
+            or no packed file can hold what the data's classes are called, or mean and deviation of its inputs.
     """
+    spec = InputSpec(data.shape, data.kind, data.mean, data.std, data.front_end)
+    require_packable(spec, data.classes, data.name)
     sound = data.train.sound
     noise = sound is not None and sound.noise is not None
     require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)

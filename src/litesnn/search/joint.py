@@ -44,7 +44,7 @@ from litesnn.loop.constraint import Constraint
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
-from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
+from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import Output
@@ -411,6 +411,7 @@ def learn(
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
             save_state(checkpoint, "search state", module, state.optimizers, memory)
+            session.tell(Epoch("search", epoch + 1, epochs, row))
     log.close()
     save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
     checkpoint.unlink(missing_ok=True)

@@ -9,45 +9,22 @@ Shapes: T timesteps, B batch, C channels, H × W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from litesnn.front_end import FrontEnd, InputKind
 from litesnn.genotype import Genotype
-from litesnn.snn.backbone import Backbone, Output, first_frames
+from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
+from litesnn.snn.predictor import InputInfo, Predictor, encode
 from litesnn.snn.prune import kept_count
 
 __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
-
-
-@dataclass(frozen=True)
-class InputInfo:
-    """How raw data becomes what the network sees.
-
-    ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255), "array" (floats) or "events" (counts 0…255, another
-    frame of this shape at each timestep); ``mean`` and ``std`` are per channel, in raw units; ``classes`` are the names
-    of the labels. ``front_end`` says what recordings have become, if that is what the data are.
-    """
-
-    shape: tuple[int, int, int]
-    kind: InputKind
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-    front_end: FrontEnd | None = None
-
-    @property
-    def frames(self) -> bool:
-        """Whether the network sees another frame at each timestep."""
-        return self.kind == "events"
 
 
 @dataclass(frozen=True)
@@ -63,19 +40,7 @@ class LayerInfo:
     kept: int
 
 
-def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Raw data [..., C, H, W] → int8 input: ``round(32·(x − mean)/std)`` clipped to ±127.
-
-    The order of the float32 roundings is part of the deployed arithmetic.
-    """
-    shift, spread = (
-        torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std)
-    )
-    normalised = (x.float() - shift) / spread
-    return (normalised * 32).round_().clamp_(-127, 127).to(torch.int8)
-
-
-class Network(nn.Module):
+class Network(Predictor):
     """A derived spiking network.
 
     Args:
@@ -85,8 +50,20 @@ class Network(nn.Module):
 
     def __init__(self, genotype: Genotype, info: InputInfo) -> None:
         super().__init__()
-        self.genotype, self.info = genotype, info
+        self.genotype, self._info = genotype, info
         self.backbone = Backbone(genotype, info.shape, len(info.classes))
+
+    def __repr__(self) -> str:
+        genotype = self.genotype
+        return (
+            f"Network({self.info}, T = {self.timesteps}, {len(genotype.cells)} cells, "
+            f"{sum(layer.weights for layer in self.layers()):,} weights, {genotype.arithmetic})"
+        )
+
+    @property
+    def info(self) -> InputInfo:
+        """Input and classes."""
+        return self._info
 
     @property
     def module(self) -> nn.Module:
@@ -107,12 +84,6 @@ class Network(nn.Module):
         """One-hot mixtures: what the genotype says."""
         device = self.backbone.device
         return [CellMix(Compression.fixed(gene.bits, gene.keep, device)) for gene in self.genotype.cells]
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Raw images [B, C, H, W], or frames [B, T or more, C, H, W] of which the first T are seen → int8 input."""
-        if self.info.frames:
-            x = first_frames(x, self.genotype.timesteps)
-        return encode(x.to(self.backbone.device), self.info.mean, self.info.std)
 
     def forward(
         self,
@@ -143,16 +114,6 @@ class Network(nn.Module):
             tap=tap,
             execution=execution,
         )
-
-    @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
-        """Raw images, or frames, as :meth:`encode` takes them → class indices [B], with the deployed arithmetic."""
-        was_training = self.training
-        self.eval()
-        try:
-            return self(self.encode(x)).logits[-1].argmax(1)  # type: ignore[no-any-return]
-        finally:
-            self.train(was_training)
 
     def layers(self) -> list[LayerInfo]:
         """Every layer in the order in which the packed file and the reports list it."""

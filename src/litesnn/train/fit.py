@@ -33,7 +33,7 @@ from litesnn.loop.constraint import Constraint
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
-from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
+from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
@@ -363,6 +363,7 @@ def fit_learner(
             schedule = changed
             memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "train state", module, training.optimizers, memory)
+            session.tell(Epoch("train", epoch + 1, schedule.epochs, row))
     log.close()
     note = silence(measure(load(best_path), validation).rates, "validation", recipe.budget)
     if note is not None:

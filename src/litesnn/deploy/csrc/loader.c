@@ -1,5 +1,6 @@
 #include "loader.h"
 
+#include <float.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,9 +9,11 @@
 
 #include "litesnn.h"
 
-/* The limits of the packed format (litesnn.deploy.packed), and of this engine. */
+/* The limits of the packed format: litesnn.deploy.limits, which says what they mean. */
 #define MAX_WEIGHTS (1 << 26)
 #define MAX_NEURONS (1 << 26)
+#define MAX_SPIKES (1 << 28)
+#define MAX_READ (1 << 26)
 #define MAX_KERNEL 31
 #define MAX_STRIDE LSNN_MAX_STRIDE
 #define MAX_TIMESTEPS 64
@@ -26,7 +29,7 @@ typedef struct {
     char *message;
     size_t message_size;
     int status;
-    int64_t weights, neurons, bundles;
+    int64_t weights, neurons, spikes, bundles;
 } reader;
 
 static void refuse(reader *in, int status, const char *format, ...)
@@ -141,6 +144,15 @@ static void count_neurons(reader *in, int64_t channels, int64_t height, int64_t 
         in->neurons += area * channels;
 }
 
+/* After count_neurons, so that the product fits. */
+static void count_spikes(reader *in, const lsnn_model *model, const lsnn_population *population)
+{
+    if (in->status == LSNN_OK)
+        in->spikes += (int64_t)population->channels * population->height * population->width * model->timesteps;
+    if (in->spikes > MAX_SPIKES)
+        refuse(in, LSNN_BAD_IMAGE, "expected at most %d neurons times timesteps in all", MAX_SPIKES);
+}
+
 /* Reads the sources of a bundle; height and width of their maps come back, and the sum of their channels. */
 static void sources(reader *in, const lsnn_model *model, int32_t known, int image_allowed, lsnn_synapses *bundle,
                     int32_t *height, int32_t *width)
@@ -168,8 +180,9 @@ static void sources(reader *in, const lsnn_model *model, int32_t known, int imag
         *width = w;
         inputs += channels;
     }
-    if (inputs > MAX_NEURONS)
-        refuse(in, LSNN_BAD_IMAGE, "sources: expected at most %d channels", MAX_NEURONS);
+    /* Channels are at most 2^12 times 2^26, and the area of a map 2^26. */
+    if (inputs > MAX_READ / ((int64_t)*height * *width))
+        refuse(in, LSNN_BAD_IMAGE, "sources: expected at most %d inputs, channels times pixels", MAX_READ);
     else
         bundle->inputs = (int32_t)inputs;
 }
@@ -196,6 +209,7 @@ static void bundle(reader *in, lsnn_model *model, int32_t index, int32_t number_
         population->height = height;
         population->width = width;
         count_neurons(in, population->channels, height, width);
+        count_spikes(in, model, population);
     } else if (height != population->height || width != population->width)
         refuse(in, LSNN_BAD_IMAGE, "bundle: expected the output size of the bundle before");
     if (made->kernel == 0 && made->inputs != population->channels)
@@ -314,9 +328,9 @@ static void input(reader *in, lsnn_model *model)
     model->mean = reserve(in, (size_t)model->channels, sizeof *model->mean);
     model->std = reserve(in, (size_t)model->channels, sizeof *model->std);
     for (c = 0; model->mean && c < model->channels; c++)
-        model->mean[c] = real(in, -3.4e38f, 3.4e38f, "mean");
+        model->mean[c] = real(in, -FLT_MAX, FLT_MAX, "mean");
     for (c = 0; model->std && c < model->channels; c++) {
-        model->std[c] = real(in, 0.0f, 3.4e38f, "std");
+        model->std[c] = real(in, 0.0f, FLT_MAX, "std");
         if (in->status == LSNN_OK && !(model->std[c] > 0))
             refuse(in, LSNN_BAD_IMAGE, "std: expected numbers above zero");
     }
@@ -345,7 +359,7 @@ static void header(reader *in, lsnn_model *model, size_t size)
         model->threshold.fixed = integer(in, 1, 1 << 30, "threshold");
     } else {
         model->leak.real = real(in, 0.0f, 1.0f, "leak");
-        model->threshold.real = real(in, 0.0f, 3.4e38f, "threshold");
+        model->threshold.real = real(in, 0.0f, FLT_MAX, "threshold");
         if (in->status == LSNN_OK && !(model->threshold.real > 0))
             refuse(in, LSNN_BAD_IMAGE, "threshold: expected a number above zero");
     }

@@ -1,4 +1,5 @@
-/* A pool of threads that sleep while there is nothing to do. */
+/* A pool of threads that sleep while there is nothing to do. In a child of fork() it starts threads anew when it is first
+ * run there; the process must not fork while the pool runs a task that the child should go on with. */
 #ifndef LSNN_THREADS_H
 #define LSNN_THREADS_H
 

@@ -51,21 +51,28 @@ Written by `litesnn export c`: C99, no heap, no library but what the compiler it
 
 static snn_input input[SNN_INPUTS];                  /* {given}, [{frames}{channels}, {height}, {width}] */
 static snn_logit logits[SNN_TIMESTEPS * SNN_CLASSES];
+static const char *const names[SNN_CLASSES] = SNN_CLASS_NAMES;
 
-if (snn_run(input, logits)) {{ int class = snn_class(logits); }}
+/* What is in the input, or 0 if one of its numbers is not finite. */
+const char *classify(void) {{
+    return snn_run(input, logits) ? names[snn_class(logits)] : 0;
+}}
 ```
 
+This is C and C++ alike: the headers say `extern "C"`.
+
 {logits}
-{front_end}Compile `snn*.c` and `model.c` with `-std=c99 -ffp-contract=off`; never with `-ffast-math`. `make` builds
-and runs the self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under
-qemu. The self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference,
-bit for bit.
+{front_end}The network is all of `src`; nothing else need be compiled. The folder is a library for Arduino's tools,
+PlatformIO and others that read `library.properties`, with a sketch in `examples`. Compile `src/*.c` as C, with
+`-std=c99 -ffp-contract=off` if flags are yours to choose; never with `-ffast-math`. `make` builds and runs the
+self-test on this computer, `make TARGET=cortex-m4` (or `cortex-m0`, `rv32`) on a microcontroller under qemu. The
+self-test compares logits, and the CRC-32 of the spikes of every population, with those of the reference, bit for bit.
 
 ## Measured
 
 {measured}
 
-Flash and RAM are those of the smallest complete program as linked (`app.c`: vectors, start-up, runtime, C library,
+Flash and RAM are those of the smallest complete program as linked (`test/app.c`: vectors, start-up, runtime, C library,
 model, one input and its logits); in brackets with the self-test, its golden data and its output instead. RAM is without
 the stack, whose high-water mark was read from painted memory while the self-test classified. Instructions are the mean
 of one inference over the golden inputs, counted by qemu (`-icount shift=0`) as the difference between three inferences

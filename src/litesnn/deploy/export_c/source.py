@@ -68,6 +68,7 @@ def model_header(layout: Layout) -> str:
         for name, value, meaning in rows
     )
     classes = "\n".join(f" *   {index}: {_comment(name)}" for index, name in enumerate(model.classes))
+    names = ", \\\n    ".join(map(_string, model.classes))
     return f"""{_banner("sizes of the network, and what the runtime is compiled for")}
 #ifndef MODEL_H
 #define MODEL_H
@@ -76,6 +77,11 @@ def model_header(layout: Layout) -> str:
 {classes}
  */
 {defines}
+
+/* The names of the classes in UTF-8: static const char *const names[SNN_CLASSES] = SNN_CLASS_NAMES; */
+#define SNN_CLASS_NAMES {{ \\
+    {names} \\
+}}
 
 #endif
 """
@@ -287,6 +293,19 @@ def _banner(what: str) -> str:
 def _comment(text: str) -> str:
     """A name as a C comment may hold it: nothing that could end the comment, or that a compiler warns of."""
     return re.sub(r"[^A-Za-z0-9 .,:;()+-]", "_", text)
+
+
+def _string(text: str) -> str:
+    """A name as a C string in UTF-8: what is not plain ASCII in octal digits, always three, so that any may follow.
+
+    A question mark is escaped too, since two of them may begin a trigraph.
+    """
+    plain = range(0x20, 0x7F)
+    escaped = [
+        f"\\{chr(byte)}" if chr(byte) in '"\\?' else chr(byte) if byte in plain else f"\\{byte:03o}"
+        for byte in text.encode()
+    ]
+    return f'"{"".join(escaped)}"'
 
 
 def _real(value: float | np.floating) -> str:

@@ -1,4 +1,6 @@
 /* The network: image, populations in order, readout. */
+#include "snn_strict.h"
+
 #include "snn.h"
 
 #include <string.h>

@@ -19,6 +19,10 @@
 
 #include "model.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #if SNN_FIXED
 #include "snn_fixed.h"
 #else
@@ -142,6 +146,10 @@ extern void (*snn_watch)(int population);
 
 /* The spikes of a population that has just been run, 0 or 1. */
 int snn_spike(int population, int t, int channel, int y, int x);
+#endif
+
+#ifdef __cplusplus
+}
 #endif
 
 #endif

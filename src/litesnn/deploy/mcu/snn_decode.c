@@ -1,4 +1,6 @@
 /* Decodes the kept weights of one output channel at a time, straight from the streams of the packed file. */
+#include "snn_strict.h"
+
 #include "snn_internal.h"
 
 static uint32_t low_bits(const uint8_t *bytes, uint32_t bit, uint32_t width) {

@@ -3,6 +3,8 @@
  * Output-stationary: the sums of one output channel stay in RAM while all of its weights pass. Work grows with the
  * firing rate.
  */
+#include "snn_strict.h"
+
 #include <string.h>
 
 #include "snn_internal.h"

@@ -10,6 +10,8 @@ typedef int32_t snn_real;  /* currents and membranes, with the model's fractiona
 typedef int16_t snn_scale; /* multipliers and biases */
 typedef int32_t snn_logit; /* t times the logit, with the readout's fractional bits */
 
+#ifndef __cplusplus /* what follows is the runtime's, which is C */
+
 /* floor(value / 2^shift); C99 leaves the right shift of a negative number to the compiler. */
 static inline int32_t snn_shifted(int32_t value, unsigned shift) {
     return value < 0 ? ~(~value >> shift) : value >> shift;
@@ -31,5 +33,7 @@ static inline snn_logit snn_read(snn_scale scale, unsigned shift, snn_scale bias
                                  int32_t t) {
     return snn_shifted(scale * total, shift) + t * snn_bias(bias, bias_shift);
 }
+
+#endif
 
 #endif

@@ -15,6 +15,8 @@ typedef float snn_real;  /* currents and membranes */
 typedef float snn_scale; /* scales and biases */
 typedef float snn_logit;
 
+#ifndef __cplusplus /* what follows is the runtime's, which is C */
+
 /* The current of a sum of weights. */
 static inline snn_real snn_current(snn_scale scale, unsigned shift, int32_t sum) {
     (void)shift;
@@ -41,5 +43,7 @@ static inline snn_logit snn_read(snn_scale scale, unsigned shift, snn_scale bias
     (void)bias_shift;
     return mean + bias;
 }
+
+#endif
 
 #endif

@@ -8,6 +8,8 @@
  *
  * and a negative weight is a positive one of the complement: -|w| s = |w| (1 - s) - |w|. Nothing is multiplied.
  */
+#include "snn_strict.h"
+
 #include "snn_internal.h"
 
 #if SNN_WITH_SLICED

@@ -1,0 +1,159 @@
+"""What a person gives a trained network in torch, raw inputs that are checked, and asks of it: classes, probabilities.
+
+T timesteps, B batch, C channels, H × W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from litesnn.front_end import FrontEnd, InputKind
+from litesnn.raw_inputs import not_finite, require_array, require_pixels, require_raw, require_scale
+from litesnn.snn.backbone import first_frames
+
+__all__ = ["InputInfo", "Predictor", "encode", "raw_tensor"]
+
+Array = TypeVar("Array", NDArray[np.generic], Tensor)
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """How raw data becomes what the network sees.
+
+    ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255), "array" (floats) or "events" (counts 0…255, another
+    frame of this shape at each timestep); ``mean`` and ``std`` are per channel, in raw units; ``classes`` are the names
+    of the labels. ``front_end`` says what recordings have become, if that is what the data are.
+    """
+
+    shape: tuple[int, int, int]
+    kind: InputKind
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    front_end: FrontEnd | None = None
+
+    def __str__(self) -> str:
+        return f"{'×'.join(map(str, self.shape))} {self.kind} → {len(self.classes)} classes"
+
+    @property
+    def frames(self) -> bool:
+        """Whether the network sees another frame at each timestep."""
+        return self.kind == "events"
+
+
+def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Raw data [..., C, H, W] → int8 input: ``round(32·(x − mean)/std)`` clipped to ±127.
+
+    The order of the float32 roundings is part of the deployed arithmetic.
+    """
+    shift, spread = (
+        torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std)
+    )
+    normalised = (x.float() - shift) / spread
+    return (normalised * 32).round_().clamp_(-127, 127).to(torch.int8)
+
+
+class Predictor(nn.Module):
+    """A network with classes that takes raw inputs. Arrays give arrays, and tensors give tensors."""
+
+    @property
+    def info(self) -> InputInfo:
+        """Input and classes."""
+        raise NotImplementedError
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw inputs [B, C, H, W], or frames [B, T or more, C, H, W] of which the first T are seen → int8 input.
+
+        Raises:
+            InputError: they have another type or shape than the network's input, or are not finite.
+        """
+        info = self.info
+        x = raw_tensor(info, x, timesteps=self.timesteps)
+        if info.frames:
+            x = first_frames(x, self.timesteps)
+        return encode(x.to(self.device), info.mean, info.std)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    def predict(self, x: Array, *, scale: float | None = None) -> Array:
+        """Class indices int64 [B] of raw inputs, with the deployed arithmetic.
+
+        Args:
+            x: images uint8 [B, C, H, W], or arrays of real numbers, or frames of events uint8 [B, T or more, C, H, W].
+            scale: what floats are multiplied by, and rounded, to become pixels from 0 to 255, such as 255 for floats
+                from 0 to 1.
+
+        Raises:
+            InputError: ``x`` has another type or shape than the network's input, is not finite, or has numbers out of
+                range.
+        """
+        classes = self._logits(x, scale).argmax(1)
+        return classes.cpu().numpy() if isinstance(x, np.ndarray) else classes
+
+    def predict_proba(self, x: Array, *, scale: float | None = None) -> Array:
+        """Probabilities float32 [B, K] of the classes: the softmax of the logits after the last timestep.
+
+        They say how sure the network is, not how often it is right: nothing calibrates them. Arguments and errors are
+        those of :meth:`predict`.
+        """
+        shares = self._logits(x, scale).softmax(1)
+        return shares.cpu().numpy() if isinstance(x, np.ndarray) else shares
+
+    @torch.no_grad()
+    def _logits(self, x: NDArray[np.generic] | Tensor, scale: float | None) -> Tensor:
+        """Logits [B, K] after the last timestep."""
+        raw = raw_tensor(self.info, x, timesteps=self.timesteps, scale=scale)
+        was_training = self.training
+        self.eval()
+        try:
+            logits: Tensor = self(self.encode(raw)).logits[-1]
+        finally:
+            self.train(was_training)
+        return logits
+
+
+def raw_tensor(
+    info: InputInfo, x: NDArray[np.generic] | Tensor, *, timesteps: int = 1, scale: float | None = None
+) -> Tensor:
+    """Raw inputs, checked, as a tensor: uint8, or real numbers that are finite in float32.
+
+    Raises:
+        InputError: as :meth:`Predictor.predict`.
+    """
+    require_array(x)
+    if scale is None:
+        require_raw(info, x.dtype, x.shape, timesteps)
+    else:
+        require_scale(info, x.dtype, scale)
+    if isinstance(x, np.ndarray):
+        with np.errstate(over="ignore"):  # refused below
+            x = torch.from_numpy(np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32))
+    if scale is not None:
+        pixels = (x.float() * scale).round()
+        if pixels.numel():
+            require_pixels(float(pixels.min()), float(pixels.max()), scale)
+        x = pixels.to(torch.uint8)
+        require_raw(info, x.dtype, x.shape, timesteps)
+    elif info.kind == "array" and not bool(torch.isfinite(x.float()).all()):
+        raise not_finite()
+    return x
