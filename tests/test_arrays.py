@@ -46,7 +46,7 @@ def test_names_of_arrays(tmp_path: Path, names: tuple[str, ...]) -> None:
     data = loaded(tmp_path, **dict(zip(names, (X[:12], Y[:12], X[12:], Y[12:]), strict=True)), other=np.zeros(3))
     assert values(data.train.x) | values(data.validation.x) == set(range(12))
     assert values(data.test().x) == set(range(12, 20))
-    assert data.notes == ()
+    assert data.notes == (f"1 array of {tmp_path / 'a.npz'} not read: other",)
 
 
 def test_a_validation_of_its_own(tmp_path: Path) -> None:

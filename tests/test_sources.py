@@ -343,7 +343,7 @@ class TestImages:
         [
             ({}, "holds no parquet files, no class folders of images or of sound, and no .bin recordings"),
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no class folders of images or of sound"),
-            ({"notes.txt": b"a"}, "no image column found among text"),
+            ({"notes.txt": b"a"}, "holds no parquet files, no class folders of images or of sound"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
             ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "class 'cat' has only 1 of the 2 training inputs"),
             ({"cat/a.png": b"a"}, "have 1 class; at least 2 are needed"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from litesnn.data.class_folders import KINDS, FileKind, LabelledFiles, label_files
+from litesnn.data.class_folders import LabelledFiles, label_files
+from litesnn.data.listing import KINDS, FileKind, suffix_of, unread_note
 from litesnn.data.settings import DataSettings
 from litesnn.data.split_names import SPLIT_NAMES, role_of
 from litesnn.errors import InputError
@@ -67,7 +69,16 @@ def read_file_list(path: Path, settings: DataSettings) -> LabelledFiles:
     if len(kinds) != 1:
         what = f"both images and sound ({', '.join(kinds.values())})" if kinds else "no files"
         raise InputError(f"{path}: names {what}; expected one of both kinds")
-    return label_files(path.parent, next(iter(kinds)), named)
+    kind = next(iter(kinds))
+    return label_files(path.parent, kind, named, notes=_unlisted(path, kind, seen))
+
+
+def _unlisted(path: Path, kind: FileKind, named: Iterable[str]) -> tuple[str, ...]:
+    """A note about files of the kind that lie beside those of the list, in the same folders, and are not in it."""
+    known = {os.path.realpath(path.parent / name) for name in named}
+    folders = {os.path.dirname(name) for name in known}
+    found = [entry for folder in folders for entry in os.scandir(folder) if suffix_of(entry.name) in KINDS[kind]]
+    return unread_note(f"the folders of {path}", [entry.name for entry in found if entry.path not in known])
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

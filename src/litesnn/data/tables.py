@@ -5,14 +5,10 @@ In: a folder or a name. Out: the splits with a column of encoded images or of so
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +17,12 @@ import numpy as np
 from litesnn.data.arrays import numbered_classes
 from litesnn.data.audio import Clip
 from litesnn.data.images import Encoded
+from litesnn.data.listing import Listing
 from litesnn.data.rows import Opened, Rows, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings
-from litesnn.data.split_names import assign, role_of
+from litesnn.data.split_names import assign
 from litesnn.data.splits import IntArray
+from litesnn.data.table_files import find_tables
 from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import LogMel
@@ -37,25 +35,25 @@ _CHUNK = 1024  # files held in memory at a time
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 
 
-def read_parquet(settings: DataSettings, audio: LogMel) -> Opened:
-    """A folder of parquet files, or of what else ``datasets`` reads there; reads no network.
+def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Opened:
+    """A folder of parquet or Arrow files, or of images or sound that ``metadata.csv`` describes; reads no network.
 
     Raises:
         InputError: the folder holds nothing of the kind, or is damaged.
     """
-    folder = Path(settings.source).expanduser()
-    datasets = need("datasets", package="datasets", extra="data")
-    try:
-        with _quiet(datasets):
-            found = _load(folder.resolve(), datasets)
-    except FileNotFoundError:
+    tables = find_tables(listing)
+    if tables is None:
         raise InputError(
             f"{settings.source}: this folder holds no parquet files, no class folders of images or of sound, and no "
             ".bin recordings of events in Train/CLASS or CLASS"
-        ) from None
+        )
+    datasets = need("datasets", package="datasets", extra="data")
+    try:
+        with _quiet(datasets):
+            found = datasets.load_dataset(tables.reader, data_files=dict(tables.patterns))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
-    return _open_tables(found, settings, audio, datasets)
+    return _open_tables(found, settings, audio, datasets, tables.notes)
 
 
 def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
@@ -78,20 +76,9 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
     return _open_tables(found, settings, audio, datasets)
 
 
-def _load(folder: Path, datasets: ModuleType) -> Any:
-    """What ``datasets`` reads in a folder. It takes the name for a pattern, so a name like one needs another way."""
-    if not set("*?[") & set(str(folder)):
-        return datasets.load_dataset(str(folder))
-    files: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.parquet")):
-        words = re.split("[^a-z]+", str(path.relative_to(folder).with_suffix("")).lower())
-        files[next(filter(None, map(role_of, words)), "train")].append(glob.escape(str(path)))
-    if not files:
-        raise FileNotFoundError
-    return datasets.load_dataset("parquet", data_files=dict(files))
-
-
-def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: ModuleType) -> Opened:
+def _open_tables(
+    found: Any, settings: DataSettings, audio: LogMel, datasets: ModuleType, notes: Sequence[str] = ()
+) -> Opened:
     """The splits of a ``DatasetDict``, by their names."""
     splits = assign(found, settings.source)
     features = found[splits.train].features
@@ -130,7 +117,7 @@ def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: Mo
         train=rows(splits.train),
         validation=rows(splits.validation) if splits.validation else None,
         test=None if splits.test is None else partial(rows, splits.test),
-        notes=splits.notes,
+        notes=(*splits.notes, *notes),
         front_end=None if audio_column is None else audio,
     )
 
