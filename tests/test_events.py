@@ -327,7 +327,7 @@ class TestPlaces:
         assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
 
     def test_recordings_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(event_files, "_MOST_BYTES", 10)
+        monkeypatch.setattr(event_files, "RECORDING_BYTES", 10)
         for place in (write_tree(tmp_path / "a", dataset()), write_archive(tmp_path / "b.zip", dataset())):
             with pytest.raises(InputError, match="has 200 bytes; a recording may have 10"):
                 loaded(place)

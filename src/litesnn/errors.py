@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from litesnn.text import plain
+
 __all__ = ["BudgetExceeded", "EndedElsewhere", "InputError", "LitesnnError", "WorkerLost"]
 
 
 class LitesnnError(Exception):
-    """Base class: a one-line message for a person, and an exit code."""
+    """Base class: a one-line message for a person, and an exit code.
+
+    Names in the message may be anything that a file says; what is not printable in them is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 class InputError(LitesnnError):

@@ -1,6 +1,6 @@
-"""Inputs that are arrays already: reading NumPy files, and checking what they hold.
+"""Inputs that are arrays already: which of several is what, and whether they hold what they should.
 
-In: ``.npy`` and ``.npz`` files, never unpickled. Out: tensors [N, C, H, W], uint8 for images, else finite float32.
+In: arrays, and their names in an ``.npz`` file. Out: tensors [N, C, H, W], uint8 for images, else finite float32.
 
 N inputs, K classes, C channels, H × W pixels.
 """
@@ -8,11 +8,8 @@ N inputs, K classes, C channels, H × W pixels.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +30,6 @@ __all__ = [
     "find_arrays",
     "find_inputs",
     "numbered_classes",
-    "read_npy",
-    "read_npz",
     "resize_arrays",
 ]
 
@@ -42,38 +37,6 @@ _CHANNELS = (1, 3, 4)  # that may stand at the end
 _INPUTS = frozenset(("x", "images", "image", "data", "inputs"))
 _PLAIN = ("x", "y", "x_test", "y_test")  # what goes before all others
 _LABELS = frozenset(("y", "labels", "label", "targets", "target"))
-
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises on files it can't read
-
-
-def read_npy(path: Path) -> npt.NDArray[np.generic]:
-    """The array of a ``.npy`` file. Raises ``InputError`` if it is missing, damaged or holds Python objects."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise InputError(f"{path}: holds several arrays; expected one array, as np.save writes it")
-    return found
-
-
-def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, npt.NDArray[np.generic]], frozenset[str]]:
-    """Those of the wanted arrays that an ``.npz`` file holds, and the names of all that it holds.
-
-    Arrays that are not wanted are not read.
-
-    Raises:
-        InputError: the file is missing or damaged, is no ``.npz`` file, or a wanted array holds Python objects.
-    """
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise InputError(f"{path}: holds a single unnamed array; expected arrays x and y, as np.savez writes")
-            return {name: archive[name] for name in archive.files if name in wanted}, frozenset(archive.files)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 @dataclass(frozen=True)
@@ -242,13 +205,6 @@ def numbered_classes(labels: IntArray, origin: str) -> tuple[tuple[str, ...], in
 def resize_arrays(x: Tensor, size: int) -> Tensor:
     """Images x uint8 [N, C, H, W] scaled to ``size`` × ``size`` by an antialiased triangle filter, as Pillow does."""
     return x if x.shape[2:] == (size, size) else F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: no such file or folder")
-    reason = "it holds Python objects" if "pickle" in str(error) else " ".join(str(error).split())
-    return InputError(f"{path}: cannot be read as NumPy arrays: {reason}")
 
 
 def _reshape_hint(length: int) -> str:

@@ -9,6 +9,7 @@ are what systems leave beside the data, and are not looked at.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zipfile
 import zlib
@@ -17,19 +18,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
 
 import numpy as np
 
+from litesnn.data.bounds import ARCHIVE_BYTES, RECORDING_BYTES, require_file
 from litesnn.data.listing import HIDDEN, list_files, unread_note
 from litesnn.data.split_names import SPLIT_NAMES, Role, assign, role_of
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
+from litesnn.text import reason_of
 
 __all__ = ["EventFile", "EventFolder", "contents", "find_events", "is_events"]
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _SUFFIX = ".bin"
-_MOST_BYTES = 5 * 2**22  # of a recording; one of N-MNIST has about 20,000
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGE = (
     *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
@@ -116,8 +119,9 @@ def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
             archived[file.path][file.member] = row
             continue
         try:
+            require_file(file.path)
             size = file.path.stat().st_size
-            yield row, str(file), _limited(str(file), size, file.path.read_bytes)
+            yield row, str(file), _limited(str(file), size, partial(_read_file, file.path))
         except OSError as error:
             raise InputError(f"{file.path}: cannot be read: {error.strerror or error}") from None
     for archive, rows in archived.items():
@@ -133,10 +137,21 @@ def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
             raise InputError(f"{archive}: has no {next(iter(rows))}")
 
 
-def _limited(name: str, size: int, read: Callable[[], bytes]) -> bytes:
-    if size > _MOST_BYTES:
-        raise InputError(f"{name}: has {size} bytes; a recording may have {_MOST_BYTES}")
-    return read()
+def _limited(name: str, size: int, read: Callable[[int], bytes]) -> bytes:
+    """The content of a recording that says to have so many bytes; ``read`` gives so many, or fewer at its end."""
+    if size > RECORDING_BYTES:
+        raise InputError(f"{name}: has {size} bytes; a recording may have {RECORDING_BYTES}")
+    content = read(size + 1)
+    if len(content) != size:
+        raise InputError(
+            f"{name}: says to have {size} bytes, and has {'more' if len(content) > size else len(content)}"
+        )
+    return content
+
+
+def _read_file(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def _members(place: Path, unread: list[str]) -> Iterator[tuple[str, EventFile]]:
@@ -201,22 +216,55 @@ def _is_archive(place: Path) -> bool:
     return place.name.lower().endswith(_ARCHIVES)
 
 
-def _each(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """Name and size of every file in an archive, and what reads it, to be called before the next one."""
+def _each(archive: Path) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
+    """Name and size of every file in an archive, and what reads so many bytes, to be called before the next one."""
+    require_file(archive)
     try:
         if archive.suffix.lower() == ".zip":
             with zipfile.ZipFile(archive) as opened:
                 for entry in opened.infolist():
                     if not entry.is_dir():
                         _require_method(archive, entry)
-                        yield entry.filename, entry.file_size, partial(opened.read, entry)
+                        yield entry.filename, entry.file_size, partial(_read_entry, opened, entry)
         else:
-            with tarfile.open(archive, "r:" if archive.suffix.lower() == ".tar" else "r:gz") as stream:
-                for member in stream:
+            with _unpacking(archive) as file, tarfile.open(fileobj=cast("Any", _Bounded(file)), mode="r:") as stream:
+                while (member := stream.next()) is not None:
+                    cast("Any", stream).members.clear()  # which tarfile keeps for nobody
                     if member.isreg():
                         yield member.name, member.size, partial(_read_member, stream, member)
     except _DAMAGE as error:
         raise _damaged(archive, error) from None
+
+
+def _unpacking(archive: Path) -> IO[bytes]:
+    return archive.open("rb") if archive.suffix.lower() == ".tar" else cast("IO[bytes]", gzip.open(archive))
+
+
+class _Bounded:
+    """A stream for ``tarfile``, which reads as much as headers say.
+
+    Gives no more than a recording may have before it is sent elsewhere, as it is for the next member or a content.
+    """
+
+    name = None
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, RECORDING_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"its headers say {size} bytes; expected at most {RECORDING_BYTES}")
+        return self.file.read(size)
+
+    def seek(self, place: int) -> int:
+        if place > ARCHIVE_BYTES:
+            raise tarfile.ReadError(f"it has more than {ARCHIVE_BYTES} bytes unpacked")
+        self.left = RECORDING_BYTES + tarfile.RECORDSIZE
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def _require_method(archive: Path, entry: zipfile.ZipInfo) -> None:
@@ -225,11 +273,16 @@ def _require_method(archive: Path, entry: zipfile.ZipInfo) -> None:
         raise InputError(f"{name}: is compressed by method {entry.compress_type}; expected 0 (stored) or 8 (deflated)")
 
 
-def _read_member(stream: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> bytes:
+    with opened.open(entry) as file:
+        return file.read(size)  # of a member that is larger than it says no more than this is unpacked
+
+
+def _read_member(stream: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
     file = stream.extractfile(member)
     assert file is not None  # a regular file has content
-    return file.read()
+    return file.read(size)
 
 
 def _damaged(archive: Path, error: Exception) -> InputError:
-    return InputError(f"{archive}: cannot be read as an archive: {' '.join(str(error).split())}")
+    return InputError(f"{archive}: cannot be read as an archive: {reason_of(error)}")

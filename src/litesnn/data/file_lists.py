@@ -13,11 +13,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from litesnn.data.bounds import require_file
 from litesnn.data.class_folders import LabelledFiles, label_files
 from litesnn.data.listing import KINDS, FileKind, suffix_of, unread_note
 from litesnn.data.settings import DataSettings
 from litesnn.data.split_names import SPLIT_NAMES, role_of
 from litesnn.errors import InputError
+from litesnn.text import reason_of
 
 __all__ = ["is_file_list", "read_file_list"]
 
@@ -83,12 +85,11 @@ def _unlisted(path: Path, kind: FileKind, named: Iterable[str]) -> tuple[str, ..
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The head, and the rows with the numbers of their lines. Fields are parted by commas, semicolons or tabs."""
+    require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: cannot be read: {reason_of(error)}") from None
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     try:

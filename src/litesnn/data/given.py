@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litesnn.data.arrays import array_meaning, find_arrays, read_npz
+from litesnn.data.arrays import array_meaning, find_arrays
+from litesnn.data.numpy_files import read_npz
 from litesnn.data.settings import DATA_FILE
 from litesnn.data.split_names import Role, role_of
 from litesnn.errors import InputError

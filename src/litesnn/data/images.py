@@ -22,9 +22,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from litesnn.data.bounds import IMAGE_PIXELS, require_file
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
+from litesnn.text import reason_of
 
 __all__ = ["IMAGE_SUFFIXES", "Encoded", "MixedSizesError", "decode_images", "fitting_size", "image_sizes"]
 
@@ -39,6 +41,19 @@ _GREY_MODES = {"1", "L", "LA", "La"}
 _DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # more than 8 bits, which Pillow would clip to white
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values for images that lie on a side
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        MemoryError,
+        RuntimeError,
+    ),  # of headers that make no sense
+)
+"""What Pillow raises on images that it cannot read."""
+
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
 _log = logging.getLogger("litesnn")
@@ -171,13 +186,18 @@ def _size_of(encoded: Encoded) -> tuple[int, int]:
 def _open(encoded: Encoded) -> Iterator[Any]:
     """The Pillow image of a file. Raises ``InputError`` for what goes wrong there and in what is done with it."""
     pil: Any = need("PIL.Image", package="pillow", extra="data")
-    if encoded.content is None and encoded.path is None:
-        raise InputError(f"{encoded.name}: is missing")
+    if encoded.content is None:
+        if encoded.path is None:
+            raise InputError(f"{encoded.name}: is missing")
+        require_file(encoded.path, encoded.name)
     try:
         with pil.open(encoded.path if encoded.content is None else io.BytesIO(encoded.content)) as image:
+            width, height = image.size
+            if width * height > IMAGE_PIXELS:
+                raise InputError(f"{encoded.name}: is {width} wide and {height} high; at most {IMAGE_PIXELS} pixels go")
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, pil.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()).replace(f" {encoded.path!r}", "")
+    except (*_DAMAGE, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
+        reason = reason_of(error).replace(f" {encoded.path!r}", "")
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 

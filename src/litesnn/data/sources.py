@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litesnn.data.arrays import as_inputs, as_labels, channels_last, find_arrays, numbered_classes, read_npz
+from litesnn.data.arrays import as_inputs, as_labels, channels_last, find_arrays, numbered_classes
 from litesnn.data.audio import Clip, Sound, decode
 from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders
 from litesnn.data.event_files import find_events, is_events
@@ -28,6 +28,7 @@ from litesnn.data.events import read_frames
 from litesnn.data.file_lists import is_file_list, read_file_list
 from litesnn.data.images import Encoded, MixedSizesError, fitting_size, image_sizes
 from litesnn.data.listing import count_things, list_files
+from litesnn.data.numpy_files import read_npz
 from litesnn.data.rows import Opened, Rows, Shape, array_rows, find_groups, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings, FrontEnds
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
