@@ -19,9 +19,12 @@ import typer
 from litesnn.cpu import check_limit
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError
 from litesnn.snn.execution import Execution
+from litesnn.text import plain
 from litesnn.torchrun import is_one_of_several
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from litesnn.loop.session import Session
     from litesnn.planning.request import Begun
     from litesnn.runs import RunFolder
@@ -304,7 +307,7 @@ def export_c(
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
-    console.print(str(firmware.path), soft_wrap=True, markup=False, highlight=False)
+    _print_line(console, firmware.path)
 
 
 @export_app.command("nir")
@@ -322,7 +325,7 @@ def export_to_nir(
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
     from litesnn.deploy.exchange.command import export_nir
 
-    print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
+    print(plain(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary()))
 
 
 @export_app.command("onnx")
@@ -333,7 +336,7 @@ def export_to_onnx(
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
     from litesnn.deploy.exchange.command import export_onnx
 
-    print(export_onnx(path, out).summary())
+    print(plain(export_onnx(path, out).summary()))
 
 
 @app.command()
@@ -359,7 +362,7 @@ def predict(
     from litesnn.show import predictions
 
     for row in predictions(model, inputs, reference=engine is Interpreter.reference):
-        print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
+        print(json.dumps(row) if as_json else plain(f"{row['input']}: {row['class']} ({row['probability']:.1%})"))
 
 
 @app.command()
@@ -519,6 +522,11 @@ def _conclude(folder: RunFolder) -> None:
     _first_does(lambda: _show_results(folder))
 
 
+def _print_line(console: Console, text: object) -> None:
+    """A line with names that are no markup."""
+    console.print(plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
 def _show_results(folder: RunFolder) -> None:
     from rich.console import Console
 
@@ -531,7 +539,7 @@ def _show_results(folder: RunFolder) -> None:
     console.print(summary_table(metrics))
     for stage in ("pack", "report"):
         if folder.done(stage):
-            console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True, markup=False, highlight=False)
+            _print_line(console, f"{STAGES[stage]}: {folder.output(stage)}")
     if reason := metrics.get("packing", {}).get("reason"):
-        console.print(f"no {STAGES['pack']}, and its size is an estimate: {reason}", soft_wrap=True, markup=False)
+        _print_line(console, f"no {STAGES['pack']}, and its size is an estimate: {reason}")
     check_budgets(metrics)

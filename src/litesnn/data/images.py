@@ -26,7 +26,7 @@ from litesnn.data.bounds import IMAGE_PIXELS, require_file
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
-from litesnn.text import reason_of
+from litesnn.text import plain, reason_of
 
 __all__ = ["IMAGE_SUFFIXES", "Encoded", "MixedSizesError", "decode_images", "fitting_size", "image_sizes"]
 
@@ -160,7 +160,7 @@ def _decode(
     if extent is not None and size is None and count:
         _log.warning(
             "litesnn: %d of %d images are rescaled to the size of the training images, %d wide and %d high; one is %s",
-            *(count, len(rows), extent[1], extent[0], example),
+            *(count, len(rows), extent[1], extent[0], plain(example)),
         )
     return torch.from_numpy(out)  # [N, C, H, W]
 
