@@ -79,6 +79,14 @@ SourceArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE.py:CLASS",
+        help="a torch module with convolutions and spiking neurons; the file is run, and no other that a recipe names",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -165,10 +173,7 @@ def design(
 @app.command()
 def compress(
     run: RunOption = Path("runs/compress"),
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="FILE.py:CLASS", help="a torch module with convolutions and spiking neurons"),
-    ] = None,
+    model: ModelOption = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="its weights to start from, as a safetensors file")
     ] = None,
@@ -187,6 +192,7 @@ def compress(
     Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
     with a run that was interrupted. Exit code 3 if the result breaks its budget.
     """
+    _allow(model)
     if model is None and not ((run / "recipe.toml").exists() and _folder(run).recipe().module):
         if weights is not None:
             raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
@@ -229,14 +235,16 @@ def search(
 
 
 @app.command()
-def derive(run: RunArgument) -> None:
+def derive(run: RunArgument, model: ModelOption = None) -> None:
     """Choose the genotype that the search prefers within the packed-size budget."""
+    _allow(model)
     _do_stage("derive", _folder(run), _session("cpu", None))
 
 
 @app.command()
 def train(
     run: RunArgument,
+    model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -247,6 +255,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train the derived network from scratch."""
+    _allow(model)
     _do_stage(
         "train",
         _folder(run),
@@ -264,6 +273,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
+    model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: Annotated[
@@ -271,6 +281,7 @@ def evaluate(
     ] = Runtime.torch,
 ) -> None:
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
+    _allow(model)
     folder = _folder(run)
     if engine is Runtime.native:
         if device not in ("auto", "cpu"):
@@ -282,8 +293,9 @@ def evaluate(
 
 
 @app.command()
-def pack(run: RunArgument) -> None:
+def pack(run: RunArgument, model: ModelOption = None) -> None:
     """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
+    _allow(model)
     _do_stage("pack", _folder(run), _session("cpu", None))
 
 
@@ -427,6 +439,14 @@ def _first_does(action: Callable[[], Any]) -> None:
     from litesnn import processes
 
     processes.first_does(action)
+
+
+def _allow(model: str | None) -> None:
+    """Let the file that the command line names be run."""
+    if model is not None:
+        from litesnn.compression.source import allow_module
+
+        allow_module(model)
 
 
 def _folder(run: Path) -> RunFolder:

@@ -19,6 +19,7 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
+from litesnn.compression.source import allow_module, require_allowed
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
 from litesnn.data.sources import Data, load
@@ -132,7 +133,9 @@ class Job:
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
-        if self.run.recipe().module is not None:
+        if (module := self.run.recipe().module) is not None:
+            if stage != "report":
+                require_allowed(module, str(self.run / "recipe.toml"))
             if processes.count() > 1:
                 raise InputError("a given module is compressed by one process; start litesnn without torchrun")
             execution = self.session.execution
@@ -311,7 +314,8 @@ def compress(
     """Compress a spiking network that was given, or go on with a compression that was interrupted.
 
     Args:
-        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run.
+        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run, and the modules beside it that it
+            imports. No other file that a recipe or a run folder names is.
         weights: a safetensors file of its weights to start from; left out, they are drawn from the seed.
         data: as for :func:`design`, and so the others.
         budget: limits; left out, those of the recipe.
@@ -328,6 +332,7 @@ def compress(
             metrics say why under ``"packing"``, and there is no packed file.
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
+    allow_module(model)
     session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
     folder = RunFolder(run)
     request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)

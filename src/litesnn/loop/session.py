@@ -53,7 +53,7 @@ class Session:
     memory: int | None = None  # bytes that a step may take
 
     def show(self, text: str) -> None:
-        """A line of what the stage tells, with rich's markup; however long, and whatever it names, it stays one line."""
+        """A line of what the stage tells, with rich's markup; however long and whatever it names, it stays one line."""
         self.console.print(plain(text), soft_wrap=True, highlight=False, emoji=False)
 
     def warn(self, text: str) -> None:
