@@ -16,13 +16,16 @@ import pytest
 import soundfile
 from PIL import Image
 
+from image_data import image_folder
 from litesnn.data import audio, bounds, event_files, images, numpy_files
-from litesnn.data.audio import decode, sound_length
+from litesnn.data.audio import Clip, Recordings, decode, sound_length
 from litesnn.data.event_files import contents, find_events
+from litesnn.data.events import read_frames
 from litesnn.data.images import Encoded, image_sizes
 from litesnn.data.numpy_files import read_npy, read_npz
 from litesnn.data.sources import DataSettings, load
 from litesnn.errors import InputError
+from litesnn.front_end import EventFrames, LogMel
 
 
 def refused(message: str) -> Any:
@@ -235,3 +238,30 @@ class TestWhatIsNoFile:
                 read(Encoded(None, str(tmp_path / "a"), str(tmp_path / "a")))
         with refused(f"{tmp_path}: is a folder"):
             bounds.require_file(tmp_path)
+
+
+class TestSeveral:
+    """Damaged files are said together."""
+
+    def test_images(self, tmp_path: Path) -> None:
+        image_folder(tmp_path / "a", {"cat": 10, "dog": 10})
+        for number in (0, 2, 3, 5, 7):
+            (tmp_path / "a" / "cat" / f"{number}.png").write_bytes(b"no image")
+        with refused(r"\d of \d+ files cannot be read: .*cat/\d\.png: cannot.*cat/\d\.png: cannot"):
+            load(DataSettings(source=str(tmp_path / "a")))
+        encoded = [Encoded(b"no image", None, f"{number}.png") for number in range(5)]
+        with refused(r"5 of 5 files cannot be read: (0\.png: .*; 1\.png: .*; 2\.png: .*|.*); and 2 more$"):
+            image_sizes(encoded)
+
+    def test_sound_and_events(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
+        clips = [Clip(Encoded(content, None, f"{row}.wav")) for row, content in enumerate((b"no", wav(100), b"no"))]
+        recordings = Recordings(lambda rows: [clips[row] for row in rows], np.arange(3), LogMel())
+        with refused(r"2 of 3 files cannot be read: 0\.wav: .*; 2\.wav: "):
+            recordings.clips()
+        files = []
+        for name in ("1.bin", "2.bin"):
+            (tmp_path / name).write_bytes(b"no")
+            files.append(event_files.EventFile(tmp_path / name))
+        with refused(r"2 of 2 files cannot be read: .*1\.bin: .*; .*2\.bin: "):
+            read_frames(files, EventFrames(), 1)

@@ -502,9 +502,10 @@ def _session(
 
 def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool = False) -> None:
     """Do the stages that are left, and show what came out; or only say what they would do."""
-    from litesnn.design import Job
+    from litesnn.design import Job, read_first
     from litesnn.runs import held
 
+    begun = read_first(folder, begun)
     with held(folder, begun.recipe, begun.reasons) as mine:
         job = Job(mine, session, begun.data)
         job.announce(begun.plan, whole=dry_run)
@@ -517,9 +518,11 @@ def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool 
 def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun | None = None) -> None:
     from rich.markup import escape
 
-    from litesnn.design import Job
+    from litesnn.design import Job, read_first
     from litesnn.runs import held
 
+    if begun is not None:
+        begun = read_first(folder, begun)
     recipe, reasons, data = (None, None, None) if begun is None else (begun.recipe, begun.reasons, begun.data)
     with held(folder, recipe, reasons) as mine:
         session.show(escape(str(Job(mine, session, data).do(stage))))

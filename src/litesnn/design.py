@@ -6,8 +6,9 @@ was, and deleting one result makes anew that result and what depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ from litesnn.compression.network import SteppedNetwork
 from litesnn.compression.source import allow_module, require_allowed
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
+from litesnn.data.settings import DATA_FILE
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
-from litesnn.errors import BudgetExceeded, InputError
+from litesnn.errors import BudgetExceeded, InputError, LitesnnError
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
@@ -45,7 +47,17 @@ from litesnn.train.fit import fit
 if TYPE_CHECKING:
     from litesnn.data.given import GivenData
 
-__all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
+__all__ = [
+    "Design",
+    "Job",
+    "check_budgets",
+    "compress",
+    "design",
+    "make_recipe",
+    "read_first",
+    "renew_report",
+    "trained_network",
+]
 
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -292,9 +304,11 @@ def design(
             execution=Execution(compiled=compiled, half=half),
             memory=memory,
         )
-        source = processes.first_does(lambda: source_of(data, folder.path))
-        request = Request(source, budget, recipe, seed, time, changes or {})
-        return _finished(folder, begin(folder, request, session), session)
+        with _nothing_left(folder):
+            source = processes.first_does(lambda: source_of(data, folder.path))
+            request = Request(source, budget, recipe, seed, time, changes or {})
+            begun = read_first(folder, begin(folder, request, session))
+        return _finished(folder, begun, session)
 
 
 def compress(
@@ -335,8 +349,40 @@ def compress(
     allow_module(model)
     session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard)
     folder = RunFolder(run)
-    request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
-    return _finished(folder, begin(folder, request, session), session)
+    with _nothing_left(folder):
+        request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
+        begun = read_first(folder, begin(folder, request, session))
+    return _finished(folder, begun, session)
+
+
+def read_first(folder: RunFolder, begun: Begun) -> Begun:
+    """Read the data of a new run before its folder is made, so that data that are refused leave none behind.
+
+    Raises:
+        InputError: the data cannot be read, or settings of the recipe mean nothing for them.
+    """
+    recipe = begun.recipe  # which the first of several processes has alone
+    if recipe is not None and begun.data is None and not (folder / "recipe.toml").exists():
+        with processes.apart():
+            data = load(recipe.data, recipe.front_ends)
+            require_sensible(recipe, data)
+        begun = replace(begun, data=data)
+    processes.share(None)
+    return begun
+
+
+@contextmanager
+def _nothing_left(folder: RunFolder) -> Iterator[None]:
+    """Remove the folder that given data were kept in, if it is new and the run does not begin."""
+    is_new = not folder.path.exists()
+    try:
+        yield
+    except LitesnnError:
+        if is_new and processes.is_first() and folder.path.is_dir():
+            (folder / DATA_FILE).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.path.rmdir()
+        raise
 
 
 def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:

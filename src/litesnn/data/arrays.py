@@ -29,6 +29,7 @@ __all__ = [
     "channels_last",
     "find_arrays",
     "find_inputs",
+    "layout_note",
     "numbered_classes",
     "resize_arrays",
 ]
@@ -106,12 +107,15 @@ def array_meaning(name: str) -> tuple[Role | None, str | None]:
 def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
     """Whether an array [N, …] of four dimensions has its channels at the end: [N, H, W, C] with C = 1, 3 or 4.
 
-    It has, if there are so few of them there, and neither of the other two is as small.
+    It has, if there are so few of them there, and more after the N, where they may be first. Of real numbers there have
+    to be more in third place too: [64, 4, 4] may be a map of features.
 
     Raises:
         InputError: it is not square, of real numbers, and has 4 at the end: channels, or a width of 4 pixels.
     """
-    if array.ndim != 4 or array.shape[3] not in _CHANNELS or min(array.shape[1:3]) <= max(_CHANNELS):
+    if array.ndim != 4 or array.shape[3] not in _CHANNELS or array.shape[1] <= max(_CHANNELS):
+        return False
+    if array.dtype != np.uint8 and array.shape[2] <= max(_CHANNELS):
         return False
     if array.shape[3] == 4 and array.dtype != np.uint8 and array.shape[1] != array.shape[2]:
         raise InputError(
@@ -121,8 +125,19 @@ def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
     return True
 
 
-def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
+def layout_note(array: npt.NDArray[np.generic], name: str, origin: str) -> tuple[str, ...]:
+    """A note about how an array is read whose channels may be at the end. Raises ``InputError`` as channels_last."""
+    if array.ndim != 4 or array.shape[3] not in _CHANNELS:
+        return ()
+    last = channels_last(array, origin)
+    order = "last, [N, H, W, C]" if last else "first, [N, C, H, W]"
+    return (f"{name} of shape {list(array.shape)} is read as channels {order}",)
+
+
+def as_inputs(array: npt.NDArray[np.generic], origin: str, *, channels_first: bool = False) -> Tensor:
     """Inputs [N, C, H, W] from an array of that shape, [N, H, W, C] or [N, H, W]: uint8 as it is, others as float32.
+
+    ``channels_first`` says that the array is no [N, H, W, C], whatever it looks like.
 
     Raises:
         InputError: the array is empty, of another shape, not of real numbers, or not finite in float32.
@@ -138,7 +153,7 @@ def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
         raise InputError(f"{origin}: is empty (shape {list(array.shape)})")
     if array.dtype.kind not in "buif":
         raise InputError(f"{origin}: holds values of type {array.dtype}; expected uint8 images or real numbers")
-    if channels_last(array, origin):
+    if not channels_first and channels_last(array, origin):
         array = array.transpose(0, 3, 1, 2)  # [N, C, H, W]
     if array.ndim == 3:
         array = array[:, None]  # [N, 1, H, W]
@@ -160,8 +175,8 @@ def as_labels(
 ) -> tuple[IntArray, tuple[str, ...] | None]:
     """Labels [N] as int64, one for each of the N = ``rows`` inputs, and the names of classes if they tell them.
 
-    They may be [N] or [N, 1], integers or names of classes, or one-hot [N, K] with a single 1 in each row. Names are
-    numbered as in ``classes``, or sorted.
+    They may be [N] or [N, 1], integers (as floats too) or names of classes, or one-hot [N, K] with a single 1 in each
+    row. Names are numbered as in ``classes``, or sorted.
 
     Raises:
         InputError: they are none of these, or name a class that is not in ``classes``.
@@ -172,13 +187,17 @@ def as_labels(
         if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
             raise InputError(f"{origin}: has shape {list(array.shape)}, but is not one-hot: expected one 1 in each row")
         return array.argmax(axis=1).astype(np.int64), tuple(str(label) for label in range(array.shape[1]))
-    if array.dtype.kind not in "buiUS":
+    if array.dtype.kind not in "buifUS":
         raise InputError(
             f"{origin}: holds values of type {array.dtype}; expected integer labels, names or one-hot rows"
         )
     if array.shape != (rows,):
         raise InputError(f"{origin}: has shape {list(array.shape)}; expected [{rows}], one label for each input")
-    if array.dtype.kind in "bui":
+    if array.dtype.kind == "f":
+        wrong = np.flatnonzero(~(np.isfinite(array) & (np.abs(array) < 2**53) & (array == np.rint(array))))
+        if len(wrong):
+            raise InputError(f"{origin}: label {array[wrong[0]]} in row {wrong[0]} is no whole number")
+    if array.dtype.kind in "buif":
         return array.astype(np.int64), None
     names = np.char.decode(array.astype(np.bytes_), "utf-8", "replace") if array.dtype.kind == "S" else array
     known = sorted(set(names.tolist())) if classes is None else classes

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from litesnn.data.bounds import SOUND_RATES, SOUND_SAMPLES, require_file
 from litesnn.data.cache import cached
+from litesnn.data.damaged import Damaged
 from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
@@ -100,14 +101,17 @@ class Recordings:
 
     def _decoded(self) -> Iterator[NDArray[np.int16]]:
         long: dict[str, NDArray[np.int16]] = {}  # recordings from which many clips are cut
+        damaged = Damaged()
         for clip in self._each():
             path = clip.encoded.path
-            if clip.place and clip.encoded.content is None and path is not None:
-                if path not in long:
-                    long[path] = decode(clip.encoded, self.settings.sample_rate)
-                yield _cut(long[path], clip, self.settings.samples)
-            else:
-                yield decode_clip(clip, self.settings)
+            with damaged.kept():
+                if clip.place and clip.encoded.content is None and path is not None:
+                    if path not in long:
+                        long[path] = decode(clip.encoded, self.settings.sample_rate)
+                    yield _cut(long[path], clip, self.settings.samples)
+                else:
+                    yield decode_clip(clip, self.settings)
+        damaged.complain(len(self.rows))
 
     def _key(self, *what: object) -> str:
         return hashlib.sha256(repr((_VERSION, *what, self.fingerprint)).encode()).hexdigest()

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from litesnn.data.bounds import IMAGE_PIXELS, require_file
+from litesnn.data.damaged import Damaged
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
@@ -109,8 +110,17 @@ def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
     Raises:
         InputError: an image is missing, or has no header that can be read.
     """
+    damaged = Damaged()
+
+    def measure(image: Encoded) -> tuple[int, int]:
+        with damaged.kept():
+            return _size_of(image)
+        return 0, 0
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(_size_of, images)), np.int64).reshape(-1, 2)
+        found = list(pool.map(measure, images))
+    damaged.complain(len(images))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def fitting_size(sizes: npt.NDArray[np.int64]) -> int:
@@ -134,8 +144,16 @@ def _decode(
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels, but {channels} are expected here")
 
-    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8], bool]]:
-        return [_decode_one(image, size or extent, channels, grey_only=grey_only) for image in block]
+    damaged = Damaged()
+
+    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8] | None, bool]]:
+        found: list[tuple[npt.NDArray[np.uint8] | None, bool]] = []
+        for image in block:
+            with damaged.kept():
+                found.append(_decode_one(image, size or extent, channels, grey_only=grey_only))
+                continue
+            found.append((None, False))
+        return found
 
     out: npt.NDArray[np.uint8] | None = None
     count, example, expected = 0, "", extent
@@ -146,6 +164,8 @@ def _decode(
             blocks = [images[at : at + _BLOCK] for at in range(0, len(images), _BLOCK)]
             decoded = chain.from_iterable(pool.map(decode, blocks))
             for index, (image, (pixels, rescaled)) in enumerate(zip(images, decoded, strict=True), start):
+                if pixels is None:
+                    continue
                 height, width = expected = expected or pixels.shape[1:]
                 if rescaled:
                     count, example = count + 1, image.name
@@ -157,6 +177,7 @@ def _decode(
                 if out is None:
                     out = np.empty((len(rows), channels, height, width), np.uint8)
                 out[index] = pixels
+    damaged.complain(len(rows))
     if extent is not None and size is None and count:
         _log.warning(
             "litesnn: %d of %d images are rescaled to the size of the training images, %d wide and %d high; one is %s",

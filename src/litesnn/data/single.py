@@ -73,7 +73,7 @@ def load_inputs(
         )
     if kind == "array" and array.dtype == np.uint8:
         raise InputError(f"{path}: holds images of type uint8; this network takes arrays of real numbers")
-    return as_inputs(array.reshape(-1, *shape), str(path))
+    return as_inputs(array.reshape(-1, *shape), str(path), channels_first=True)
 
 
 def _frames(path: Path, front_end: EventFrames, timesteps: int) -> Tensor:

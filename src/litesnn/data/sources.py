@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litesnn.data.arrays import as_inputs, as_labels, channels_last, find_arrays, numbered_classes
+from litesnn.data.arrays import as_inputs, as_labels, find_arrays, layout_note, numbered_classes
 from litesnn.data.audio import Clip, Sound, decode
 from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders
 from litesnn.data.event_files import find_events, is_events
@@ -362,9 +362,7 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         named = found[split]
         arrays, _ = read_npz(path, {named.x, named.y})
         x = as_inputs(arrays[named.x], f"{path}: {named.x}")
-        notes = []
-        if channels_last(arrays[named.x], f"{path}: {named.x}"):
-            notes.append(f"{named.x} of shape {list(arrays[named.x].shape)} is read as channels last, [N, H, W, C]")
+        notes = [*layout_note(arrays[named.x], named.x, f"{path}: {named.x}")]
         y, classes = as_labels(arrays[named.y], len(x), f"{path}: {named.y}", known)
         return x, y, classes, notes
 

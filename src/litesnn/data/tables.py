@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -26,11 +26,13 @@ from litesnn.data.table_files import find_tables
 from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import LogMel
+from litesnn.text import reason_of
 
 __all__ = ["read_hub", "read_parquet"]
 
 _IMAGE_NAMES = ("image", "img", "x")
 _AUDIO_NAMES = ("audio",)
+_PATIENCE = 5  # seconds until the hub has to answer
 _CHUNK = 1024  # files held in memory at a time
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 
@@ -52,16 +54,22 @@ def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Ope
         with _quiet(datasets):
             found = datasets.load_dataset(tables.reader, data_files=dict(tables.patterns))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
+        raise InputError(
+            f"{settings.source}: cannot be read as a data set: {reason_of(error.__cause__ or error)}"
+        ) from None
     return _open_tables(found, settings, audio, datasets, tables.notes)
 
 
 def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
-    """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``."""
+    """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``.
+
+    Where the hub does not answer within seconds, only the cache is looked at.
+    """
     datasets = need("datasets", package="datasets", extra="data")
     name = settings.source
     try:
-        found = datasets.load_dataset(name)
+        with nullcontext() if _hub_answers(name) else _offline(datasets):
+            found = datasets.load_dataset(name)
     except datasets.exceptions.DatasetNotFoundError:
         raise InputError(
             f"{name!r} is not on the Hugging Face hub, or is not open to you, and there is no folder of that name; "
@@ -72,8 +80,36 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
             f"{name!r} is not here and the Hugging Face hub cannot be reached to look for it; {EXPECTED}"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{name!r} of the Hugging Face hub cannot be read: {_one_line(error)}") from None
+        raise InputError(
+            f"{name!r} of the Hugging Face hub cannot be read: {reason_of(error.__cause__ or error)}"
+        ) from None
     return _open_tables(found, settings, audio, datasets)
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub says anything of a data set, asked once: ``datasets`` would ask for half a minute."""
+    hub = need("huggingface_hub", package="datasets", extra="data")
+    try:
+        hub.HfApi().dataset_info(name, timeout=_PATIENCE)
+    except hub.errors.HfHubHTTPError:  # an answer, if not a good one: datasets says what it means
+        return True
+    except Exception:  # whatever the HTTP library of this version of the hub's client raises
+        return False
+    return True
+
+
+@contextmanager
+def _offline(datasets: ModuleType) -> Iterator[None]:
+    """Let ``datasets`` and the client of the hub ask nobody."""
+    places: tuple[Any, ...] = (datasets.config, need("huggingface_hub.constants", package="datasets", extra="data"))
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _open_tables(
@@ -168,7 +204,9 @@ def _named_column(features: Any, name: str, key: str, settings: DataSettings) ->
 def _label_values(table: Any, column: str, origin: str) -> list[Any]:
     values: list[Any] = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     for row, value in enumerate(values):
-        if not isinstance(value, int | str):
+        if isinstance(value, float) and value.is_integer():
+            values[row] = int(value)
+        elif not isinstance(value, int | str):
             what = "missing" if value is None else f"of type {type(value).__name__}"
             raise InputError(f"{origin}: the label in row {row} is {what}; expected one integer or name in every row")
     return values
@@ -238,5 +276,6 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())[:300]
+def _reason(error: Exception) -> str:
+    """What went wrong, of which ``datasets`` itself only says that something did."""
+    return reason_of(error.__cause__ or error)
