@@ -46,7 +46,7 @@ def test_names_of_arrays(tmp_path: Path, names: tuple[str, ...]) -> None:
     data = loaded(tmp_path, **dict(zip(names, (X[:12], Y[:12], X[12:], Y[12:]), strict=True)), other=np.zeros(3))
     assert values(data.train.x) | values(data.validation.x) == set(range(12))
     assert values(data.test().x) == set(range(12, 20))
-    assert data.notes == ()
+    assert data.notes == (f"1 array of {tmp_path / 'a.npz'} not read: other",)
 
 
 def test_a_validation_of_its_own(tmp_path: Path) -> None:
@@ -90,6 +90,11 @@ class TestLabels:
             assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
         assert loaded(tmp_path, x=X, y=np.eye(2)[Y], class_names=np.array(["b", "a"])).classes == ("b", "a")
 
+    def test_whole_numbers_may_be_floats(self, tmp_path: Path) -> None:
+        data = loaded(tmp_path, x=X, y=Y.astype(np.float32))
+        assert data.classes == ("0", "1")
+        assert data.train.y.dtype == torch.int64
+
     def test_numbers_from_1_on(self, tmp_path: Path) -> None:
         data = loaded(tmp_path, x=X, y=Y + 1, x_test=X[:3], y_test=Y[:3] + 1)
         assert (data.classes, data.test().y.tolist()) == (("1", "2"), [0, 1, 0])
@@ -105,7 +110,9 @@ class TestLabels:
             (np.full((20, 2), 0.5), "not one-hot"),
             (np.eye(2)[Y][:5], r"has shape \[5, 2\]; expected|holds values of type float64"),
             (np.zeros((20, 2, 2), int), r"has shape \[20, 2, 2\]; expected \[20\]"),
-            (Y / 1, "expected integer labels, names or one-hot rows"),
+            (Y / 2, r"label 0\.5 in row \d+ is no whole number"),
+            (np.full(20, np.nan), r"label nan in row 0 is no whole number"),
+            (Y * 1j, "expected integer labels, names or one-hot rows"),
         ],
     )
     def test_refuses(self, labels: Any, message: str) -> None:
@@ -129,6 +136,9 @@ class TestChannelsLast:
             ((64, 4, 4), np.float32, False),
             ((9, 128, 2), np.float32, False),
             ((28, 28), np.uint8, False),
+            ((28, 4, 1), np.uint8, True),
+            ((8, 1, 3), np.uint8, True),
+            ((3, 9, 3), np.uint8, False),
         ],
     )
     def test_where_it_is_plain(self, shape: tuple[int, ...], dtype: Any, last: bool) -> None:
@@ -140,6 +150,10 @@ class TestChannelsLast:
         assert data.shape == (3, 6, 7)
         assert torch.equal(data.test().x, torch.from_numpy(x[:2].transpose(0, 3, 1, 2)))
         assert data.notes == ("x of shape [20, 6, 7, 3] is read as channels last, [N, H, W, C]",)
+
+    def test_what_may_be_either_is_said(self, tmp_path: Path) -> None:
+        data = loaded(tmp_path, x=np.zeros((20, 3, 9, 3), np.uint8), y=Y)
+        assert data.notes == ("x of shape [20, 3, 9, 3] is read as channels first, [N, C, H, W]",)
 
     def test_prediction_takes_it_too(self, tmp_path: Path) -> None:
         x = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3)).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,7 @@ class TestSpeechCommands:
             [0, 1],
         ]
         assert "lists" in data.notes[0]
+        assert len(data.notes) == 1
         assert data.train.sound is not None
         clips = data.train.sound.recordings.clips()
         assert clips[:, 0].tolist() == [2, 3, 4, 1002, 1003]
@@ -297,6 +299,7 @@ class TestSpeechCommands:
         folder = commands_folder(tmp_path / "speech", {**TEN, "bed": 6, "cat": 6})
         data = load(DataSettings(source=str(folder), commands=12), FrontEnds(SMALL))
         assert data.classes == (*WORDS, SILENCE, UNKNOWN)
+        assert "recordings of other words not read" in data.notes[-1]
         for split, known in ((data.train, 20), (data.validation, 10), (data.test(), 10)):
             counts = torch.bincount(split.y, minlength=12).tolist()
             assert counts == [known // 10] * 10 + [known // 10] * 2
@@ -308,6 +311,13 @@ class TestSpeechCommands:
         assert data.train.sound is not None
         assert data.train.sound.noise is not None
         assert torch.equal(data.train.sound.noise(), torch.from_numpy(ramp(-5000, 400)))
+
+    def test_what_is_not_read_is_said(self, tmp_path: Path) -> None:
+        folder = commands_folder(tmp_path / "speech", {"bed": 5, "cat": 4})
+        (folder / "_extra_").mkdir()
+        (folder / "_extra_" / "a.wav").touch()
+        os.mkfifo(folder / "bed" / "pipe.wav")
+        assert read_commands(folder, None).notes == (f"2 files of {folder} not read: 2 .wav",)
 
     def test_draws_are_seeded_and_differ_by_split(self, tmp_path: Path) -> None:
         folder = commands_folder(tmp_path / "speech", {**dict.fromkeys(WORDS, 30), "bed": 60})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pydantic import ValidationError
 from event_data import encoded, write_tree
 from image_data import image_folder, npz, parquet, values
 from litesnn.data.cache import CACHE_VARIABLE
-from litesnn.data.class_folders import LabelledFiles, find_class_folders, list_files
+from litesnn.data.class_folders import LabelledFiles, find_class_folders
+from litesnn.data.listing import list_files
 from litesnn.data.sources import Data, DataSettings, FrontEnds, load
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
@@ -143,11 +145,21 @@ class TestFinding:
         assert files.notes == (f"1 file of {tmp_path / 'a'} not read: 1 .md",)
         assert found(write(tmp_path / "b", "train/a/1.wav", "train/b/1.wav", names[3])).noise == (names[3],)
 
+    def test_what_is_no_file_is_not_opened(self, tmp_path: Path) -> None:
+        write(tmp_path / "a", "cat/a.png", "dog/a.png")
+        os.mkfifo(tmp_path / "a" / "cat" / "b.png")
+        files = found(tmp_path / "a")
+        assert rows(files) == {"train": ["cat/a.png", "dog/a.png"]}
+        assert files.notes == (
+            f"1 file of {tmp_path / 'a'} not read: 1 that cannot be data (pipe, device or broken link: cat/b.png)",
+        )
+
     def test_links_are_followed_but_not_for_ever(self, tmp_path: Path) -> None:
         write(tmp_path / "store", "1.png")
         write(tmp_path / "a", "cat/1.png")
         (tmp_path / "a" / "dog").symlink_to(tmp_path / "store")
         (tmp_path / "a" / "cat" / "back").symlink_to(tmp_path / "a")
+        (tmp_path / "a" / "ape").symlink_to(tmp_path / "a" / "cat")  # a folder goes before a link to it
         assert rows(found(tmp_path / "a")) == {"train": ["cat/1.png", "dog/1.png"]}
 
     @pytest.mark.parametrize(

@@ -189,6 +189,27 @@ class TestPlaces:
         rows = torch.cat([data.train.x, data.validation.x]).flatten(1)
         assert len(np.unique(rows.numpy(), axis=0)) == 20
 
+    def test_splits_have_their_usual_names(self, tmp_path: Path) -> None:
+        """These would all be training, if the folders of splits were passed over."""
+        files = {
+            name.replace("Train", "training").replace("Test/lit/00001", "val/lit/1").replace("Test", "testing"): content
+            for name, content in dataset().items()
+        }
+        for place in (write_tree(tmp_path / "a", files), write_archive(tmp_path / "a.zip", files)):
+            found = find_events(place)
+            assert {split: len(rows) for split, (rows, _) in found.splits.items()} == {
+                "train": 12,
+                "validation": 1,
+                "test": 3,
+            }
+
+    def test_what_is_not_read_is_said(self, tmp_path: Path) -> None:
+        files = dataset() | {"README.md": b"", "Train/lit/1.aedat": b"", "__MACOSX/a.txt": b""}
+        for place in (write_tree(tmp_path / "a", files), write_archive(tmp_path / "a.zip", files)):
+            assert loaded(place).notes == (f"2 files of {place} not read: 1 .md, 1 .aedat",)
+        os.mkfifo(tmp_path / "a" / "Train" / "lit" / "2.bin")
+        assert "1 .bin" in loaded(tmp_path / "a").notes[0]
+
     def test_test_rows_are_not_read_before_they_are_asked_for(self, tmp_path: Path) -> None:
         data = loaded(write_tree(tmp_path / "a", dataset() | {"Test/lit/9.bin": b"damaged"}))
         with pytest.raises(InputError, match=r"9\.bin: has 7 bytes"):
@@ -306,7 +327,7 @@ class TestPlaces:
         assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
 
     def test_recordings_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(event_files, "_MOST_BYTES", 10)
+        monkeypatch.setattr(event_files, "RECORDING_BYTES", 10)
         for place in (write_tree(tmp_path / "a", dataset()), write_archive(tmp_path / "b.zip", dataset())):
             with pytest.raises(InputError, match="has 200 bytes; a recording may have 10"):
                 loaded(place)

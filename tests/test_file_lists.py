@@ -41,6 +41,15 @@ def test_splits_are_cut(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [12, 4, 4]
     assert set.union(*parts) == set(range(20))
     assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+    assert data.notes == ()
+
+
+def test_files_that_stand_on_no_line_are_said(tmp_path: Path) -> None:
+    path = file_list(tmp_path / "a")
+    image_folder(tmp_path / "b", {"more": 2})
+    for number in range(2):
+        (tmp_path / "b" / "more" / f"{number}.png").rename(tmp_path / "a" / "images" / f"more{number}.png")
+    assert load(DataSettings(source=str(path))).notes == (f"2 files of the folders of {path} not read: 2 .png",)
 
 
 @pytest.mark.parametrize(

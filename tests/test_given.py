@@ -16,11 +16,22 @@ from litesnn.data.given import as_arrays, source_of
 from litesnn.data.sources import DataSettings, load
 from litesnn.errors import InputError
 from whole_job import Problem, inputs
+from whole_job import litesnn as command_line
 
 X = (np.arange(20, dtype=np.uint8)[:, None, None, None] + np.arange(48, dtype=np.uint8).reshape(3, 4, 4)).astype(
     np.uint8
 )
 Y = np.arange(20) % 2
+
+
+class Column:
+    """What a column of pandas is: no array, but it becomes one of Python objects."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.values, object)
 
 
 class Images(Dataset[Any]):
@@ -47,6 +58,9 @@ class Images(Dataset[Any]):
         {"images": X, "labels": torch.from_numpy(Y)},
         {"train": (X, Y)},
         TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
+        (X, Y.astype(np.float64)),
+        (X, np.array(Y.tolist(), object)),
+        (X, Column(Y.tolist())),
         Images(torch.from_numpy),
         Images(lambda x: torch.from_numpy(x).float() / 255),
         Images(lambda x: x.astype(np.float32) / np.float32(255), np.int64),
@@ -92,6 +106,12 @@ def test_tests_of_their_own(tmp_path: Path, data: Any) -> None:
     assert test.y.tolist() == Y[:4].tolist()
 
 
+def test_names_may_be_objects(tmp_path: Path) -> None:
+    names = ["odd" if label else "even" for label in Y]
+    for labels in (Column(names), np.array(names, object)):
+        assert as_arrays((X, labels))["y_train"].tolist() == names
+
+
 def test_names_stay_names(tmp_path: Path) -> None:
     assert source_of("digits", tmp_path) == "digits"
     assert source_of(tmp_path / "a.npz", tmp_path) == str(tmp_path / "a.npz")
@@ -124,6 +144,14 @@ def test_floats_stay_what_they_are() -> None:
         ([X[0], X[1], X[2]], r"data\[0\]: is of type ndarray; expected a pair \(image, label\)"),
         ({"train": 3, "test": 3}, "train: is of type int"),
         (iter([]), "data: is of type list_iterator; expected"),
+        (
+            (X, Column(["a", 1] * 10)),
+            "data: y: is of type Column, .* .but of int, str",
+        ),
+        (
+            (X, Column(["a", None] * 10)),
+            "data: y: is of type Column, .* .but of NoneType, str",
+        ),
     ],
 )
 def test_refuses(tmp_path: Path, data: Any, message: str) -> None:
@@ -134,6 +162,19 @@ def test_refuses(tmp_path: Path, data: Any, message: str) -> None:
 
 
 class TestRunFolder:
+    def test_what_is_refused_leaves_none(self, problem: Problem, tmp_path: Path) -> None:
+        x, y = inputs()
+        for labels in (y[:5], y / 2):
+            with pytest.raises(InputError, match="y_train: "):
+                litesnn.design(data=(x, labels), recipe=problem.recipe, run=tmp_path / "run", device="cpu")
+            assert not (tmp_path / "run").exists()
+        np.savez(tmp_path / "a.npz", x=x, y=y[:5])
+        options = {"--data": tmp_path / "a.npz", "--recipe": problem.recipe, "--run": tmp_path / "run"}
+        for command in ("design", "search"):
+            outcome = command_line(command, *(word for option in options.items() for word in option))
+            assert outcome.code == 2
+            assert not (tmp_path / "run").exists()
+
     def test_other_data_are_refused_once_a_run_has_begun(self, tmp_path: Path) -> None:
         source_of((X, Y), tmp_path)
         with pytest.raises(InputError, match=r"data\.npz holds other data than are given now; choose another folder"):

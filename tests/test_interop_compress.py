@@ -24,6 +24,7 @@ from litesnn.compression.deploy import prove_equal
 from litesnn.compression.graph import Graph, leaves_of
 from litesnn.compression.network import SteppedNetwork, fixed_choice
 from litesnn.compression.neurons import Lif, NotLif, identify, reset_states
+from litesnn.compression.source import allow_module
 from litesnn.compression.stages import _packed
 from litesnn.data.sources import load
 from litesnn.deploy.packed import PackedModel, read, write
@@ -133,6 +134,7 @@ def test_packed_predictions_are_the_librarys_own(name: str, tmp_path: Path) -> N
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.8
     model, test = read(run / "model.safetensors"), load(RunFolder(run).recipe().data).test()
+    allow_module(f"{EXAMPLES / name}.py:Net")
     network = package.Design(run, metrics).load()
     assert isinstance(network, SteppedNetwork)
     assert network.given.graph is not None

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from pydantic import ValidationError
 
@@ -18,6 +21,7 @@ import event_data
 from event_data import write_tree
 from image_data import encoded, file_list, image_folder, npz, parquet, pictures, values, write_parquet
 from litesnn.data import rows as rows_module
+from litesnn.data import tables
 from litesnn.data.cache import CACHE_VARIABLE
 from litesnn.data.images import decode_images, fitting_size
 from litesnn.data.single import load_inputs
@@ -42,6 +46,14 @@ SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "folder": lambda folder: parquet(folder / "a"),
     "hub": lambda folder: "someone/pets",
 }
+
+
+HUB_ANSWERS = tables._hub_answers
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_hub_answers", lambda name: True)
 
 
 @pytest.fixture
@@ -177,7 +189,7 @@ class TestNpz:
             ({"x": X + 1e39, "y": Y}, "128 of 128 values are not finite"),
             ({"x": X, "y": Y[:5]}, r"y: has shape \[5\]; expected \[8\]"),
             ({"x": X, "y": np.eye(8)[:, :2].astype(int)}, r"y: has shape \[8, 2\], but is not one-hot"),
-            ({"x": X, "y": Y / 1}, "expected integer labels"),
+            ({"x": X, "y": Y / 2}, r"y: label 0\.5 in row \d is no whole number"),
             ({"x": X, "y": Y - 1}, "have 1 class; at least 2 are needed"),
             (
                 {"x": X, "y": np.where(Y, 2, -1)},
@@ -343,7 +355,7 @@ class TestImages:
         [
             ({}, "holds no parquet files, no class folders of images or of sound, and no .bin recordings"),
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no class folders of images or of sound"),
-            ({"notes.txt": b"a"}, "no image column found among text"),
+            ({"notes.txt": b"a"}, "holds no parquet files, no class folders of images or of sound"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
             ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "class 'cat' has only 1 of the 2 training inputs"),
             ({"cat/a.png": b"a"}, "have 1 class; at least 2 are needed"),
@@ -426,6 +438,38 @@ class TestImages:
 
 
 class TestHubAndNames:
+    @pytest.mark.parametrize(
+        ("error", "asked"),
+        [
+            (ConnectionError("no route"), False),
+            (HfHubHTTPError("no such data set", response=mock.Mock()), True),
+            (None, True),
+        ],
+    )
+    def test_a_hub_that_does_not_answer_is_asked_once(
+        self, monkeypatch: pytest.MonkeyPatch, error: Exception | None, asked: bool
+    ) -> None:
+        """`datasets` itself asks six times, for half a minute."""
+        monkeypatch.setattr(tables, "_hub_answers", HUB_ANSWERS)
+        calls: list[object] = []
+
+        def ask(self: object, name: str, timeout: float) -> None:
+            assert timeout <= 5
+            calls.append(name)
+            if error is not None:
+                raise error
+
+        def fail(name: str) -> None:
+            calls.append(datasets.config.HF_HUB_OFFLINE)
+            raise ConnectionError
+
+        monkeypatch.setattr(HfApi, "dataset_info", ask)
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        before = datasets.config.HF_HUB_OFFLINE
+        refused("a/b", "'a/b' is not here and the Hugging Face hub cannot be reached")
+        assert calls == ["a/b", before or not asked]
+        assert before == datasets.config.HF_HUB_OFFLINE
+
     def test_reads_it(self, hub: None) -> None:
         data = load(DataSettings(source="someone/pets"))
         assert (data.name, len(data.test().y)) == ("someone/pets", 4)

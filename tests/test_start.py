@@ -57,7 +57,7 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
     assert code == 0
     assert not modules & {*HEAVY, "pydantic", "rich", "typer"}
     ours = {name.removeprefix("litesnn.") for name in modules if name.startswith("litesnn")}
-    assert ours == {"litesnn", "cpu", "errors", "threads"}
+    assert ours == {"litesnn", "cpu", "errors", "text", "threads"}
 
 
 def test_public_names_come_when_they_are_used() -> None:

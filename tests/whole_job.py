@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 
 from litesnn.cli import main
+from litesnn.compression import source
 from litesnn.config import Recipe
 from litesnn.data.sources import Data, load
 from litesnn.loop.session import Session
@@ -138,6 +139,7 @@ def litesnn(*arguments: str | Path) -> Outcome:
         mock.patch.object(sys, "stdout", out),
         mock.patch.object(sys, "stderr", err),
         mock.patch.dict(os.environ, {"COLUMNS": "300"}),
+        mock.patch.object(source, "_allowed", set()),  # as in a process of its own
         pytest.raises(SystemExit) as end,
     ):
         main()

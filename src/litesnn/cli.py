@@ -19,9 +19,12 @@ import typer
 from litesnn.cpu import check_limit
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError, memory_errors_told
 from litesnn.snn.execution import Execution
+from litesnn.text import plain
 from litesnn.torchrun import is_one_of_several
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from litesnn.loop.session import Session
     from litesnn.planning.request import Begun
     from litesnn.runs import RunFolder
@@ -76,6 +79,14 @@ SourceArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")
 ]
 RunOption = Annotated[Path, typer.Option("--run", help="the run folder; made if it is not there")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE.py:CLASS",
+        help="a torch module with convolutions and spiking neurons; the file is run, and no other that a recipe names",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -162,10 +173,7 @@ def design(
 @app.command()
 def compress(
     run: RunOption = Path("runs/compress"),
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="FILE.py:CLASS", help="a torch module with convolutions and spiking neurons"),
-    ] = None,
+    model: ModelOption = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="its weights to start from, as a safetensors file")
     ] = None,
@@ -184,6 +192,7 @@ def compress(
     Its architecture stays; bits and keep ratio of every layer and the timesteps are searched under the budget. Goes on
     with a run that was interrupted. Exit code 3 if the result breaks its budget.
     """
+    _allow(model)
     if model is None and not ((run / "recipe.toml").exists() and _folder(run).recipe().module):
         if weights is not None:
             raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
@@ -226,14 +235,16 @@ def search(
 
 
 @app.command()
-def derive(run: RunArgument) -> None:
+def derive(run: RunArgument, model: ModelOption = None) -> None:
     """Choose the genotype that the search prefers within the packed-size budget."""
+    _allow(model)
     _do_stage("derive", _folder(run), _session("cpu", None))
 
 
 @app.command()
 def train(
     run: RunArgument,
+    model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -244,6 +255,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train the derived network from scratch."""
+    _allow(model)
     _do_stage(
         "train",
         _folder(run),
@@ -261,6 +273,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
+    model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: Annotated[
@@ -268,6 +281,7 @@ def evaluate(
     ] = Runtime.torch,
 ) -> None:
     """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
+    _allow(model)
     folder = _folder(run)
     if engine is Runtime.native:
         if device not in ("auto", "cpu"):
@@ -279,8 +293,9 @@ def evaluate(
 
 
 @app.command()
-def pack(run: RunArgument) -> None:
+def pack(run: RunArgument, model: ModelOption = None) -> None:
     """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
+    _allow(model)
     _do_stage("pack", _folder(run), _session("cpu", None))
 
 
@@ -304,7 +319,7 @@ def export_c(
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
-    console.print(str(firmware.path), soft_wrap=True, markup=False, highlight=False)
+    _print_line(console, firmware.path)
 
 
 @export_app.command("nir")
@@ -322,7 +337,7 @@ def export_to_nir(
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
     from litesnn.deploy.exchange.command import export_nir
 
-    print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
+    print(plain(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary()))
 
 
 @export_app.command("onnx")
@@ -333,7 +348,7 @@ def export_to_onnx(
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
     from litesnn.deploy.exchange.command import export_onnx
 
-    print(export_onnx(path, out).summary())
+    print(plain(export_onnx(path, out).summary()))
 
 
 @app.command()
@@ -359,7 +374,7 @@ def predict(
     from litesnn.show import predictions
 
     for row in predictions(model, inputs, reference=engine is Interpreter.reference):
-        print(json.dumps(row) if as_json else f"{row['input']}: {row['class']} ({row['probability']:.1%})")
+        print(json.dumps(row) if as_json else plain(f"{row['input']}: {row['class']} ({row['probability']:.1%})"))
 
 
 @app.command()
@@ -426,6 +441,14 @@ def _first_does(action: Callable[[], Any]) -> None:
     processes.first_does(action)
 
 
+def _allow(model: str | None) -> None:
+    """Let the file that the command line names be run."""
+    if model is not None:
+        from litesnn.compression.source import allow_module
+
+        allow_module(model)
+
+
 def _folder(run: Path) -> RunFolder:
     from litesnn.runs import RunFolder
 
@@ -479,9 +502,10 @@ def _session(
 
 def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool = False) -> None:
     """Do the stages that are left, and show what came out; or only say what they would do."""
-    from litesnn.design import Job
+    from litesnn.design import Job, read_first
     from litesnn.runs import held
 
+    begun = read_first(folder, begun)
     with held(folder, begun.recipe, begun.reasons) as mine:
         job = Job(mine, session, begun.data)
         job.announce(begun.plan, whole=dry_run)
@@ -494,9 +518,11 @@ def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool 
 def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun | None = None) -> None:
     from rich.markup import escape
 
-    from litesnn.design import Job
+    from litesnn.design import Job, read_first
     from litesnn.runs import held
 
+    if begun is not None:
+        begun = read_first(folder, begun)
     recipe, reasons, data = (None, None, None) if begun is None else (begun.recipe, begun.reasons, begun.data)
     with held(folder, recipe, reasons) as mine:
         session.show(escape(str(Job(mine, session, data).do(stage))))
@@ -519,6 +545,11 @@ def _conclude(folder: RunFolder) -> None:
     _first_does(lambda: _show_results(folder))
 
 
+def _print_line(console: Console, text: object) -> None:
+    """A line with names that are no markup."""
+    console.print(plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
 def _show_results(folder: RunFolder) -> None:
     from rich.console import Console
 
@@ -531,7 +562,7 @@ def _show_results(folder: RunFolder) -> None:
     console.print(summary_table(metrics))
     for stage in ("pack", "report"):
         if folder.done(stage):
-            console.print(f"{STAGES[stage]}: {folder.output(stage)}", soft_wrap=True, markup=False, highlight=False)
+            _print_line(console, f"{STAGES[stage]}: {folder.output(stage)}")
     if reason := metrics.get("packing", {}).get("reason"):
-        console.print(f"no {STAGES['pack']}, and its size is an estimate: {reason}", soft_wrap=True, markup=False)
+        _print_line(console, f"no {STAGES['pack']}, and its size is an estimate: {reason}")
     check_budgets(metrics)

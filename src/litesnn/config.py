@@ -185,6 +185,9 @@ class ModuleSettings(_Settings):
     file: str = Field(description="the Python file, which is run")
     name: str = Field(description="the class in it, which is made without arguments")
     sha256: str = Field(description="of the file when the run began")
+    helpers: dict[str, str] = Field(
+        {}, description="SHA-256, when the run began, of each file beside it that it imports, by its name from there on"
+    )
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
 

@@ -7,8 +7,8 @@ was, and deleting one result makes anew that result and what depends on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
+from litesnn.compression.source import allow_module, require_allowed
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
+from litesnn.data.settings import DATA_FILE
 from litesnn.data.sources import Data, load
 from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
-from litesnn.errors import BudgetExceeded, InputError
+from litesnn.errors import BudgetExceeded, InputError, LitesnnError
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.progress import Epoch
 from litesnn.loop.session import Session, begin_session, find_device, input_info
@@ -47,7 +49,17 @@ from litesnn.train.fit import fit
 if TYPE_CHECKING:
     from litesnn.data.given import GivenData
 
-__all__ = ["Design", "Job", "check_budgets", "compress", "design", "make_recipe", "renew_report", "trained_network"]
+__all__ = [
+    "Design",
+    "Job",
+    "check_budgets",
+    "compress",
+    "design",
+    "make_recipe",
+    "read_first",
+    "renew_report",
+    "trained_network",
+]
 
 
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -135,7 +147,9 @@ class Job:
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
-        if self.run.recipe().module is not None:
+        if (module := self.run.recipe().module) is not None:
+            if stage != "report":
+                require_allowed(module, str(self.run / "recipe.toml"))
             if processes.count() > 1:
                 raise InputError("a given module is compressed by one process; start litesnn without torchrun")
             execution = self.session.execution
@@ -309,9 +323,11 @@ def design(
             memory=memory,
             on_epoch=on_epoch,
         )
-        source = processes.first_does(lambda: source_of(data, folder.path))
-        request = Request(source, budget, recipe, seed, time, changes or {})
-        return _finished(folder, begin(folder, request, session), session)
+        with _nothing_left(folder):
+            source = processes.first_does(lambda: source_of(data, folder.path))
+            request = Request(source, budget, recipe, seed, time, changes or {})
+            begun = read_first(folder, begin(folder, request, session))
+        return _finished(folder, begun, session)
 
 
 def compress(
@@ -333,7 +349,8 @@ def compress(
     """Compress a spiking network that was given, or go on with a compression that was interrupted.
 
     Args:
-        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run.
+        model: ``"FILE.py:Class"``, a torch module with convolutions; the file is run, and the modules beside it that it
+            imports. No other file that a recipe or a run folder names is.
         weights: a safetensors file of its weights to start from; left out, they are drawn from the seed.
         data: as for :func:`design`, and so the others.
         budget: limits; left out, those of the recipe.
@@ -351,11 +368,14 @@ def compress(
             metrics say why under ``"packing"``, and there is no packed file.
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
+    allow_module(model)
     with _threads(threads):
         session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard, on_epoch=on_epoch)
         folder = RunFolder(run)
-        request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
-        return _finished(folder, begin(folder, request, session), session)
+        with _nothing_left(folder):
+            request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
+            begun = read_first(folder, begin(folder, request, session))
+        return _finished(folder, begun, session)
 
 
 @contextmanager
@@ -370,6 +390,36 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def read_first(folder: RunFolder, begun: Begun) -> Begun:
+    """Read the data of a new run before its folder is made, so that data that are refused leave none behind.
+
+    Raises:
+        InputError: the data cannot be read, or settings of the recipe mean nothing for them.
+    """
+    recipe = begun.recipe  # which the first of several processes has alone
+    if recipe is not None and begun.data is None and not (folder / "recipe.toml").exists():
+        with processes.apart():
+            data = load(recipe.data, recipe.front_ends)
+            require_sensible(recipe, data)
+        begun = replace(begun, data=data)
+    processes.share(None)
+    return begun
+
+
+@contextmanager
+def _nothing_left(folder: RunFolder) -> Iterator[None]:
+    """Remove the folder that given data were kept in, if it is new and the run does not begin."""
+    is_new = not folder.path.exists()
+    try:
+        yield
+    except LitesnnError:
+        if is_new and processes.is_first() and folder.path.is_dir():
+            (folder / DATA_FILE).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.path.rmdir()
+        raise
 
 
 def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from litesnn.text import plain
+
 __all__ = [
     "BudgetExceeded",
     "EndedElsewhere",
@@ -19,9 +21,15 @@ __all__ = [
 
 
 class LitesnnError(Exception):
-    """Base class: a one-line message for a person, and an exit code."""
+    """Base class: a one-line message for a person, and an exit code.
+
+    Names in the message may be anything that a file says; what is not printable in them is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 class InputError(LitesnnError):

@@ -232,8 +232,8 @@ def held(
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
     """The first key whose value differs between two recipes as nested tables, in words; ``None`` if none does."""
-    for key in new:
-        before, after = old[key], new[key]
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
         if isinstance(after, dict) and isinstance(before, dict):
             if inner := first_difference(before, after, f"{prefix}{key}."):
                 return inner

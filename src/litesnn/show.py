@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -20,18 +19,19 @@ from litesnn.errors import InputError
 from litesnn.networks import load_network
 from litesnn.raw_inputs import probabilities
 from litesnn.runs import STAGES, RunFolder
+from litesnn.text import plain
 
 __all__ = ["info_table", "predictions", "summary_table"]
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """What a design came to, beside its budget."""
-    table = Table(title=Text(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}"))
+    table = Table(title=Text(plain(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}")))
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, figure in _accuracy_rows(metrics):
         table.add_row(name, figure, "", "")
-    table.add_row("arithmetic", metrics.get("arithmetic", "float"), "", "")
+    table.add_row("arithmetic", Text(plain(metrics.get("arithmetic", "float"))), "", "")
     names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
@@ -45,7 +45,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
-        table.add_row(f"[{colour}]warning[/]", f"[{colour}]{escape(warning['label'])}[/]", "", "")
+        table.add_row(f"[{colour}]warning[/]", Text(plain(warning["label"]), style=colour), "", "")
     return table
 
 
@@ -107,7 +107,7 @@ def _model_table(path: Path, model: PackedModel) -> Table:
     kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
     kind += "" if model.input.front_end is None else f"; input: {model.input.front_end}"
     table = Table(
-        title=Text(f"{path}: {task}, {model.timesteps} timesteps{kind}"),
+        title=Text(plain(f"{path}: {task}, {model.timesteps} timesteps{kind}")),
         caption="k/s: kernel/stride; a population's first row has its bias and rate",
         box=box.SIMPLE_HEAD,
         show_edge=False,

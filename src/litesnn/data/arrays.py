@@ -1,6 +1,6 @@
-"""Inputs that are arrays already: reading NumPy files, and checking what they hold.
+"""Inputs that are arrays already: which of several is what, and whether they hold what they should.
 
-In: ``.npy`` and ``.npz`` files, never unpickled. Out: tensors [N, C, H, W], uint8 for images, else finite float32.
+In: arrays, and their names in an ``.npz`` file. Out: tensors [N, C, H, W], uint8 for images, else finite float32.
 
 N inputs, K classes, C channels, H × W pixels.
 """
@@ -8,11 +8,8 @@ N inputs, K classes, C channels, H × W pixels.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +29,8 @@ __all__ = [
     "channels_last",
     "find_arrays",
     "find_inputs",
+    "layout_note",
     "numbered_classes",
-    "read_npy",
-    "read_npz",
     "resize_arrays",
 ]
 
@@ -42,38 +38,6 @@ _CHANNELS = (1, 3, 4)  # that may stand at the end
 _INPUTS = frozenset(("x", "images", "image", "data", "inputs"))
 _PLAIN = ("x", "y", "x_test", "y_test")  # what goes before all others
 _LABELS = frozenset(("y", "labels", "label", "targets", "target"))
-
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises on files it can't read
-
-
-def read_npy(path: Path) -> npt.NDArray[np.generic]:
-    """The array of a ``.npy`` file. Raises ``InputError`` if it is missing, damaged or holds Python objects."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise InputError(f"{path}: holds several arrays; expected one array, as np.save writes it")
-    return found
-
-
-def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, npt.NDArray[np.generic]], frozenset[str]]:
-    """Those of the wanted arrays that an ``.npz`` file holds, and the names of all that it holds.
-
-    Arrays that are not wanted are not read.
-
-    Raises:
-        InputError: the file is missing or damaged, is no ``.npz`` file, or a wanted array holds Python objects.
-    """
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise InputError(f"{path}: holds a single unnamed array; expected arrays x and y, as np.savez writes")
-            return {name: archive[name] for name in archive.files if name in wanted}, frozenset(archive.files)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from None
 
 
 @dataclass(frozen=True)
@@ -143,12 +107,15 @@ def array_meaning(name: str) -> tuple[Role | None, str | None]:
 def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
     """Whether an array [N, …] of four dimensions has its channels at the end: [N, H, W, C] with C = 1, 3 or 4.
 
-    It has, if there are so few of them there, and neither of the other two is as small.
+    It has, if there are so few of them there, and more after the N, where they may be first. Of real numbers there have
+    to be more in third place too: [64, 4, 4] may be a map of features.
 
     Raises:
         InputError: it is not square, of real numbers, and has 4 at the end: channels, or a width of 4 pixels.
     """
-    if array.ndim != 4 or array.shape[3] not in _CHANNELS or min(array.shape[1:3]) <= max(_CHANNELS):
+    if array.ndim != 4 or array.shape[3] not in _CHANNELS or array.shape[1] <= max(_CHANNELS):
+        return False
+    if array.dtype != np.uint8 and array.shape[2] <= max(_CHANNELS):
         return False
     if array.shape[3] == 4 and array.dtype != np.uint8 and array.shape[1] != array.shape[2]:
         raise InputError(
@@ -158,8 +125,19 @@ def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
     return True
 
 
-def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
+def layout_note(array: npt.NDArray[np.generic], name: str, origin: str) -> tuple[str, ...]:
+    """A note about how an array is read whose channels may be at the end. Raises ``InputError`` as channels_last."""
+    if array.ndim != 4 or array.shape[3] not in _CHANNELS:
+        return ()
+    last = channels_last(array, origin)
+    order = "last, [N, H, W, C]" if last else "first, [N, C, H, W]"
+    return (f"{name} of shape {list(array.shape)} is read as channels {order}",)
+
+
+def as_inputs(array: npt.NDArray[np.generic], origin: str, *, channels_first: bool = False) -> Tensor:
     """Inputs [N, C, H, W] from an array of that shape, [N, H, W, C] or [N, H, W]: uint8 as it is, others as float32.
+
+    ``channels_first`` says that the array is no [N, H, W, C], whatever it looks like.
 
     Raises:
         InputError: the array is empty, of another shape, not of real numbers, or not finite in float32.
@@ -175,7 +153,7 @@ def as_inputs(array: npt.NDArray[np.generic], origin: str) -> Tensor:
         raise InputError(f"{origin}: is empty (shape {list(array.shape)})")
     if array.dtype.kind not in "buif":
         raise InputError(f"{origin}: holds values of type {array.dtype}; expected uint8 images or real numbers")
-    if channels_last(array, origin):
+    if not channels_first and channels_last(array, origin):
         array = array.transpose(0, 3, 1, 2)  # [N, C, H, W]
     if array.ndim == 3:
         array = array[:, None]  # [N, 1, H, W]
@@ -197,8 +175,8 @@ def as_labels(
 ) -> tuple[IntArray, tuple[str, ...] | None]:
     """Labels [N] as int64, one for each of the N = ``rows`` inputs, and the names of classes if they tell them.
 
-    They may be [N] or [N, 1], integers or names of classes, or one-hot [N, K] with a single 1 in each row. Names are
-    numbered as in ``classes``, or sorted.
+    They may be [N] or [N, 1], integers (as floats too) or names of classes, or one-hot [N, K] with a single 1 in each
+    row. Names are numbered as in ``classes``, or sorted.
 
     Raises:
         InputError: they are none of these, or name a class that is not in ``classes``.
@@ -209,13 +187,17 @@ def as_labels(
         if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
             raise InputError(f"{origin}: has shape {list(array.shape)}, but is not one-hot: expected one 1 in each row")
         return array.argmax(axis=1).astype(np.int64), tuple(str(label) for label in range(array.shape[1]))
-    if array.dtype.kind not in "buiUS":
+    if array.dtype.kind not in "buifUS":
         raise InputError(
             f"{origin}: holds values of type {array.dtype}; expected integer labels, names or one-hot rows"
         )
     if array.shape != (rows,):
         raise InputError(f"{origin}: has shape {list(array.shape)}; expected [{rows}], one label for each input")
-    if array.dtype.kind in "bui":
+    if array.dtype.kind == "f":
+        wrong = np.flatnonzero(~(np.isfinite(array) & (np.abs(array) < 2**53) & (array == np.rint(array))))
+        if len(wrong):
+            raise InputError(f"{origin}: label {array[wrong[0]]} in row {wrong[0]} is no whole number")
+    if array.dtype.kind in "buif":
         return array.astype(np.int64), None
     names = np.char.decode(array.astype(np.bytes_), "utf-8", "replace") if array.dtype.kind == "S" else array
     known = sorted(set(names.tolist())) if classes is None else classes
@@ -242,13 +224,6 @@ def numbered_classes(labels: IntArray, origin: str) -> tuple[tuple[str, ...], in
 def resize_arrays(x: Tensor, size: int) -> Tensor:
     """Images x uint8 [N, C, H, W] scaled to ``size`` × ``size`` by an antialiased triangle filter, as Pillow does."""
     return x if x.shape[2:] == (size, size) else F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: no such file or folder")
-    reason = "it holds Python objects" if "pickle" in str(error) else " ".join(str(error).split())
-    return InputError(f"{path}: cannot be read as NumPy arrays: {reason}")
 
 
 def _reshape_hint(length: int) -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +25,15 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from litesnn.data.bounds import SOUND_RATES, SOUND_SAMPLES, require_file
 from litesnn.data.cache import cached
+from litesnn.data.damaged import Damaged
 from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import LogMel, mel_filters
+from litesnn.text import reason_of
 
 __all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel", "sound_length"]
 
@@ -36,6 +41,8 @@ AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opu
 
 _FULL_SCALE = 32768
 _CHUNK = 512  # recordings at a time
+_BLOCK = 2**20  # samples that are read at a time, where their number is not known
+_EXPECTED = f"expected {SOUND_RATES[0]} to {SOUND_RATES[1]} samples per second, and at most {SOUND_SAMPLES} of them"
 _VERSION = 1  # of what is kept on disk: raised when the same settings give other numbers
 
 
@@ -94,14 +101,17 @@ class Recordings:
 
     def _decoded(self) -> Iterator[NDArray[np.int16]]:
         long: dict[str, NDArray[np.int16]] = {}  # recordings from which many clips are cut
+        damaged = Damaged()
         for clip in self._each():
             path = clip.encoded.path
-            if clip.place and clip.encoded.content is None and path is not None:
-                if path not in long:
-                    long[path] = decode(clip.encoded, self.settings.sample_rate)
-                yield _cut(long[path], clip, self.settings.samples)
-            else:
-                yield decode_clip(clip, self.settings)
+            with damaged.kept():
+                if clip.place and clip.encoded.content is None and path is not None:
+                    if path not in long:
+                        long[path] = decode(clip.encoded, self.settings.sample_rate)
+                    yield _cut(long[path], clip, self.settings.samples)
+                else:
+                    yield decode_clip(clip, self.settings)
+        damaged.complain(len(self.rows))
 
     def _key(self, *what: object) -> str:
         return hashlib.sha256(repr((_VERSION, *what, self.fingerprint)).encode()).hexdigest()
@@ -146,11 +156,12 @@ def decode(encoded: Encoded, sample_rate: int) -> NDArray[np.int16]:
     Raises:
         InputError: the file is missing, damaged or empty.
     """
-    soundfile = need("soundfile", package="soundfile", extra="audio")
     with _opened(encoded) as file:
-        x, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        x, rate = _samples(file, encoded.name), file.samplerate
     if len(x) == 0:
         raise InputError(f"{encoded.name}: holds no sound")
+    if (length := len(x) * sample_rate / rate) > SOUND_SAMPLES:
+        raise InputError(f"{encoded.name}: is {length:.0f} samples long at {sample_rate} Hz; {_EXPECTED}")
     if not np.isfinite(x).all():
         raise InputError(f"{encoded.name}: holds samples that are not finite")
     mono = x.mean(axis=1)
@@ -163,25 +174,43 @@ def decode(encoded: Encoded, sample_rate: int) -> NDArray[np.int16]:
 
 def sound_length(encoded: Encoded) -> tuple[int, float]:
     """Samples per second, and seconds, of a sound file by its header. Raises ``InputError`` as :func:`decode`."""
-    soundfile = need("soundfile", package="soundfile", extra="audio")
     with _opened(encoded) as file:
-        info = soundfile.info(file)
-    return int(info.samplerate), float(info.frames / info.samplerate)
+        known = file.frames * file.channels <= SOUND_SAMPLES
+        frames = file.frames if known else len(_samples(file, encoded.name))
+        return int(file.samplerate), float(frames / file.samplerate)
+
+
+def _samples(file: Any, name: str) -> NDArray[np.float32]:
+    """All samples [any, channels] of an opened file, whose header may say too many or that it does not know."""
+    if file.frames * file.channels <= SOUND_SAMPLES:
+        found: NDArray[np.float32] = file.read(file.frames, dtype="float32", always_2d=True)
+        return found
+    blocks, count = [], 0
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block)
+        count += block.size
+        if count > SOUND_SAMPLES:
+            raise InputError(f"{name}: has more samples than that in all its channels; {_EXPECTED}")
+    return np.concatenate(blocks or [np.zeros((0, 1), np.float32)])
 
 
 @contextmanager
-def _opened(encoded: Encoded) -> Iterator[str | io.BytesIO]:
-    """The file for soundfile. Raises ``InputError`` if it is missing, or for what soundfile raises."""
+def _opened(encoded: Encoded) -> Iterator[Any]:
+    """The opened ``SoundFile``. Raises ``InputError`` if it is missing, too large, or for what soundfile raises."""
+    soundfile: Any = need("soundfile", package="soundfile", extra="audio")
     if encoded.content is None:
         if encoded.path is None:
             raise InputError(f"{encoded.name}: is missing")
-        file: str | io.BytesIO = encoded.path
-    else:
-        file = io.BytesIO(encoded.content)
+        require_file(encoded.path, encoded.name)
     try:
-        yield file
-    except (OSError, RuntimeError, TypeError) as error:  # RuntimeError is libsndfile's
-        reason = " ".join(str(error).split())
+        with soundfile.SoundFile(encoded.path if encoded.content is None else io.BytesIO(encoded.content)) as file:
+            if not SOUND_RATES[0] <= file.samplerate <= SOUND_RATES[1]:
+                raise InputError(f"{encoded.name}: says {file.samplerate} samples per second; {_EXPECTED}")
+            # soundfile seeks to where it is after each read, which libsndfile cannot where a length is unknown.
+            file.seekable = lambda: False
+            yield file
+    except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:  # RuntimeError is libsndfile's
+        reason = re.sub(r"^Error opening .*?: (?=\w)", "", reason_of(error))  # names the file, or a place in memory
         raise InputError(f"{encoded.name}: cannot be decoded as sound: {reason}") from None
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
+from litesnn.text import plain
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "cached"]
 
@@ -45,7 +46,7 @@ def cached(name: str, key: str, make: Callable[[], Tensor]) -> Tensor:
         found = _read(path, key)
         if found is not None:
             return found
-        _log.warning("litesnn: %s is damaged, and made anew", path)
+        _log.warning("litesnn: %s is damaged, and made anew", plain(path))
     x = make().contiguous()
     record = json.dumps({"key": key, "crc": _crc(x)})
     try:

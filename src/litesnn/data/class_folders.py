@@ -11,35 +11,22 @@ folders at the top decide, never those of classes or files. Everything below the
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from litesnn.data.audio import AUDIO_SUFFIXES
-from litesnn.data.images import IMAGE_SUFFIXES
+from litesnn.data.listing import KINDS, FileKind, Listing, count_things, suffix_of, unread_note
 from litesnn.data.speech_commands import NOISE
 from litesnn.data.split_names import assign, role_of
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 
-__all__ = ["KINDS", "LabelledFiles", "Listing", "count_files", "find_class_folders", "label_files", "list_files"]
-
-FileKind = Literal["image", "sound"]
-
-KINDS: dict[FileKind, frozenset[str]] = {"image": IMAGE_SUFFIXES, "sound": frozenset(AUDIO_SUFFIXES)}
-"""The suffixes of files that are read."""
+__all__ = ["LabelledFiles", "count_files", "find_class_folders", "label_files"]
 
 _THINGS: dict[FileKind, str] = {"image": "image", "sound": "sound file"}
-_TABLES = (".parquet", ".arrow")
-_METADATA = ("metadata.csv", "metadata.jsonl")
-_HIDDEN = (".", "__MACOSX")
-
-_Parts = tuple[str, ...]
+_Parts = tuple[str, ...]  # of a name below the folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,48 +42,6 @@ class LabelledFiles:
     splits: Mapping[str, tuple[list[str], IntArray]]
     noise: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The parts of the names below a folder of all files, and of all folders in which there is nothing; sorted."""
-
-    folder: Path
-    files: tuple[_Parts, ...]
-    empty: tuple[_Parts, ...]
-
-    def of(self, kind: FileKind) -> list[_Parts]:
-        """The images, or the sound files."""
-        return [parts for parts in self.files if _suffix(parts) in KINDS[kind]]
-
-    def tables(self) -> list[_Parts]:
-        """Files that hold or describe tables with images or sound in them, for ``datasets``."""
-        return [parts for parts in self.files if _suffix(parts) in _TABLES or parts[-1].lower() in _METADATA]
-
-    @property
-    def kind(self) -> FileKind:
-        """Which of the two there are more of."""
-        return max(KINDS, key=lambda kind: len(self.of(kind)))
-
-
-def list_files(folder: Path) -> Listing:
-    """What lies below a folder. Links are followed, none twice. Raises ``InputError`` if a folder cannot be read."""
-
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror or error}")
-
-    files, empty, seen = [], [], set()
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        inside: _Parts = Path(place).relative_to(folder).parts
-        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
-        kept = [(*inside, name) for name in names if not name.startswith(_HIDDEN)]
-        if (real := os.path.realpath(place)) in seen:
-            folders[:], kept = [], []
-        seen.add(real)
-        files.extend(kept)
-        if inside and not folders and not kept:
-            empty.append(inside)
-    return Listing(folder, tuple(sorted(files, key="/".join)), tuple(sorted(empty, key="/".join)))
 
 
 def find_class_folders(found: Listing) -> LabelledFiles | None:
@@ -185,18 +130,17 @@ def _notes(
     found: Listing, kind: FileKind, used: Sequence[_Parts], noise: Sequence[_Parts], level: int
 ) -> Sequence[str]:
     """What is not read, what holds nothing, and what lies deeper than a class folder."""
-    notes = []
+    notes: list[str] = []
     taken = {*used, *noise}
     unread = [parts for parts in found.files if parts not in taken]
-    loose = [parts for parts in unread if _suffix(parts) in KINDS[kind]]
-    others = Counter(_suffix(parts) or "no suffix" for parts in unread if _suffix(parts) not in KINDS[kind])
-    what = [f"{count} {suffix}" for suffix, count in others.most_common(5)]
-    if len(others) > 5:
-        what.append("others")
-    if loose:
-        what.insert(0, f"{count_files(len(loose), kind)} in no class folder (the first is {'/'.join(loose[0])})")
-    if unread:
-        notes.append(f"{count_files(len(unread))} of {found.folder} not read: {', '.join(what)}")
+    loose = [parts for parts in unread if suffix_of(parts[-1]) in KINDS[kind]]
+    others = [parts[-1] for parts in unread if suffix_of(parts[-1]) not in KINDS[kind]]
+    said = [f"{count_files(len(loose), kind)} in no class folder (the first is {'/'.join(loose[0])})"] if loose else []
+    if found.others:
+        said.append(
+            f"{len(found.others)} that cannot be data (pipe, device or broken link: {'/'.join(found.others[0])})"
+        )
+    notes.extend(unread_note(found.folder, others, before=said))
     places = {parts[: level + 1] for parts in found.files if len(parts) > level + 1} | set(found.empty)
     media = {parts[: level + 1] for parts in found.of(kind)}
     without = sorted({place[: level + 1] for place in places if len(place) > level} - media)
@@ -210,11 +154,7 @@ def _notes(
 
 def count_files(count: int, kind: FileKind | None = None) -> str:
     """So many files of a kind, in words."""
-    return f"{count} {'file' if kind is None else _THINGS[kind]}{'s' * (count != 1)}"
-
-
-def _suffix(parts: _Parts) -> str:
-    return os.path.splitext(parts[-1])[1].lower()
+    return count_things(count, "file" if kind is None else _THINGS[kind])
 
 
 def _is_number(name: str) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litesnn.data.cache import cached
+from litesnn.data.damaged import Damaged
 from litesnn.data.event_files import EventFile, contents
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
@@ -89,8 +90,11 @@ def read_frames(files: Sequence[EventFile], settings: EventFrames, timesteps: in
 
     def make() -> Tensor:
         frames = np.zeros((len(files), timesteps, *settings.shape), np.uint8)
+        damaged = Damaged()
         for row, name, content in contents(files):
-            frames[row] = event_frames(decode_events(content, name), settings, timesteps, name)
+            with damaged.kept():
+                frames[row] = event_frames(decode_events(content, name), settings, timesteps, name)
+        damaged.complain(len(files))
         return torch.from_numpy(frames)
 
     which = hashlib.sha256(repr([file.state() for file in files]).encode()).hexdigest()

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from litesnn.data.class_folders import KINDS, FileKind, LabelledFiles, label_files
+from litesnn.data.bounds import require_file
+from litesnn.data.class_folders import LabelledFiles, label_files
+from litesnn.data.listing import KINDS, FileKind, suffix_of, unread_note
 from litesnn.data.settings import DataSettings
 from litesnn.data.split_names import SPLIT_NAMES, role_of
 from litesnn.errors import InputError
+from litesnn.text import reason_of
 
 __all__ = ["is_file_list", "read_file_list"]
 
@@ -67,17 +71,25 @@ def read_file_list(path: Path, settings: DataSettings) -> LabelledFiles:
     if len(kinds) != 1:
         what = f"both images and sound ({', '.join(kinds.values())})" if kinds else "no files"
         raise InputError(f"{path}: names {what}; expected one of both kinds")
-    return label_files(path.parent, next(iter(kinds)), named)
+    kind = next(iter(kinds))
+    return label_files(path.parent, kind, named, notes=_unlisted(path, kind, seen))
+
+
+def _unlisted(path: Path, kind: FileKind, named: Iterable[str]) -> tuple[str, ...]:
+    """A note about files of the kind that lie beside those of the list, in the same folders, and are not in it."""
+    known = {os.path.realpath(path.parent / name) for name in named}
+    folders = {os.path.dirname(name) for name in known}
+    found = [entry for folder in folders for entry in os.scandir(folder) if suffix_of(entry.name) in KINDS[kind]]
+    return unread_note(f"the folders of {path}", [entry.name for entry in found if entry.path not in known])
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The head, and the rows with the numbers of their lines. Fields are parted by commas, semicolons or tabs."""
+    require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: cannot be read: {reason_of(error)}") from None
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     try:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litesnn.data.arrays import array_meaning, find_arrays, read_npz
+from litesnn.data.arrays import array_meaning, find_arrays
+from litesnn.data.numpy_files import read_npz
 from litesnn.data.settings import DATA_FILE
 from litesnn.data.split_names import Role, role_of
 from litesnn.errors import InputError
@@ -100,7 +101,7 @@ def _joined(parts: Mapping[Role, Mapping[str, NDArray[np.generic]]]) -> dict[str
 
 def _pair(part: Any, name: str) -> dict[str, NDArray[np.generic]]:
     """The arrays "x" and "y", and perhaps "classes", of (x, y) or of a dataset."""
-    if isinstance(part, tuple) and len(part) == 2 and all(isinstance(one, np.ndarray | Tensor | list) for one in part):
+    if isinstance(part, tuple) and len(part) == 2 and all(_is_array(one) for one in part):
         return {"x": _array(part[0], f"{name}: x"), "y": _array(part[1], f"{name}: y")}
     if isinstance(part, str | bytes | np.ndarray | Tensor) or not (
         hasattr(part, "__len__") and hasattr(part, "__getitem__")
@@ -174,11 +175,25 @@ def _array(value: Any, origin: str) -> NDArray[np.generic]:
         found = np.asarray(value)
     except ValueError as error:
         raise InputError(f"{origin}: cannot be taken for an array: {error}") from None
-    if found.dtype.kind == "O":
-        raise InputError(
-            f"{origin}: is of type {type(value).__name__}, which is no array of numbers or names; {_EXPECTED}"
-        )
-    return found
+    return found if found.dtype.kind != "O" else _plain(found, origin, type(value).__name__)
+
+
+def _is_array(value: object) -> bool:
+    """Whether this is an array, or a column of pandas or the like that becomes one."""
+    return isinstance(value, np.ndarray | Tensor | list) or hasattr(value, "__array__")
+
+
+def _plain(array: NDArray[np.generic], origin: str, name: str) -> NDArray[np.generic]:
+    """An array of Python objects, as columns of pandas are, as one of names or of numbers."""
+    values = array.ravel().tolist()
+    for kinds, kind in (((str,), np.str_), ((bool, int), np.int64), ((bool, int, float), np.float64)):
+        if values and all(isinstance(value, kinds) for value in values):
+            try:
+                return np.array(values, kind).reshape(array.shape)
+            except OverflowError:
+                break
+    held = ", ".join(sorted({type(value).__name__ for value in values})[:3])
+    raise InputError(f"{origin}: is of type {name}, which is no array of numbers or names (but of {held}); {_EXPECTED}")
 
 
 def _as_pixels(x: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -22,9 +22,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from litesnn.data.bounds import IMAGE_PIXELS, require_file
+from litesnn.data.damaged import Damaged
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.extras import need
+from litesnn.text import plain, reason_of
 
 __all__ = ["IMAGE_SUFFIXES", "Encoded", "MixedSizesError", "decode_images", "fitting_size", "image_sizes"]
 
@@ -39,6 +42,19 @@ _GREY_MODES = {"1", "L", "LA", "La"}
 _DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # more than 8 bits, which Pillow would clip to white
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values for images that lie on a side
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        MemoryError,
+        RuntimeError,
+    ),  # of headers that make no sense
+)
+"""What Pillow raises on images that it cannot read."""
+
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
 _log = logging.getLogger("litesnn")
@@ -94,8 +110,17 @@ def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
     Raises:
         InputError: an image is missing, or has no header that can be read.
     """
+    damaged = Damaged()
+
+    def measure(image: Encoded) -> tuple[int, int]:
+        with damaged.kept():
+            return _size_of(image)
+        return 0, 0
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(_size_of, images)), np.int64).reshape(-1, 2)
+        found = list(pool.map(measure, images))
+    damaged.complain(len(images))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def fitting_size(sizes: npt.NDArray[np.int64]) -> int:
@@ -119,8 +144,16 @@ def _decode(
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels, but {channels} are expected here")
 
-    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8], bool]]:
-        return [_decode_one(image, size or extent, channels, grey_only=grey_only) for image in block]
+    damaged = Damaged()
+
+    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8] | None, bool]]:
+        found: list[tuple[npt.NDArray[np.uint8] | None, bool]] = []
+        for image in block:
+            with damaged.kept():
+                found.append(_decode_one(image, size or extent, channels, grey_only=grey_only))
+                continue
+            found.append((None, False))
+        return found
 
     out: npt.NDArray[np.uint8] | None = None
     count, example, expected = 0, "", extent
@@ -131,6 +164,8 @@ def _decode(
             blocks = [images[at : at + _BLOCK] for at in range(0, len(images), _BLOCK)]
             decoded = chain.from_iterable(pool.map(decode, blocks))
             for index, (image, (pixels, rescaled)) in enumerate(zip(images, decoded, strict=True), start):
+                if pixels is None:
+                    continue
                 height, width = expected = expected or pixels.shape[1:]
                 if rescaled:
                     count, example = count + 1, image.name
@@ -142,10 +177,11 @@ def _decode(
                 if out is None:
                     out = np.empty((len(rows), channels, height, width), np.uint8)
                 out[index] = pixels
+    damaged.complain(len(rows))
     if extent is not None and size is None and count:
         _log.warning(
             "litesnn: %d of %d images are rescaled to the size of the training images, %d wide and %d high; one is %s",
-            *(count, len(rows), extent[1], extent[0], example),
+            *(count, len(rows), extent[1], extent[0], plain(example)),
         )
     return torch.from_numpy(out)  # [N, C, H, W]
 
@@ -171,13 +207,18 @@ def _size_of(encoded: Encoded) -> tuple[int, int]:
 def _open(encoded: Encoded) -> Iterator[Any]:
     """The Pillow image of a file. Raises ``InputError`` for what goes wrong there and in what is done with it."""
     pil: Any = need("PIL.Image", package="pillow", extra="data")
-    if encoded.content is None and encoded.path is None:
-        raise InputError(f"{encoded.name}: is missing")
+    if encoded.content is None:
+        if encoded.path is None:
+            raise InputError(f"{encoded.name}: is missing")
+        require_file(encoded.path, encoded.name)
     try:
         with pil.open(encoded.path if encoded.content is None else io.BytesIO(encoded.content)) as image:
+            width, height = image.size
+            if width * height > IMAGE_PIXELS:
+                raise InputError(f"{encoded.name}: is {width} wide and {height} high; at most {IMAGE_PIXELS} pixels go")
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, pil.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()).replace(f" {encoded.path!r}", "")
+    except (*_DAMAGE, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
+        reason = reason_of(error).replace(f" {encoded.path!r}", "")
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 

@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litesnn.data.arrays import as_inputs, find_inputs, read_npy, read_npz
+from litesnn.data.arrays import as_inputs, find_inputs
 from litesnn.data.audio import Clip, decode_clip, log_mel
+from litesnn.data.bounds import require_file
 from litesnn.data.event_files import EventFile, contents
 from litesnn.data.events import decode_events, event_frames
 from litesnn.data.images import Encoded, decode_images
+from litesnn.data.numpy_files import read_npy, read_npz
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
 
@@ -41,8 +43,7 @@ def load_inputs(
         InputError: the file is missing or damaged, or holds inputs of another shape or kind.
     """
     path = path.expanduser()
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder; expected a file' if path.is_dir() else 'no such file or folder'}")
+    require_file(path)
     if path.suffix.lower() not in (".npy", ".npz"):
         file = Encoded(content=None, path=str(path), name=str(path))
         if isinstance(front_end, EventFrames):
@@ -72,7 +73,7 @@ def load_inputs(
         )
     if kind == "array" and array.dtype == np.uint8:
         raise InputError(f"{path}: holds images of type uint8; this network takes arrays of real numbers")
-    return as_inputs(array.reshape(-1, *shape), str(path))
+    return as_inputs(array.reshape(-1, *shape), str(path), channels_first=True)
 
 
 def _frames(path: Path, front_end: EventFrames, timesteps: int) -> Tensor:

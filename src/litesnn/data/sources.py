@@ -20,17 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litesnn.data.arrays import as_inputs, as_labels, channels_last, find_arrays, numbered_classes, read_npz
+from litesnn.data.arrays import as_inputs, as_labels, find_arrays, layout_note, numbered_classes
 from litesnn.data.audio import Clip, Sound, decode
-from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders, list_files
+from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders
 from litesnn.data.event_files import find_events, is_events
 from litesnn.data.events import read_frames
 from litesnn.data.file_lists import is_file_list, read_file_list
 from litesnn.data.images import Encoded, MixedSizesError, fitting_size, image_sizes
+from litesnn.data.listing import count_things, list_files
+from litesnn.data.numpy_files import read_npz
 from litesnn.data.rows import Opened, Rows, Shape, array_rows, find_groups, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings, FrontEnds
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
-from litesnn.data.split_names import assign
+from litesnn.data.split_names import Role, assign
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
@@ -41,6 +43,7 @@ __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "S
 
 _DEFAULTS = FrontEnds()
 _COLOUR_SAMPLE = 500  # images that are looked at
+_CLASS_NAMES = ("classes", "class_names")  # of an .npz file
 _GREY = 3.0  # of 256 levels; what JPEG files make of grey images is less
 
 
@@ -367,9 +370,7 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         named = found[split]
         arrays, _ = read_npz(path, {named.x, named.y})
         x = as_inputs(arrays[named.x], f"{path}: {named.x}")
-        notes = []
-        if channels_last(arrays[named.x], f"{path}: {named.x}"):
-            notes.append(f"{named.x} of shape {list(arrays[named.x].shape)} is read as channels last, [N, H, W, C]")
+        notes = [*layout_note(arrays[named.x], named.x, f"{path}: {named.x}")]
         y, classes = as_labels(arrays[named.y], len(x), f"{path}: {named.y}", known)
         return x, y, classes, notes
 
@@ -380,6 +381,10 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         classes, first = numbered_classes(y, f"{path}: {found[splits.train].y}")
         first = first if given is None or len(given) == len(classes) else 0
     known = given or classes
+    used = {name for split in found.values() for name in (split.x, split.y)} | set(_CLASS_NAMES)
+    if others := sorted(names - used):
+        named = ", ".join(others[:5]) + ", …" * (len(others) > 5)
+        notes.append(f"{count_things(len(others), 'array')} of {path} not read: {named}")
 
     def rows(split: str) -> Rows:
         x, y, _, _ = read(split, known)
@@ -397,7 +402,7 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
 
 def _class_names(path: Path, names: Collection[str]) -> tuple[str, ...] | None:
     """The names of classes that an ``.npz`` file gives, if it does."""
-    name = next((name for name in ("classes", "class_names") if name in names), None)
+    name = next((name for name in _CLASS_NAMES if name in names), None)
     if name is None:
         return None
     given = read_npz(path, {name})[0][name]
@@ -425,7 +430,10 @@ def _read_commands(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         rows("train"),
         validation,
         test=lambda: rows("test"),
-        notes=(f"validation and test are those of the lists in {settings.source}; none is cut from training",),
+        notes=(
+            f"validation and test are those of the lists in {settings.source}; none is cut from training",
+            *found.notes,
+        ),
         front_end=audio,
         noise=noise if found.noise else None,
     )
@@ -436,7 +444,7 @@ def _read_events(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     place = Path(settings.source).expanduser()
     found = find_events(place)
 
-    def rows(split: str) -> Rows:
+    def rows(split: Role) -> Rows:
         files, labels = found.splits[split]
         return Rows(
             labels,
@@ -451,7 +459,9 @@ def _read_events(settings: DataSettings, front_ends: FrontEnds) -> Opened:
         found.classes,
         "events",
         rows("train"),
+        validation=rows("validation") if "validation" in found.splits else None,
         test=(lambda: rows("test")) if "test" in found.splits else None,
+        notes=found.notes,
         front_end=front_ends.events,
     )
 
@@ -484,7 +494,7 @@ def _read_folder(settings: DataSettings, front_ends: FrontEnds) -> Opened:
             f"{settings.source}: holds {count_files(len(media), listing.kind)} in no class folders, the first is "
             f"{'/'.join(media[0])}; expected CLASS/NAME or train/CLASS/NAME{hint}"
         )
-    return read_parquet(settings, front_ends.audio)
+    return read_parquet(settings, front_ends.audio, listing)
 
 
 def _read_hub(settings: DataSettings, front_ends: FrontEnds) -> Opened:

@@ -20,6 +20,7 @@ import numpy as np
 
 from litesnn.data.audio import AUDIO_SUFFIXES, Clip
 from litesnn.data.images import Encoded
+from litesnn.data.listing import HIDDEN, list_files, unread_note
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 
@@ -36,11 +37,12 @@ _SEED = 59185  # the authors'
 
 @dataclass(frozen=True, eq=False)
 class Commands:
-    """The data set: of the splits "train", "validation" and "test" the clips and labels [N]; and files of noise."""
+    """The data set: of "train", "validation" and "test" the clips and labels [N]; and files of noise, and notes."""
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[list[Clip], IntArray]]
     noise: list[Clip]
+    notes: tuple[str, ...] = ()
 
 
 def is_speech_commands(folder: Path) -> bool:
@@ -72,26 +74,34 @@ def read_commands(folder: Path, commands: int | None) -> Commands:
         if lost := sorted(wanted - set(found[split])):
             raise InputError(f"{folder / _LISTS[split]}: lists {lost[0]}, which is not there")
     noise = [_clip(folder, f"{NOISE}/{name}") for name in _recordings(folder / NOISE)]
+    listing = list_files(folder)
+    taken = {*_LISTS.values(), *(row for rows in found.values() for row in rows)}
+    others = [name for name in map("/".join, (*listing.files, *listing.others)) if name not in taken]
+    notes = unread_note(folder, [name for name in others if not name.startswith(f"{NOISE}/")])
     if commands != 12:
         classes = tuple(words)
-        return Commands(classes, {split: _labelled(folder, rows, classes) for split, rows in found.items()}, noise)
+        labelled = {split: _labelled(folder, rows, classes) for split, rows in found.items()}
+        return Commands(classes, labelled, noise, notes)
     if not noise:
         raise InputError(f"{folder}: has no recordings in {NOISE}, from which data.commands = 12 cuts silence")
     classes = (*WORDS, SILENCE, UNKNOWN)
-    splits = {}
+    splits, spare = {}, 0
     for number, (split, rows) in enumerate(found.items()):
         rng = np.random.RandomState([_SEED, number])  # whose stream numpy guarantees for ever
         known = [row for row in rows if row.partition("/")[0] in WORDS]
         others = [row for row in rows if row.partition("/")[0] not in WORDS]
         count = math.ceil(_SHARE * len(known))
         drawn = sorted(others[index] for index in rng.permutation(len(others))[:count])
+        spare += len(others) - len(drawn)
         clips, labels = _labelled(folder, known + drawn, classes)
         silence = [
             Clip(noise[rng.randint(len(noise))].encoded, rng.random_sample(), rng.random_sample()) for _ in range(count)
         ]
         labels = np.concatenate([labels, np.full(count, classes.index(SILENCE))])
         splits[split] = (clips + silence, labels)
-    return Commands(classes, splits, noise)
+    if spare:
+        notes = (*notes, f"{spare} recordings of other words not read: {UNKNOWN} gets a tenth as many as the ten words")
+    return Commands(classes, splits, noise, notes)
 
 
 def _labelled(folder: Path, rows: Sequence[str], classes: tuple[str, ...]) -> tuple[list[Clip], IntArray]:
@@ -108,7 +118,8 @@ def _clip(folder: Path, row: str) -> Clip:
 def _recordings(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in AUDIO_SUFFIXES)
+    entries = (entry for entry in folder.iterdir() if entry.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith(HIDDEN))
 
 
 def _read_list(path: Path) -> set[str]:

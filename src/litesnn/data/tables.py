@@ -5,14 +5,10 @@ In: a folder or a name. Out: the splits with a column of encoded images or of so
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,49 +17,59 @@ import numpy as np
 from litesnn.data.arrays import numbered_classes
 from litesnn.data.audio import Clip
 from litesnn.data.images import Encoded
+from litesnn.data.listing import Listing
 from litesnn.data.rows import Opened, Rows, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings
-from litesnn.data.split_names import assign, role_of
+from litesnn.data.split_names import assign
 from litesnn.data.splits import IntArray
+from litesnn.data.table_files import find_tables
 from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import LogMel
+from litesnn.text import reason_of
 
 __all__ = ["read_hub", "read_parquet"]
 
 _IMAGE_NAMES = ("image", "img", "x")
 _AUDIO_NAMES = ("audio",)
+_PATIENCE = 5  # seconds until the hub has to answer
 _CHUNK = 1024  # files held in memory at a time
 _LABEL_NAMES = ("label", "labels", "fine_label", "y", "target")
 
 
-def read_parquet(settings: DataSettings, audio: LogMel) -> Opened:
-    """A folder of parquet files, or of what else ``datasets`` reads there; reads no network.
+def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Opened:
+    """A folder of parquet or Arrow files, or of images or sound that ``metadata.csv`` describes; reads no network.
 
     Raises:
         InputError: the folder holds nothing of the kind, or is damaged.
     """
-    folder = Path(settings.source).expanduser()
-    datasets = need("datasets", package="datasets", extra="data")
-    try:
-        with _quiet(datasets):
-            found = _load(folder.resolve(), datasets)
-    except FileNotFoundError:
+    tables = find_tables(listing)
+    if tables is None:
         raise InputError(
             f"{settings.source}: this folder holds no parquet files, no class folders of images or of sound, and no "
             ".bin recordings of events in Train/CLASS or CLASS"
-        ) from None
+        )
+    datasets = need("datasets", package="datasets", extra="data")
+    try:
+        with _quiet(datasets):
+            found = datasets.load_dataset(tables.reader, data_files=dict(tables.patterns))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{settings.source}: cannot be read as a data set: {_one_line(error)}") from None
-    return _open_tables(found, settings, audio, datasets)
+        raise InputError(
+            f"{settings.source}: cannot be read as a data set: {reason_of(error.__cause__ or error)}"
+        ) from None
+    return _open_tables(found, settings, audio, datasets, tables.notes)
 
 
 def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
-    """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``."""
+    """A data set of the Hugging Face hub, downloaded once and kept in the cache of ``datasets``.
+
+    Where the hub does not answer within seconds, only the cache is looked at.
+    """
     datasets = need("datasets", package="datasets", extra="data")
     name = settings.source
     try:
-        found = datasets.load_dataset(name)
+        with nullcontext() if _hub_answers(name) else _offline(datasets):
+            found = datasets.load_dataset(name)
     except datasets.exceptions.DatasetNotFoundError:
         raise InputError(
             f"{name!r} is not on the Hugging Face hub, or is not open to you, and there is no folder of that name; "
@@ -74,24 +80,41 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
             f"{name!r} is not here and the Hugging Face hub cannot be reached to look for it; {EXPECTED}"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{name!r} of the Hugging Face hub cannot be read: {_one_line(error)}") from None
+        raise InputError(
+            f"{name!r} of the Hugging Face hub cannot be read: {reason_of(error.__cause__ or error)}"
+        ) from None
     return _open_tables(found, settings, audio, datasets)
 
 
-def _load(folder: Path, datasets: ModuleType) -> Any:
-    """What ``datasets`` reads in a folder. It takes the name for a pattern, so a name like one needs another way."""
-    if not set("*?[") & set(str(folder)):
-        return datasets.load_dataset(str(folder))
-    files: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.parquet")):
-        words = re.split("[^a-z]+", str(path.relative_to(folder).with_suffix("")).lower())
-        files[next(filter(None, map(role_of, words)), "train")].append(glob.escape(str(path)))
-    if not files:
-        raise FileNotFoundError
-    return datasets.load_dataset("parquet", data_files=dict(files))
+def _hub_answers(name: str) -> bool:
+    """Whether the hub says anything of a data set, asked once: ``datasets`` would ask for half a minute."""
+    hub = need("huggingface_hub", package="datasets", extra="data")
+    try:
+        hub.HfApi().dataset_info(name, timeout=_PATIENCE)
+    except hub.errors.HfHubHTTPError:  # an answer, if not a good one: datasets says what it means
+        return True
+    except Exception:  # whatever the HTTP library of this version of the hub's client raises
+        return False
+    return True
 
 
-def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: ModuleType) -> Opened:
+@contextmanager
+def _offline(datasets: ModuleType) -> Iterator[None]:
+    """Let ``datasets`` and the client of the hub ask nobody."""
+    places: tuple[Any, ...] = (datasets.config, need("huggingface_hub.constants", package="datasets", extra="data"))
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _open_tables(
+    found: Any, settings: DataSettings, audio: LogMel, datasets: ModuleType, notes: Sequence[str] = ()
+) -> Opened:
     """The splits of a ``DatasetDict``, by their names."""
     splits = assign(found, settings.source)
     features = found[splits.train].features
@@ -130,7 +153,7 @@ def _open_tables(found: Any, settings: DataSettings, audio: LogMel, datasets: Mo
         train=rows(splits.train),
         validation=rows(splits.validation) if splits.validation else None,
         test=None if splits.test is None else partial(rows, splits.test),
-        notes=splits.notes,
+        notes=(*splits.notes, *notes),
         front_end=None if audio_column is None else audio,
     )
 
@@ -181,7 +204,9 @@ def _named_column(features: Any, name: str, key: str, settings: DataSettings) ->
 def _label_values(table: Any, column: str, origin: str) -> list[Any]:
     values: list[Any] = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     for row, value in enumerate(values):
-        if not isinstance(value, int | str):
+        if isinstance(value, float) and value.is_integer():
+            values[row] = int(value)
+        elif not isinstance(value, int | str):
             what = "missing" if value is None else f"of type {type(value).__name__}"
             raise InputError(f"{origin}: the label in row {row} is {what}; expected one integer or name in every row")
     return values
@@ -251,5 +276,6 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())[:300]
+def _reason(error: Exception) -> str:
+    """What went wrong, of which ``datasets`` itself only says that something did."""
+    return reason_of(error.__cause__ or error)

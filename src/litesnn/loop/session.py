@@ -25,6 +25,7 @@ from litesnn.loop.progress import Epoch, summary_writer
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint
 from litesnn.snn.network import InputInfo, encode
+from litesnn.text import plain
 
 __all__ = [
     "Session",
@@ -53,15 +54,15 @@ class Session:
     on_epoch: Callable[[Epoch], object] | None = None  # called after each epoch, when it can be gone on from
 
     def show(self, text: str) -> None:
-        """A line of what the stage tells, with rich's markup; however long, it stays one line."""
-        self.console.print(text, soft_wrap=True, highlight=False)
+        """A line of what the stage tells, with rich's markup; however long and whatever it names, it stays one line."""
+        self.console.print(plain(text), soft_wrap=True, highlight=False, emoji=False)
 
     def warn(self, text: str) -> None:
         """Say in one line what a person should know even of a quiet session: that goes to stderr."""
         if not self.console.quiet:
             self.show(f"[yellow]{escape(text)}[/]")
         elif processes.is_first():
-            print(f"litesnn: warning: {text}", file=sys.stderr)
+            print(f"litesnn: warning: {plain(text)}", file=sys.stderr)
 
     def tell(self, epoch: Epoch) -> None:
         """Call what is to be called after an epoch, in the first process; what it raises ends the job."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from litesnn import processes
 from litesnn.budget import Budget
-from litesnn.compression.source import describe_module
+from litesnn.compression.source import describe_module, require_allowed
 from litesnn.config import Recipe, load_recipe, shipped_recipes
 from litesnn.data.sources import Data, load
 from litesnn.durations import parse_duration
@@ -132,8 +132,8 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
     if request.weights is not None and request.model is None:
         raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
     exists = (folder / "recipe.toml").exists()
-    if request.is_empty and exists:
-        return Begun()
+    if exists and (request.is_empty or _names_only_module(request, folder)):
+        return _resumed(folder)
     said, seconds = request.values(), request.seconds()
     if seconds is not None and request.recipe is not None:
         raise InputError("--time is for a recipe that is made, and --recipe names one that is written: leave out one")
@@ -144,11 +144,13 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
             wished = Recipe.from_toml(found.to_toml(), origin="settings", changes=said_now)
             difference = first_difference(found.model_dump(), wished.model_dump())
             if difference is None:
-                return Begun()
+                return _resumed(folder)
             if folder.has_results(wished):
                 raise InputError(f"{folder.path} holds a run with another recipe ({difference}); choose another folder")
     if request.written is not None:
         recipe = load_recipe(request.written, {"made": None} | said)
+        if recipe.module is not None:
+            require_allowed(recipe.module, f"recipe {request.written}")
         if str(request.written) not in shipped_recipes() or recipe.data == load_recipe(request.written).data:
             return Begun(recipe)
         if request.model is not None:
@@ -163,3 +165,18 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         spent=time.perf_counter() - began,
     )
     return Begun(plan.recipe, plan.reasons, plan.data, plan)
+
+
+def _names_only_module(request: Request, folder: RunFolder) -> bool:
+    """Whether nothing was said but the module that the run in the folder has."""
+    if request.model is None or request != Request(model=request.model):
+        return False
+    own, said = folder.recipe().module, describe_module(request.model)
+    return own is not None and (own.file, own.name) == (said.file, said.name)
+
+
+def _resumed(folder: RunFolder) -> Begun:
+    """The run that the folder has. Raises ``InputError`` if that would run a file that nobody named."""
+    if (module := folder.recipe().module) is not None:
+        require_allowed(module, str(folder / "recipe.toml"))
+    return Begun()

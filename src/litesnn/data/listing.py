@@ -1,0 +1,110 @@
+"""What lies in a folder, and what of it is not read: nothing is passed over in silence, and nothing opened.
+
+In: a folder. Out: the names of all files below it, and a line for the notes of a data set about those not read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from litesnn.data.audio import AUDIO_SUFFIXES
+from litesnn.data.images import IMAGE_SUFFIXES
+from litesnn.errors import InputError
+
+__all__ = ["HIDDEN", "KINDS", "FileKind", "Listing", "count_things", "list_files", "suffix_of", "unread_note"]
+
+FileKind = Literal["image", "sound"]
+
+KINDS: dict[FileKind, frozenset[str]] = {"image": IMAGE_SUFFIXES, "sound": frozenset(AUDIO_SUFFIXES)}
+"""The suffixes of files that are read."""
+
+HIDDEN = (".", "__MACOSX")
+"""How names of files and folders begin that systems leave beside the data, and that are not looked at."""
+
+_MOST = 5  # suffixes that are named
+_TABLES = (".parquet", ".arrow")
+_METADATA = ("metadata.csv", "metadata.jsonl")
+
+_Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The parts of the names below a folder of all files, and of all folders in which there is nothing; sorted.
+
+    ``others`` are neither: pipes, sockets, devices and broken links, which are never opened.
+    """
+
+    folder: Path
+    files: tuple[_Parts, ...]
+    empty: tuple[_Parts, ...]
+    others: tuple[_Parts, ...] = ()
+
+    def of(self, kind: FileKind) -> list[_Parts]:
+        """The images, or the sound files."""
+        return [parts for parts in self.files if suffix_of(parts[-1]) in KINDS[kind]]
+
+    def tables(self) -> list[_Parts]:
+        """Files that hold or describe tables with images or sound in them, for ``datasets``."""
+        return [parts for parts in self.files if suffix_of(parts[-1]) in _TABLES or parts[-1].lower() in _METADATA]
+
+    @property
+    def kind(self) -> FileKind:
+        """Which of the two there are more of."""
+        return max(KINDS, key=lambda kind: len(self.of(kind)))
+
+
+def list_files(folder: Path) -> Listing:
+    """What lies below a folder. Links are followed, none twice. Raises ``InputError`` if a folder cannot be read."""
+    files: list[_Parts] = []
+    others: list[_Parts] = []
+    empty: list[_Parts] = []
+    seen: set[str] = set()
+    waiting: list[_Parts] = [()]
+    linked: list[_Parts] = []  # come last, so that a folder of the tree goes before a link to it
+    while waiting or linked:
+        inside = (waiting or linked).pop()
+        place = folder.joinpath(*inside)
+        entries: list[os.DirEntry[str]] = []
+        if (real := os.path.realpath(place)) not in seen:
+            try:
+                with os.scandir(place) as listed:
+                    entries = [entry for entry in listed if not entry.name.startswith(HIDDEN)]
+            except OSError as error:
+                raise InputError(f"{place}: cannot be read: {error.strerror or error}") from None
+        seen.add(real)
+        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+            below = linked if entry.is_symlink() else waiting
+            (below if entry.is_dir() else files if entry.is_file() else others).append((*inside, entry.name))
+        if inside and not entries:
+            empty.append(inside)
+    return Listing(folder, *(tuple(sorted(kind, key="/".join)) for kind in (files, empty, others)))
+
+
+def unread_note(place: Path | str, names: Iterable[str], *, before: Sequence[str] = ()) -> tuple[str, ...]:
+    """A note that so many files of a place are not read, by their suffixes, or none if there are no such files.
+
+    ``before`` says what some of the files are, ahead of the suffixes; those files are not among ``names`` then, but
+    each text begins with how many they are.
+    """
+    suffixes = Counter(suffix_of(name) or "no suffix" for name in names)
+    what = [*before, *(f"{count} {suffix}" for suffix, count in suffixes.most_common(_MOST))]
+    if len(suffixes) > _MOST:
+        what.append("others")
+    total = suffixes.total() + sum(int(text.partition(" ")[0]) for text in before)
+    return (f"{count_things(total, 'file')} of {place} not read: {', '.join(what)}",) if total else ()
+
+
+def count_things(count: int, thing: str) -> str:
+    """``"1 file"``, ``"2 files"``."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix of a name, in small letters, or nothing."""
+    return os.path.splitext(name)[1].lower()

@@ -1,0 +1,31 @@
+"""Text from elsewhere as part of a line of ours: names of files and classes, and errors of other libraries.
+
+What a file says may hold anything: a line break would forge a line of output, an escape sequence would reach the
+terminal, and a half of a surrogate pair cannot even be printed.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["plain", "reason_of"]
+
+_SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # control, format (direction, width), surrogates, line breaks
+_LONGEST = 300  # characters of a reason
+
+
+def plain(text: object) -> str:
+    """The text with everything escaped that is no printable character: one line that a terminal shows as it is."""
+    line = str(text)
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _SHOWN else char for char in line
+    )
+
+
+def reason_of(error: BaseException, *, named: bool = False) -> str:
+    """An error of other code as part of a line; with the name of its type if that is asked for, or it says no more."""
+    said = " ".join(str(error).split())
+    name = type(error).__name__
+    return plain((f"{name}: {said}".removesuffix(": ") if named or not said else said)[:_LONGEST])
