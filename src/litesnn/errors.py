@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BudgetExceeded", "EndedElsewhere", "InputError", "LitesnnError", "WorkerLost"]
+__all__ = ["BudgetExceeded", "EndedElsewhere", "InputError", "LitesnnError", "WorkerLost", "short"]
 
 
 class LitesnnError(Exception):
@@ -33,3 +33,13 @@ class EndedElsewhere(LitesnnError):
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another process ended the job with exit code {exit_code}")
         self.exit_code = exit_code
+
+
+def short(value: object) -> str:
+    """``repr`` of a value from a file in at most 80 letters, all of them printable, whatever a file made of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested as deep
+        text = f"a value of type {type(value).__name__}"
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:81])
+    return text if len(text) <= 80 else f"{text[:77]}…"
