@@ -1,7 +1,7 @@
 """Files of a run folder from files of a run folder: what stays JSON, TOML or safetensors gets further than noise.
 
-Changes of a text are made in place: a value, a line, a nesting too deep. A safetensors file has its description changed,
-or one of its tensors, and gets the checksum that fits, so that only what it says is wrong.
+Changes of a text are made in place: a value, a line, a nesting too deep. A safetensors file gets another description,
+or another of its tensors, and the checksum that fits, so that only what it says is wrong.
 """
 
 from __future__ import annotations

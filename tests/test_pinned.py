@@ -68,7 +68,7 @@ CHANGES: dict[Change, str] = {
 
 def write_changed(path: Path, change: Change) -> None:
     x, y = inputs()
-    arrays = {"x": x, "y": y}
+    arrays: dict[str, Any] = {"x": x, "y": y}
     change(arrays)
     np.savez(path, **arrays)
 
