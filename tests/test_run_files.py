@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from litesnn.config import load_recipe, shipped_recipes
+from litesnn.errors import InputError
+from litesnn.loop.checkpoint import load_tensors, save_tensors
+from litesnn.networks import load_network
 from run_mutations import mutate_run_file
 from run_promises import Promises, check_recipe
 from whole_job import Problem, litesnn
@@ -85,6 +89,18 @@ def test_settings_beyond_all_bounds_are_refused_quickly(
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert said in outcome.err
     assert len(outcome.err) < 500
+
+
+def test_a_small_file_does_not_make_a_large_network(finished: Path, tmp_path: Path) -> None:
+    """Its genotype may say what it likes: the weights have to be there."""
+    tensors, info = load_tensors(finished / "network.safetensors", "network")
+    genotype = json.loads(info["genotype"])
+    for cell in genotype["cells"]:
+        cell["width"] = 1500
+    path = tmp_path / "network.safetensors"
+    save_tensors(path, "network", tensors, info | {"genotype": json.dumps(genotype)})
+    with pytest.raises(InputError, match=r"network\.safetensors does not fit the network: it holds less than the"):
+        load_network(path)
 
 
 DEEP = "[" * 100_000

@@ -36,14 +36,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises ``InputError`` if it is no file, or cannot be read as text."""
+    """The text of a file. Raises ``InputError`` if it is no file, cannot be read, or is not UTF-8."""
     if path.exists() and not path.is_file():  # to read a pipe might take for ever
         raise InputError(f"{path}: cannot be read: it is no file")
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
 
 
 def parse_json(text: str, origin: str, *, where: str = "") -> Any:

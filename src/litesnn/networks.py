@@ -14,9 +14,9 @@ from litesnn.data.batches import generator_for
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors, validated
+from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors, validated
 from litesnn.runs import RunFolder
-from litesnn.snn.backbone import require_buildable
+from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
 
 __all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
@@ -49,9 +49,12 @@ def load_network(path: Path) -> Network:
         InputError: the file is missing, damaged, or not a network.
     """
     tensors, saved = load_tensors(path, "network")
+    require_numbers(tensors, path)
     genotype = Genotype.from_json(str(saved.get("genotype")), origin=f"{path}: genotype")
     info = input_from(saved, path)
-    require_buildable(genotype, info.shape, len(info.classes), origin=str(path))
+    least = count_weights(genotype, info.shape, len(info.classes), identities=False)
+    if least > sum(tensor.numel() for tensor in tensors.values()):  # a few bytes must not ask for gigabytes
+        raise InputError(f"{path} does not fit the network: it holds less than the {least:,} weights of its genotype")
     network = Network(genotype, info)
     load_into(network, tensors, path)
     return network.eval()

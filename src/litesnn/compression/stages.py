@@ -25,7 +25,7 @@ from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
-from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
+from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
@@ -229,6 +229,7 @@ def load_compressed(run: RunFolder) -> SteppedNetwork:
 
 def _load(path: Path, recipe: Recipe) -> SteppedNetwork:
     tensors, saved = load_tensors(path, _KIND)
+    require_numbers(tensors, path)
     given = _given(recipe, input_from(saved, path))
     choice = _checked(Compressed.from_json(str(saved.get("choice")), origin=f"{path}: choice"), given, path)
     network = SteppedNetwork(given, choice)

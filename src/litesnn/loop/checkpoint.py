@@ -22,7 +22,16 @@ from litesnn import processes
 from litesnn.errors import InputError, short
 from litesnn.files import write_atomically
 
-__all__ = ["load_into", "load_state", "load_tensors", "save_state", "save_tensors", "seal", "validated"]
+__all__ = [
+    "load_into",
+    "load_state",
+    "load_tensors",
+    "require_numbers",
+    "save_state",
+    "save_tensors",
+    "seal",
+    "validated",
+]
 
 _VERSION = 1
 
@@ -74,11 +83,20 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise InputError(f"{path} is damaged: it has no description of its tensors")
     if description.get("sha256") != _digest(tensors, description.get("info")):
         raise InputError(f"{path} is damaged: its checksum does not match")
-    for name, tensor in tensors.items():
-        # −∞ is the logit of a number of timesteps that must not be chosen; all else comes of steps that were too large.
-        if tensor.is_floating_point() and not (tensor < torch.inf).all():
-            raise InputError(f"{path}: {name} holds values that are no numbers: what made them diverged; make it anew")
     return tensors, description["info"]
+
+
+def require_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse what a search or training has left that diverged; −∞ is the logit of a T that must not be chosen.
+
+    Raises:
+        InputError: a tensor of the file holds NaN or +∞.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (tensor < torch.inf).all():
+            raise InputError(
+                f"{path}: {short(name)} holds values that are no numbers: what made them has diverged; make it anew"
+            )
 
 
 def validated(record: type[RecordT], value: object, path: Path) -> RecordT:
@@ -127,6 +145,7 @@ def load_state(
 ) -> dict[str, Any]:
     """Put back what :func:`save_state` took and return its ``info``. Raises ``InputError`` as :func:`load_tensors`."""
     tensors, info = load_tensors(path, kind)
+    require_numbers(tensors, path)
     load_into(module, _below("module", tensors), path)
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}

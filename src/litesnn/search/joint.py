@@ -41,7 +41,15 @@ from litesnn.data.batches import Samples, generator_for, joined, shuffled_batche
 from litesnn.data.sources import Data
 from litesnn.errors import InputError
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
-from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors, validated
+from litesnn.loop.checkpoint import (
+    load_into,
+    load_state,
+    load_tensors,
+    require_numbers,
+    save_state,
+    save_tensors,
+    validated,
+)
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.divergence import require_converging
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
@@ -449,6 +457,7 @@ def read_into(module: nn.Module, run: RunFolder, populations: Iterable[str] = ()
     """
     path = run.need("search")
     tensors, info = load_tensors(path, "search")
+    require_numbers(tensors, path)
     load_into(module, tensors, path)
     for name in ("alpha", "beta", "width"):
         if name in tensors and not tensors[name].isfinite().all():

@@ -28,7 +28,7 @@ from litesnn.snn.kernels import from_rows, to_rows
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
-__all__ = ["INPUT_SCALE", "Backbone", "Output", "first_frames", "require_buildable"]
+__all__ = ["INPUT_SCALE", "Backbone", "Output", "count_weights", "first_frames"]
 
 INITIAL_GAIN = 3.0
 
@@ -57,29 +57,28 @@ def first_frames(x: Tensor, timesteps: int) -> Tensor:
     return x[:, :timesteps]
 
 
-def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int) -> int:
-    """Weights of stem, cells and classifier, by shapes alone; identities count as convolutions of 1 × 1."""
+def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, identities: bool = True) -> int:
+    """Weights of stem, cells and classifier, by shapes alone.
+
+    Operations that may be identities count as convolutions of 1 × 1, or not at all without ``identities``.
+    """
     older = newer = genotype.stem.channels
     total = 9 * shape[0] * genotype.stem.channels
     for gene in genotype.cells:
         for edge in genotype.edges:
+            if OPS[edge.op].identity and not identities:
+                continue
             inputs = (older, newer, gene.width)[min(edge.source, 2)]
             total += OPS[edge.op].kernel ** 2 * inputs * gene.width
         older, newer = newer, genotype.nodes * gene.width
     return total + newer * classes
 
 
-def require_buildable(
-    genotype: Genotype, shape: tuple[int, int, int], classes: int, *, origin: str = "the network"
-) -> None:
-    """Refuse, before anything is allocated, a network that is too large to be one of ours.
-
-    Raises:
-        InputError: ``origin`` has too many weights.
-    """
+def _require_buildable(genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse, before anything is allocated, a network that is too large to be one of ours. Raises ``InputError``."""
     if (weights := count_weights(genotype, shape, classes)) > _MOST_WEIGHTS:
         raise InputError(
-            f"{origin} would have {weights:,} weights, and at most {_MOST_WEIGHTS:,} can be made; expected a smaller "
+            f"the network would have {weights:,} weights, and at most {_MOST_WEIGHTS:,} can be made; expected a smaller "
             "model.width, fewer model.levels or fewer model.nodes"
         )
 
@@ -95,7 +94,7 @@ class Backbone(nn.Module):
 
     def __init__(self, genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        require_buildable(genotype, shape, classes)
+        _require_buildable(genotype, shape, classes)
         self.genotype, self.shape = genotype, shape
         self.arithmetic = ARITHMETICS[genotype.arithmetic]
         stem = genotype.stem
