@@ -78,8 +78,8 @@ def _require_buildable(genotype: Genotype, shape: tuple[int, int, int], classes:
     """Refuse, before anything is allocated, a network that is too large to be one of ours. Raises ``InputError``."""
     if (weights := count_weights(genotype, shape, classes)) > _MOST_WEIGHTS:
         raise InputError(
-            f"the network would have {weights:,} weights, and at most {_MOST_WEIGHTS:,} can be made; expected a smaller "
-            "model.width, fewer model.levels or fewer model.nodes"
+            f"the network would have {weights:,} weights, and at most {_MOST_WEIGHTS:,} can be made; expected a "
+            "smaller model.width, fewer model.levels or fewer model.nodes"
         )
 
 
