@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+        raise InputError(f"{path} is damaged: cannot be read as text: {error}") from None
 
 
 def parse_json(text: str, origin: str, *, where: str = "") -> Any:
