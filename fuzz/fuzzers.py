@@ -1,7 +1,8 @@
-"""Builds and runs the fuzzers: ``python fuzz/fuzzers.py [image] [packed] [--seconds N]``, or ``make fuzz``.
+"""Builds and runs the fuzzers: ``python fuzz/fuzzers.py [NAME …] [--seconds N]``, or ``make fuzz``.
 
 ``image`` is libFuzzer on the native engine, with the address and the undefined-behaviour sanitizer; ``packed`` is
-atheris on the Python reader of packed files, and on the engine, built in the same way. They start from
+atheris on the Python reader of packed files, and on the engine, built in the same way; ``recipe`` and ``run`` are
+atheris on the readers of recipes and of the files of a run folder, which need no compiler. The first two start from
 ``fuzz/seeds``, from every input that ever was a finding (``fuzz/findings``) and from what runs before found
 interesting, and stop at a finding: the input is then in ``fuzz/build/found``, and the exit code is 1.
 """
@@ -40,7 +41,8 @@ KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 
 # libFuzzer's clock is the wall's: what it calls a slow unit says how busy the machine is.
 LIMITS = ("-timeout=30", "-report_slow_units=30", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1")
-MAX_BYTES = {"image": 32768, "packed": 16384}
+MAX_BYTES = {"image": 32768, "packed": 16384, "recipe": 16384, "run": 2**20}
+PLAIN = ("recipe", "run")  # in Python alone
 ALLOCATION_MB = 256  # by one call: an image of a few bytes must not ask for much
 GRACE = 120  # seconds
 
@@ -60,13 +62,17 @@ def missing(name: str) -> str | None:
     """What this machine lacks for the fuzzer ``name``, or None."""
     if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
         return "the fuzzers are built for Linux on x86-64"
-    if shutil.which("clang") is None:
+    if name not in PLAIN and shutil.which("clang") is None:
         return "clang is missing: install it with its runtime libraries (on Debian: clang, libclang-rt-14-dev)"
     with tempfile.TemporaryDirectory() as folder:
-        done = _clang("-fsanitize=fuzzer", SANITIZERS, "-x", "c", "-", "-o", f"{folder}/empty", text=_EMPTY)
-    if done.returncode:
+        done = (
+            None
+            if name in PLAIN
+            else _clang("-fsanitize=fuzzer", SANITIZERS, "-x", "c", "-", "-o", f"{folder}/empty", text=_EMPTY)
+        )
+    if done is not None and done.returncode:
         return f"clang has no libFuzzer or sanitizers (on Debian: libclang-rt-14-dev): {done.stderr.strip()[:200]}"
-    if name == "packed" and importlib.util.find_spec("atheris") is None:
+    if name != "image" and importlib.util.find_spec("atheris") is None:
         return "atheris is missing: pip install 'litesnn[fuzz]'"
     return None
 
@@ -155,9 +161,19 @@ def _atheris_libraries() -> list[Path]:
     return [package.parent / "asan_with_fuzzer.so", *package.glob("custom_mutator.*.so")]
 
 
+def _start_recipe(folder: Path) -> tuple[list[str], dict[str, str]]:
+    return [sys.executable, str(HERE / "run_file.py"), "--recipes"], {}
+
+
+def _start_run(folder: Path) -> tuple[list[str], dict[str, str]]:
+    return [sys.executable, str(HERE / "run_file.py")], {}
+
+
 FUZZERS: dict[str, Callable[[Path], tuple[list[str], dict[str, str]]]] = {
     "image": _start_image,
     "packed": _start_packed,
+    "recipe": _start_recipe,
+    "run": _start_run,
 }
 """What builds a fuzzer in a folder and says how to start it: the command and environment variables."""
 

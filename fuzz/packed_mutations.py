@@ -20,7 +20,7 @@ import numpy as np
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.packed_container import sealed
 
-__all__ = ["Parts", "mutate"]
+__all__ = ["Parts", "change_value", "mutate"]
 
 Change = Callable[[bytes, int], bytes]
 """A mutation of plain bytes that may make them at most so many."""
@@ -95,7 +95,7 @@ def _change_values(parts: Parts, choose: random.Random) -> Parts:
     """Other values in the text; mostly with streams that fit them."""
     record = json.loads(parts.text)
     for _ in range(choose.choice([1, 1, 1, 2, 4])):
-        _change_value(record, choose)
+        change_value(record, choose)
     kind, affine, weights = parts.kind, parts.affine, parts.weights
     if choose.random() < 0.1:
         kind = "I16" if kind == "F16" else "F16"
@@ -116,7 +116,8 @@ def _places(value: object) -> list[tuple[Any, Any]]:
     return found
 
 
-def _change_value(record: object, choose: random.Random) -> None:
+def change_value(record: object, choose: random.Random) -> None:
+    """Change, repeat, move or take away one value of a JSON record, in place."""
     places = _places(record)
     if not places:  # an earlier change has left nothing
         return

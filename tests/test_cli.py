@@ -443,6 +443,8 @@ def test_a_network_for_other_data(copy: Path, tmp_path: Path) -> None:
     other = npz(tmp_path / "four.npz", x, y)
     lines = [f'source = "{other}"' if line.startswith("source") else line for line in text.splitlines()]
     (copy / "recipe.toml").write_text("\n".join(lines))
+    assert "there are 4 classes, not 3" in refused(litesnn("evaluate", copy))
+    (copy / "data.json").unlink()  # as in runs from before there was one
     assert "was trained on other data than four" in refused(litesnn("evaluate", copy))
 
 

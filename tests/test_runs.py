@@ -125,7 +125,12 @@ def test_damaged_metrics_are_refused(tmp_path: Path, text: str | bytes) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    metrics = {"version": 1} | dict.fromkeys(METRICS_KEYS, 2)
+    figures = ("test_accuracy", "packed_bytes", "bit_synops", "synops", "stem_macs", "model_size_bytes")
+    limit = {"name": "timesteps", "value": 2, "limit": None, "kept": True}
+    metrics = {"version": 1, "recipe": "tiny", "seed": 0, "data": {"name": "blobs", "test": 30}}
+    metrics |= dict.fromkeys(figures, 1) | {"energy": {"total_nj": 0.5}, "budgets": [limit]}
+    metrics["neurons"] = [{"name": "stem", "firing_rate": 0.1, "more": [1]}]
+    assert metrics.keys() == {"version", *METRICS_KEYS}
     RunFolder(tmp_path).output("evaluate").write_text(json.dumps(metrics))
     assert RunFolder(tmp_path).metrics() == metrics
     RunFolder(tmp_path).output("evaluate").write_text('{"version": 1}')

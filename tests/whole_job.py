@@ -35,7 +35,7 @@ STAGE_RESULTS = (
     "report.html",
 )
 LOGS = ("search.jsonl", "train.jsonl")
-ALL_FILES = {"recipe.toml", ".lock", *STAGE_RESULTS, *LOGS}
+ALL_FILES = {"recipe.toml", "data.json", ".lock", *STAGE_RESULTS, *LOGS}
 
 RECIPE = """
 version = 1

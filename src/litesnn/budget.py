@@ -28,9 +28,9 @@ _PART_PATTERNS = {
 class Budget(BaseModel):
     """Limits on the finished network; a limit of ``None`` is no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    packed_bytes: int | None = Field(None, gt=0, description="most bytes of the packed file on disk")
+    packed_bytes: int | None = Field(None, gt=0, lt=2**63, description="most bytes of the packed file on disk")
     bit_synops: float | None = Field(None, gt=0, description="most Bit-SynOps per inference, mean over the test set")
     timesteps: int | None = Field(None, ge=1, le=64, description="most timesteps per inference")
 

@@ -21,7 +21,8 @@ from litesnn.data.augment import AugmentSettings
 from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
-from litesnn.genotype import BIT_WIDTHS, ArithmeticName, check_op
+from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.text import short
 
 __all__ = [
     "MadeFor",
@@ -42,18 +43,21 @@ _T = TypeVar("_T")
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(_Settings):
     """The macro path and the candidate operations."""
 
-    width: int = Field(16, ge=1, description="channels per node at level 0; each level doubles them")
+    width: int = Field(16, ge=1, le=MOST_CHANNELS, description="channels per node at level 0; each level doubles them")
     nodes: int = Field(2, ge=1, le=8, description="nodes of a cell")
     levels: tuple[int, ...] = Field(
-        (0, 0, 1, 1, 1, 2, 2, 2), min_length=1, description="level of each cell; each level halves height and width"
+        (0, 0, 1, 1, 1, 2, 2, 2),
+        min_length=1,
+        max_length=MOST_CELLS,
+        description="level of each cell; each level halves height and width",
     )
-    stem_channels: int = Field(32, ge=1, description="output channels of the stem")
+    stem_channels: int = Field(32, ge=1, le=MOST_CHANNELS, description="output channels of the stem")
     stem_stride: Literal[1, 2, 4] = Field(1, description="stride of the stem")
     ops: tuple[str, ...] = Field(("skip", "conv3x3"), min_length=1, description="candidate operations of an edge")
     edges_per_node: int = Field(2, ge=1, description="incoming edges that each node of the derived cell keeps")
@@ -101,8 +105,10 @@ class SearchSettings(_Settings):
     timesteps: int = Field(6, ge=1, le=64, description="most timesteps considered; a budget may lower it")
     fixed_timesteps: bool = Field(False, description="do not search T: always the most timesteps considered")
     bits: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="candidate weight bits of a cell")
-    keeps: tuple[float, ...] = Field((0.2,), min_length=1, description="candidate keep ratios of a cell")
-    widths: tuple[float, ...] = Field((1.0,), min_length=1, description="candidate widths of a cell, as fractions")
+    keeps: tuple[float, ...] = Field((0.2,), min_length=1, max_length=16, description="candidate keep ratios of a cell")
+    widths: tuple[float, ...] = Field(
+        (1.0,), min_length=1, max_length=16, description="candidate widths of a cell, as fractions"
+    )
     sampling: bool = Field(
         False, description="draw one bit-width, keep ratio and width per cell and step instead of mixing them"
     )
@@ -259,7 +265,9 @@ class Recipe(_Settings):
         """
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            raise InputError(f"{origin}: not valid TOML: nested too deep") from None
+        except ValueError as error:  # TOMLDecodeError, and what Python says of integers of thousands of digits
             raise InputError(f"{origin}: not valid TOML: {error}") from None
         for key, value in (changes or {}).items():
             _set(values, key, value)
@@ -269,8 +277,8 @@ class Recipe(_Settings):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "recipe"
             if first["type"] == "extra_forbidden":
-                raise InputError(f"{origin}: unknown key {key!r}") from None
-            raise InputError(f"{origin}: {key}: {first['msg']}, not {first['input']!r}") from None
+                raise InputError(f"{origin}: unknown key {short(key)}") from None
+            raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
 
 
 def shipped_recipes() -> list[str]:
@@ -309,7 +317,7 @@ def parse_change(text: str) -> tuple[str, Any]:
         raise InputError(f"setting {text!r} is not understood; expected key=value, for example search.epochs=3")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 
@@ -324,8 +332,8 @@ def describe_settings(recipe: Recipe) -> Iterable[tuple[str, Any, str]]:
             yield name, value, field.description or ""
 
 
-def with_numbers(text: str, values: Mapping[str, int], reasons: Mapping[str, str]) -> str:
-    """A recipe's TOML text with other whole numbers at dotted keys that it has, and other reasons above them."""
+def with_numbers(text: str, values: Mapping[str, float], reasons: Mapping[str, str]) -> str:
+    """A recipe's TOML text with other numbers at dotted keys that it has, and other reasons above them."""
     lines: list[str] = []
     section = ""
     for line in text.splitlines():

@@ -30,6 +30,7 @@ from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
 from litesnn.loop.parts import require_equal_parts, require_same_data
+from litesnn.loop.pinned import keep_pin, pinned
 from litesnn.loop.progress import Epoch
 from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
@@ -135,12 +136,13 @@ class Job:
 
     @cached_property
     def data(self) -> Data:
-        """The data of the run's recipe."""
+        """The data of the run's recipe. Raises ``InputError`` if they are not those that the run was begun with."""
         recipe = self.run.recipe()
         with processes.first_before_others():
             data = self._read or load(recipe.data, recipe.front_ends)
         require_sensible(recipe, data)
         require_same_data(data)
+        data = pinned(self.run, data)
         for note in data.notes:
             self.session.show(f"[dim]{escape(f'{data.name}: {note}')}[/]")
         return data
@@ -155,13 +157,16 @@ class Job:
             execution = self.session.execution
             if self.session.memory is not None or execution.compiled or execution.half:
                 raise InputError("--memory, --compile and --bf16 do nothing for a given module; leave them out")
+            keep_pin(self.run, self.data)
             return GIVEN_STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
         work = STAGE_FUNCTIONS[stage]
         if stage not in SHARED_STAGES:
             data = self.data
+            keep_pin(self.run, data)
             return Path(processes.first_does(lambda: str(work(self.run, data, self.session))))
         require_equal_parts(self.run.recipe(), [stage])
         require_equal_parts(self.run.recipe(), [stage], self.data)
+        keep_pin(self.run, self.data)
         processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
         return work(self.run, self.data, self.session)
 

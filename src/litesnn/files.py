@@ -1,17 +1,19 @@
-"""Files that appear whole or not at all, and logs of JSON lines."""
+"""Files that appear whole or not at all, text and JSON that may be damaged, and logs of JSON lines."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from litesnn.errors import InputError
+from litesnn.text import short
 
-__all__ = ["JsonLog", "write_atomically"]
+__all__ = ["JsonLog", "parse_json", "read_text", "write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -34,13 +36,42 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ``InputError`` if it is no file, cannot be read, or is not UTF-8."""
+    if path.exists() and not path.is_file():  # to read a pipe might take for ever
+        raise InputError(f"{path}: cannot be read: it is no file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: cannot be read as text: {error}") from None
+
+
+def parse_json(text: str, origin: str, *, where: str = "") -> Any:
+    """What a JSON text says; ``origin`` is what an error calls it, and ``where`` the place in it.
+
+    Raises:
+        InputError: it is no JSON, or nested too deep, or has integers of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError(f"{origin} is damaged: {where}nested too deep") from None
+    except ValueError as error:
+        raise InputError(f"{origin} is damaged: {where}{' '.join(str(error).split())}") from None
+
+
 class JsonLog:
     """A log of one JSON object per line, each with an ``epoch``."""
 
     def __init__(self, path: Path, *, keep_epochs: int = 0) -> None:
         """Open the log and drop every line after epoch ``keep_epochs``: a resumed run writes those again."""
         self.path = path
-        kept = [row for row in self.read(path) if row["epoch"] <= keep_epochs] if path.exists() and keep_epochs else []
+        kept: list[dict[str, Any]] = []
+        if path.exists() and keep_epochs:
+            epochs = self.numbers(path, "epoch")
+            kept = [row for row, epoch in zip(self.read(path), epochs, strict=True) if epoch <= keep_epochs]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -53,9 +84,30 @@ class JsonLog:
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """All whole lines; a line that a kill cut off at the end is left out."""
+        """All whole lines; a line that a kill cut off at the end is left out.
+
+        Raises:
+            InputError: the file cannot be read, or a line is no object.
+        """
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
+        for number, line in enumerate(read_text(path).split("\n")[:-1], start=1):
+            row = parse_json(line, str(path), where=f"line {number}: ")
+            if not isinstance(row, dict):
+                raise InputError(f"{path} is damaged: line {number}: expected an object, not {short(row)}")
+            rows.append(row)
         return rows
+
+    @staticmethod
+    def numbers(path: Path, key: str) -> list[float]:
+        """The finite numbers that all whole lines have under a key.
+
+        Raises:
+            InputError: as :meth:`read`, or a line has no such number.
+        """
+        found = []
+        for number, row in enumerate(JsonLog.read(path), start=1):
+            value = row.get(key)
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+                raise InputError(f"{path} is damaged: line {number}: expected a number as {key}, not {short(value)}")
+            found.append(float(value))  # type: ignore[arg-type]
+        return found

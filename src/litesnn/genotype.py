@@ -26,6 +26,9 @@ from litesnn.errors import InputError
 
 __all__ = [
     "BIT_WIDTHS",
+    "MOST_CELLS",
+    "MOST_CHANNELS",
+    "MOST_NODES",
     "OPS",
     "ArithmeticName",
     "CellGene",
@@ -41,6 +44,11 @@ __all__ = [
 ]
 
 BIT_WIDTHS = (1, 2, 3, 4)
+
+MOST_CHANNELS = 2**16
+"""Of a stem, or of a node at level 0."""
+
+MOST_CELLS, MOST_NODES = 64, 8
 GENOTYPE_VERSION: Literal[1] = 1
 
 ArithmeticName = Literal["float", "fixed"]
@@ -78,8 +86,8 @@ class Edge(_Record):
     Sources 0 and 1 are the outputs of the two cells before (0 the older one); source 2 + j is node j of this cell.
     """
 
-    node: int = Field(ge=0)
-    source: int = Field(ge=0)
+    node: int = Field(ge=0, lt=MOST_NODES)
+    source: int = Field(ge=0, lt=MOST_NODES + 1)
     op: str
 
     @model_validator(mode="after")
@@ -93,7 +101,7 @@ class Edge(_Record):
 class StemGene(_Record):
     """The 3×3 convolution that turns the analog input into spikes."""
 
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1, le=MOST_CHANNELS)
     stride: Literal[1, 2, 4] = 1
     bits: int = Field(ge=1, le=4)
 
@@ -102,7 +110,7 @@ class CellGene(_Record):
     """What the search decides for one cell. Each of its nodes has ``width`` channels."""
 
     level: int = Field(ge=0, le=6)
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=2**6 * MOST_CHANNELS)
     bits: int = Field(ge=1, le=4)
     keep: float = Field(gt=0, le=1)
 
@@ -114,7 +122,7 @@ class Genotype(_Record):
     timesteps: int = Field(ge=1, le=64)
     stem: StemGene
     edges: tuple[Edge, ...] = Field(min_length=1)
-    cells: tuple[CellGene, ...] = Field(min_length=1)
+    cells: tuple[CellGene, ...] = Field(min_length=1, max_length=MOST_CELLS)
     classifier_bits: int = Field(ge=1, le=4)
     arithmetic: ArithmeticName = "float"
 
@@ -187,9 +195,14 @@ class Compressed(_Record):
         return self.model_dump_json(indent=2) + "\n"
 
     @classmethod
+    def from_json(cls, text: str, *, origin: str) -> Compressed:
+        """Read choices; ``origin`` is the name that an error gives the text. Raises ``InputError`` if it is none."""
+        return _validated(cls, text, origin)
+
+    @classmethod
     def read(cls, path: Path) -> Compressed:
         """Read a file of choices. Raises ``InputError`` if it is missing or damaged."""
-        return _validated(cls, _text(path, "the choices of a compression"), str(path))
+        return cls.from_json(_text(path, "the choices of a compression"), origin=str(path))
 
 
 def read_genotype(path: Path) -> Genotype | Compressed:
@@ -197,7 +210,7 @@ def read_genotype(path: Path) -> Genotype | Compressed:
     text = _text(path, "a genotype")
     try:
         kind = json.loads(text).get("kind")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         kind = None  # the validation below says what is wrong
     if kind == "compressed":
         return _validated(Compressed, text, str(path))

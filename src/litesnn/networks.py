@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from litesnn.data.batches import generator_for
 from litesnn.errors import InputError
-from litesnn.front_end import EventFrames, FrontEnd, LogMel
+from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
+from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors, validated
 from litesnn.runs import RunFolder
+from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
 
 __all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
@@ -48,8 +49,13 @@ def load_network(path: Path) -> Network:
         InputError: the file is missing, damaged, or not a network.
     """
     tensors, saved = load_tensors(path, "network")
-    genotype = Genotype.from_json(saved["genotype"], origin=str(path))
-    network = Network(genotype, input_from(saved, path))
+    require_numbers(tensors, path)
+    genotype = Genotype.from_json(str(saved.get("genotype")), origin=f"{path}: genotype")
+    info = input_from(saved, path)
+    least = count_weights(genotype, info.shape, len(info.classes), identities=False)
+    if least > sum(tensor.numel() for tensor in tensors.values()):  # a few bytes must not ask for gigabytes
+        raise InputError(f"{path} does not fit the network: it holds less than the {least:,} weights of its genotype")
+    network = Network(genotype, info)
     load_into(network, tensors, path)
     return network.eval()
 
@@ -72,16 +78,37 @@ def input_from(saved: Mapping[str, Any], path: Path) -> InputInfo:
     """The input and classes of a network's file. Raises ``InputError`` if it does not say them."""
     if "input" not in saved:
         raise InputError(f"{path}: does not say what its input is; train the network again")
-    fields = saved["input"]
-    channels, height, width = fields["shape"]
+    fields = validated(_Input, saved["input"], path)
     return InputInfo(
-        shape=(channels, height, width),
-        kind=fields["kind"],
-        mean=tuple(fields["mean"]),
-        std=tuple(fields["std"]),
-        classes=tuple(fields["classes"]),
-        front_end=_front_end(fields.get("front_end"), fields["kind"], path),
+        shape=fields.shape,
+        kind=fields.kind,
+        mean=fields.mean,
+        std=fields.std,
+        classes=fields.classes,
+        front_end=_front_end(fields.front_end, fields.kind, path),
     )
+
+
+_Size = Annotated[int, Field(ge=1, le=2**26)]
+
+
+class _Input(BaseModel):
+    """The input and classes of a network, as its file says them."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    shape: tuple[_Size, _Size, _Size]
+    kind: InputKind
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    classes: tuple[str, ...] = Field(min_length=1)
+    front_end: Any = None
+
+    @model_validator(mode="after")
+    def _check(self) -> _Input:
+        if {len(self.mean), len(self.std)} != {self.shape[0]}:
+            raise ValueError("mean and std have to be as many as there are channels")
+        return self
 
 
 def _front_end(value: object, kind: str, path: Path) -> FrontEnd | None:

@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn import processes
-from litesnn.config import Recipe
+from litesnn.config import Recipe, with_numbers
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
-from litesnn.files import write_atomically
+from litesnn.files import parse_json, read_text, write_atomically
+from litesnn.text import short
 
 __all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
 
@@ -52,6 +55,81 @@ STAGES: dict[str, str] = {
     "report": "report.html",
 }
 """The stages in their order, each with the file that shows that it is done."""
+
+
+class _Part(BaseModel):
+    """A part of the metrics; more may be in it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Limit(_Part):
+    name: Literal["packed_bytes", "bit_synops", "timesteps"]
+    value: float
+    limit: float | None
+    kept: bool
+
+
+class _DataSet(_Part):
+    name: str
+    test: int
+
+
+class _Firing(_Part):
+    name: str
+    firing_rate: float = Field(ge=0, le=1)
+
+
+class _Energy(_Part):
+    total_nj: float
+
+
+class _Accuracy(_Part):
+    accuracy: float
+
+
+class _Baselines(_Part):
+    majority: float
+    linear: _Accuracy
+
+
+class _Warning(_Part):
+    grave: bool
+    label: str
+
+
+class _Engine(_Part):
+    additions: float
+
+
+class _Packing(_Part):
+    possible: bool
+    reason: str | None
+
+
+class _Metrics(_Part):
+    """What is read of ``metrics.json`` besides by the report, which has a record of its own."""
+
+    recipe: str
+    seed: int | None
+    data: _DataSet
+    test_accuracy: float = Field(ge=0, le=1)
+    packed_bytes: int
+    bit_synops: float
+    synops: float
+    stem_macs: float
+    model_size_bytes: float
+    energy: _Energy
+    neurons: list[_Firing]
+    budgets: list[_Limit]
+    arithmetic: str = "float"
+    test_standard_error: float | None = None
+    balanced_accuracy: float = 0.0
+    baselines: _Baselines | None = None
+    warnings: list[_Warning] = []
+    packing: _Packing = _Packing(possible=True, reason=None)
+    engine: _Engine | None = None
+    targets: dict[str, Any] = {}
 
 
 class RunFolder:
@@ -88,26 +166,25 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe of this run. Raises ``InputError`` if the folder has none."""
         path = self / "recipe.toml"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is not a run folder: it has no recipe.toml") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
-        return Recipe.from_toml(text, origin=str(path))
+        if not path.exists():
+            raise InputError(f"{self.path} is not a run folder: it has no recipe.toml")
+        return Recipe.from_toml(read_text(path), origin=str(path))
 
     def metrics(self) -> dict[str, Any]:
         """The evaluation of this run. Raises ``InputError`` if it is missing or damaged."""
         path = self.need("evaluate")
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+        metrics = parse_json(read_text(path), str(path))
         if not isinstance(metrics, dict) or metrics.get("version") != METRICS_VERSION:
             raise InputError(f"{path}: not metrics of version {METRICS_VERSION}")
         missing = [key for key in METRICS_KEYS if key not in metrics]
         if missing:
             raise InputError(f"{path} is damaged: it has no {missing[0]}")
+        try:
+            _Metrics.model_validate(metrics)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = short(".".join(map(str, first["loc"])))
+            raise InputError(f"{path} is damaged: {where}: {first['msg']}, not {short(first['input'])}") from None
         return metrics
 
     def amend_metrics(self, **sections: object) -> dict[str, Any]:
@@ -117,8 +194,8 @@ class RunFolder:
         return metrics
 
     def has_results(self, recipe: Recipe) -> bool:
-        """Whether the folder holds more than a recipe, and the data that this ``recipe`` reads from it."""
-        return bool(self._strangers(besides={"recipe.toml", *self._given(recipe)}))
+        """Whether the folder holds more than a recipe, the data that this ``recipe`` reads from it, and their pin."""
+        return bool(self._strangers(besides={"recipe.toml", self.data_pin.name, *self._given(recipe)}))
 
     def begin(self, recipe: Recipe, reasons: Mapping[str, str] | None = None) -> None:
         """Make the folder, or check that it was made for the same recipe.
@@ -146,7 +223,12 @@ class RunFolder:
                 raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
         with self.locked():
             path = self / "recipe.toml"
-            difference = path.exists() and first_difference(self.recipe().model_dump(), recipe.model_dump())
+            old = self.recipe() if path.exists() else None
+            difference = old and first_difference(old.model_dump(), recipe.model_dump())
+            if old is not None and difference and self.may_change(old, recipe):
+                values = _changed(old.model_dump(), recipe.model_dump())
+                write_atomically(path, with_numbers(read_text(path), values, {}))
+                difference = None
             # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
             if difference and self.has_results(recipe):
                 raise InputError(f"{self.path} holds a run with another recipe ({difference}); choose another folder")
@@ -176,6 +258,23 @@ class RunFolder:
     def checkpoint(self, stage: str) -> Path:
         """Where a stage keeps its state while it runs."""
         return self.path / f"{stage}.checkpoint.safetensors"
+
+    def diverged(self, stage: str) -> Path:
+        """The file that says that a stage has diverged and may get other rates."""
+        return self.path / f"{stage}.diverged"
+
+    def may_change(self, old: Recipe, new: Recipe) -> bool:
+        """Whether all in which two recipes of this run differ are rates of stages that have diverged."""
+        keys = _changed(old.model_dump(), new.model_dump())
+        return bool(keys) and all(
+            (stage := key.partition(".")[0]) in STAGES and self.diverged(stage).exists() and _is_rate(key)
+            for key in keys
+        )
+
+    @property
+    def data_pin(self) -> Path:
+        """Where it is kept what the data are that the run was begun with."""
+        return self.path / "data.json"
 
     @property
     def best(self) -> Path:
@@ -228,6 +327,23 @@ def held(
         with TemporaryDirectory(prefix="litesnn-") as scratch:
             processes.copy_from_first(Path(scratch), ["recipe.toml"])
             yield RunFolder(scratch)
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values that differ between two recipes as nested tables, by dotted key, as they are in the new one."""
+    changed: dict[str, Any] = {}
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(after, dict) and isinstance(before, dict):
+            changed |= _changed(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changed[f"{prefix}{key}"] = after
+    return changed
+
+
+def _is_rate(key: str) -> bool:
+    name = key.rpartition(".")[2]
+    return name.endswith("lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["plain", "reason_of"]
+__all__ = ["plain", "reason_of", "short"]
 
 _SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # control, format (direction, width), surrogates, line breaks
 _LONGEST = 300  # characters of a reason
@@ -29,3 +29,13 @@ def reason_of(error: BaseException, *, named: bool = False) -> str:
     said = " ".join(str(error).split())
     name = type(error).__name__
     return plain((f"{name}: {said}".removesuffix(": ") if named or not said else said)[:_LONGEST])
+
+
+def short(value: object) -> str:
+    """``repr`` of a value from a file in at most 80 letters, all of them printable, whatever a file made of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested as deep
+        text = f"a value of type {type(value).__name__}"
+    text = plain(text[:81])
+    return text if len(text) <= 80 else f"{text[:77]}…"

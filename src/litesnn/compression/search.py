@@ -25,7 +25,7 @@ from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes, model_size_bits, p
 from litesnn.snn.execution import Execution
 from litesnn.snn.supernet import draw, weigh_timesteps
 
-__all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enough"]
+__all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enough", "searched_rates"]
 
 
 def most_timesteps(given: Given, recipe: Recipe) -> int:
@@ -184,11 +184,16 @@ def require_small_enough(
 ) -> None:
     """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
     silent = [0.0] * len(candidates.psi)
-    given = candidates.given
-    names = list(given.layers) + ([] if given.graph is None else [name for name, _ in extras(given.graph)])
-    rates = {whole_cost(name): silent for name in names}
+    rates = dict.fromkeys(searched_rates(candidates.given), silent)
     free = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"bit_synops": None})})
     choose_layers(candidates, rates, free, finish)
+
+
+def searched_rates(given: Given) -> list[str]:
+    """The names of what a search measures that :func:`choose_layers` may ask for."""
+    names = [name for name, layer in given.layers.items() if layer.reads == "spikes"]
+    names += [] if given.graph is None else [name for name, _ in extras(given.graph)]
+    return [whole_cost(name) for name in names]
 
 
 def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> list[list[Option]]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from litesnn.compression.deploy import packed_model, prove_equal
 from litesnn.compression.network import Given, SteppedNetwork, extras, fixed_choice
-from litesnn.compression.search import Candidates, choose_layers, require_small_enough
+from litesnn.compression.search import Candidates, choose_layers, require_small_enough, searched_rates
 from litesnn.compression.source import build_module
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
@@ -25,7 +25,7 @@ from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
-from litesnn.loop.checkpoint import load_into, load_tensors, save_tensors
+from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
@@ -74,7 +74,7 @@ def derive(run: RunFolder, data: Data, session: Session) -> Path:
     recipe = run.recipe()
     given = _given(recipe, input_info(data))
     candidates = Candidates(given, recipe)
-    rates = read_into(candidates, run)
+    rates = read_into(candidates, run, searched_rates(given))
     choice, warning = choose_layers(candidates, rates, recipe, lambda *picked: _finish(given, *picked))
     if warning:
         session.warn(warning)
@@ -229,8 +229,9 @@ def load_compressed(run: RunFolder) -> SteppedNetwork:
 
 def _load(path: Path, recipe: Recipe) -> SteppedNetwork:
     tensors, saved = load_tensors(path, _KIND)
+    require_numbers(tensors, path)
     given = _given(recipe, input_from(saved, path))
-    choice = _checked(Compressed.model_validate_json(saved["choice"]), given, path)
+    choice = _checked(Compressed.from_json(str(saved.get("choice")), origin=f"{path}: choice"), given, path)
     network = SteppedNetwork(given, choice)
     load_into(network, tensors, path)
     given.learn()

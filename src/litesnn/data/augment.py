@@ -31,6 +31,7 @@ class AugmentSettings(BaseModel):
     crop: int = Field(
         default=0,
         ge=0,
+        le=1024,
         description="shift images or frames by up to this many pixels each way, filling with black or no events",
     )
     flip: bool = Field(default=False, description="mirror every second image, on average, left to right")

@@ -70,6 +70,7 @@ class DataSettings(BaseModel):
     size: int | None = Field(
         default=None,
         ge=1,
+        le=4096,
         description="rescale images to this many pixels in height and width; left out, images of one size stay as they "
         "are, and those of mixed sizes get one that fits them",
     )

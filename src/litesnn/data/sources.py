@@ -23,7 +23,7 @@ from torch import Tensor
 from litesnn.data.arrays import as_inputs, as_labels, find_arrays, layout_note, numbered_classes
 from litesnn.data.audio import Clip, Sound, decode
 from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders
-from litesnn.data.event_files import find_events, is_events
+from litesnn.data.event_files import EventFile, find_events, is_events
 from litesnn.data.events import read_frames
 from litesnn.data.file_lists import is_file_list, read_file_list
 from litesnn.data.images import Encoded, MixedSizesError, fitting_size, image_sizes
@@ -52,12 +52,13 @@ class Split:
     """Rows: inputs x and labels y int64 [N].
 
     x is [N, C, H, W], uint8 for images and float32 for arrays, or [N, T, C, H, W], uint8 for events. ``sound`` is what
-    x was computed from, if that was sound.
+    x was computed from, if that was sound. ``files`` gives the files of some rows, where there are files.
     """
 
     x: Tensor
     y: Tensor
     sound: Sound | None = None
+    files: Callable[[IntArray], Sequence[Encoded | EventFile]] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"Split({'×'.join(map(str, self.x.shape[1:]))}, {len(self.y)} rows)"
@@ -266,7 +267,7 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
 def _split(rows: Rows, shape: Shape | None, size: int | None, noise: Callable[[], Tensor] | None = None) -> Split:
     every = np.arange(len(rows.labels))
     sound = rows.recordings and Sound(rows.recordings(every), noise)
-    return Split(rows.read(every, shape, size), torch.from_numpy(rows.labels), sound)
+    return Split(rows.read(every, shape, size), torch.from_numpy(rows.labels), sound, rows.files)
 
 
 def _common_size(train: Rows) -> tuple[int, str]:

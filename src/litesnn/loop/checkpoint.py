@@ -10,20 +10,36 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
+from litesnn.text import short
 
-__all__ = ["load_into", "load_state", "load_tensors", "save_state", "save_tensors"]
+__all__ = [
+    "load_into",
+    "load_state",
+    "load_tensors",
+    "require_numbers",
+    "save_state",
+    "save_tensors",
+    "seal",
+    "validated",
+]
 
 _VERSION = 1
+
+_UNREADABLE = (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
+"""RuntimeError is torch's for types and sizes that it does not take, and a description that is nested too deep."""
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -32,9 +48,14 @@ def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Map
     Raises:
         InputError: the file cannot be written.
     """
+    write_atomically(path, seal(kind, tensors, info))
+
+
+def seal(kind: str, tensors: Mapping[str, Tensor], info: object) -> bytes:
+    """The content of the file that :func:`save_tensors` writes."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     description = {"version": _VERSION, "kind": kind, "sha256": _digest(plain, info), "info": info}
-    write_atomically(path, safetensors.torch.save(plain, metadata={"litesnn": json.dumps(description)}))
+    return safetensors.torch.save(plain, metadata={"litesnn": json.dumps(description)})
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,16 +73,41 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         description = json.loads(metadata.get("litesnn", "null"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged or not a safetensors file ({reason})") from None
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise InputError(f"{path} is not a litesnn {kind} file")
     if description.get("version") != _VERSION:
-        raise InputError(f"{path}: unknown version {description.get('version')!r}; expected {_VERSION}")
+        raise InputError(f"{path}: unknown version {short(description.get('version'))}; expected {_VERSION}")
+    if not isinstance(description.get("info"), dict):
+        raise InputError(f"{path} is damaged: it has no description of its tensors")
     if description.get("sha256") != _digest(tensors, description.get("info")):
         raise InputError(f"{path} is damaged: its checksum does not match")
     return tensors, description["info"]
+
+
+def require_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse what a search or training has left that diverged; −∞ is the logit of a T that must not be chosen.
+
+    Raises:
+        InputError: a tensor of the file holds NaN or +∞.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (tensor < torch.inf).all():
+            raise InputError(
+                f"{path}: {short(name)} holds values that are no numbers: what made them has diverged; make it anew"
+            )
+
+
+def validated(record: type[RecordT], value: object, path: Path) -> RecordT:
+    """What the description of a file says, as the record that it has to be. Raises ``InputError`` naming the file."""
+    try:
+        return record.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its description"
+        raise InputError(f"{path} is damaged: {short(where)}: {first['msg']}, not {short(first['input'])}") from None
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
@@ -100,11 +146,17 @@ def load_state(
 ) -> dict[str, Any]:
     """Put back what :func:`save_state` took and return its ``info``. Raises ``InputError`` as :func:`load_tensors`."""
     tensors, info = load_tensors(path, kind)
+    require_numbers(tensors, path)
     load_into(module, _below("module", tensors), path)
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
+        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         for full, value in _below(f"optimizer.{name}", tensors).items():
-            index, key = full.split(".", 1)
+            index, _, key = full.partition(".")
+            if not index.isascii() or not index.isdigit() or len(index) > 9 or int(index) >= len(shapes):
+                raise InputError(f"{path} does not fit the network: optimizer.{name} has no parameter {short(index)}")
+            if value.shape not in ((), shapes[int(index)]):
+                raise InputError(f"{path} does not fit the network: shape of optimizer.{name}.{short(full)}")
             state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return info

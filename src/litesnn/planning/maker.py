@@ -560,9 +560,4 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
 
 def _searched_seconds(log: Path) -> float:
     """Seconds that the search took by its log; 0 if that is not there. Raises ``InputError`` if it is damaged."""
-    if not log.exists():
-        return 0.0
-    try:
-        return float(sum(row["seconds"] for row in JsonLog.read(log)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{log} is damaged: {error}") from None
+    return sum(JsonLog.numbers(log, "seconds")) if log.exists() else 0.0

@@ -139,6 +139,10 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         raise InputError("--time is for a recipe that is made, and --recipe names one that is written: leave out one")
     if exists and request.recipe is None and request.model is None:
         found = folder.recipe()
+        changes = said if seconds is None else said | {"made.seconds": seconds}
+        lowered = Recipe.from_toml(found.to_toml(), origin="settings", changes=changes)
+        if folder.may_change(found, lowered):
+            return Begun(lowered)
         if found.made is not None or (request.written is None and folder.has_results(found)):
             said_now = said if seconds is None else said | {"made.seconds": seconds}
             wished = Recipe.from_toml(found.to_toml(), origin="settings", changes=said_now)

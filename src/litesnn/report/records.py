@@ -11,28 +11,33 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from litesnn.errors import InputError
+from litesnn.files import read_text
 from litesnn.genotype import Compressed, Genotype, read_genotype
 
 __all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
 
 
+_Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A number that a drawing can take for a float."""
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class DataInfo(_Record):
     """The data set and its split."""
 
     name: str
-    train: int | None = None
-    validation: int | None = None
-    test: int | None = None
-    shape: tuple[int, ...] = ()
+    train: _Count | None = None
+    validation: _Count | None = None
+    test: _Count | None = None
+    shape: tuple[_Count, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -41,11 +46,11 @@ class Layer(_Record):
 
     name: str
     kind: str = "edge"
-    cell: int | None = None
-    bits: int | None = None
+    cell: _Count | None = None
+    bits: _Count | None = None
     keep: float | None = None
-    weights: int | None = None
-    kept: int | None = None
+    weights: _Count | None = None
+    kept: _Count | None = None
     synops: float | None = None
     bit_synops: float | None = None
 
@@ -55,18 +60,18 @@ class Population(_Record):
 
     name: str
     firing_rate: float
-    channels: int | None = None
-    height: int | None = None
-    width: int | None = None
+    channels: _Count | None = None
+    height: _Count | None = None
+    width: _Count | None = None
 
 
 class SizeRow(_Record):
     """Bytes of one layer in the packed file."""
 
     name: str
-    positions: int = 0
-    codes: int = 0
-    affine: int = 0
+    positions: _Count = 0
+    codes: _Count = 0
+    affine: _Count = 0
     coding: str = ""
 
     @property
@@ -99,17 +104,17 @@ class TargetRow(_Record):
     conditions: str = ""
     compiler: str = ""
     optimise: str = ""
-    inputs: int = 0
-    flash_bytes: int | None = None
-    ram_bytes: int | None = None
-    stack_bytes: int | None = None
-    instructions: int | None = None
+    inputs: _Count = 0
+    flash_bytes: _Count | None = None
+    ram_bytes: _Count | None = None
+    stack_bytes: _Count | None = None
+    instructions: _Count | None = None
 
 
 class EngineSpeed(_Record):
     """The native engine and torch at one batch; times in µs per image, the ratio a median of its own."""
 
-    batch: int
+    batch: _Count
     engine_us: float
     torch_us: float
     ratio: float
@@ -119,21 +124,21 @@ class EngineRun(_Record):
     """What ``litesnn evaluate --engine native`` measured on the test set."""
 
     kernel: str
-    threads: int
-    test: int
+    threads: _Count
+    test: _Count
     test_accuracy: float
-    same_predictions: int
+    same_predictions: _Count
     additions: float
-    weight_bytes: int
+    weight_bytes: _Count
     speed: tuple[EngineSpeed, ...]
 
 
 class NeuroBench(_Record):
     """The figures under NeuroBench's names, per sample; ``train/neurobench.py`` defines them."""
 
-    parameters: int
-    footprint: int
-    footprint_float32: int
+    parameters: _Count
+    footprint: _Count
+    footprint_float32: _Count
     connection_sparsity: float
     activation_sparsity: float
     effective_macs: float
@@ -151,8 +156,8 @@ class LinearClassifier(_Record):
     balanced_accuracy: float | None = None
     gain: float | None = None
     gain_standard_error: float | None = None
-    rows: int | None = None
-    features: int | None = None
+    rows: _Count | None = None
+    features: _Count | None = None
     note: str | None = None
 
 
@@ -170,8 +175,8 @@ class ClassRow(_Record):
     name: str = Field(alias="class")
     recall: float | None = None
     precision: float | None = None
-    test_rows: int = 0
-    train_rows: int | None = None
+    test_rows: _Count = 0
+    train_rows: _Count | None = None
 
 
 class QualityWarning(_Record):
@@ -199,7 +204,7 @@ class Metrics(_Record):
     module: str = ""
     versions: dict[str, str] = {}
     command: str | None = None
-    seed: int | None = None
+    seed: _Count | None = None
     mode: str = ""
     arithmetic: str = "float"
     notes: tuple[str, ...] = ()
@@ -211,13 +216,13 @@ class Metrics(_Record):
     warnings: tuple[QualityWarning, ...] | None = None  # None: of a version that did not judge
     validation_accuracy: float | None = None
     classes: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
+    confusion: tuple[tuple[_Count, ...], ...] = ()
     accuracy_at: tuple[float, ...] = ()
-    timesteps: int | None = None
-    packed_bytes: int | None = None
+    timesteps: _Count | None = None
+    packed_bytes: _Count | None = None
     model_size_bytes: float | None = None
-    weights: int | None = None
-    kept_weights: int | None = None
+    weights: _Count | None = None
+    kept_weights: _Count | None = None
     synops: float | None = None
     bit_synops: float | None = None
     stem_macs: float | None = None
@@ -225,7 +230,7 @@ class Metrics(_Record):
     layers: tuple[Layer, ...] = ()
     neurons: tuple[Population, ...] = ()
     size_table: tuple[SizeRow, ...] = ()
-    header_bytes: int | None = None
+    header_bytes: _Count | None = None
     budgets: tuple[BudgetRow, ...] = ()
     budgets_kept: bool | None = None
     targets: dict[str, TargetRow] = {}
@@ -246,7 +251,7 @@ class Metrics(_Record):
 class SearchEpoch(_Record):
     """One line of ``search.jsonl``."""
 
-    epoch: int
+    epoch: _Count
     seconds: float | None = None
     train_loss: float | None = None
     train_accuracy: float | None = None
@@ -257,7 +262,7 @@ class SearchEpoch(_Record):
     alpha: tuple[tuple[float, ...], ...] = ()
     ops: tuple[str, ...] = ()
     bits: tuple[tuple[float, ...], ...] = ()
-    bit_choices: tuple[int, ...] = ()
+    bit_choices: tuple[_Count, ...] = ()
     keep: tuple[tuple[float, ...], ...] = ()
     keep_choices: tuple[float, ...] = ()
     width: tuple[tuple[float, ...], ...] = ()
@@ -271,7 +276,7 @@ class SearchEpoch(_Record):
 class TrainEpoch(_Record):
     """One line of ``train.jsonl``."""
 
-    epoch: int
+    epoch: _Count
     seconds: float | None = None
     train_loss: float | None = None
     train_accuracy: float | None = None
@@ -301,13 +306,13 @@ def read_run(folder: Path) -> Run:
         InputError: ``metrics.json`` or ``genotype.json`` is missing, or a file is damaged; names file and line.
     """
     path = folder / "metrics.json"
-    metrics = _record(Metrics, _json(_text(path), str(path)), str(path))
+    metrics = _record(Metrics, _json(read_text(path), str(path)), str(path))
     return Run(
         metrics=metrics,
         genotype=read_genotype(folder / "genotype.json"),
         search=tuple(_lines(SearchEpoch, folder / "search.jsonl")),
         train=tuple(_lines(TrainEpoch, folder / "train.jsonl")),
-        recipe=_text(folder / "recipe.toml") if (folder / "recipe.toml").exists() else "",
+        recipe=read_text(folder / "recipe.toml") if (folder / "recipe.toml").exists() else "",
     )
 
 
@@ -317,16 +322,9 @@ RecordT = TypeVar("RecordT", bound=_Record)
 def _lines(record: type[RecordT], path: Path) -> Iterator[RecordT]:
     if not path.exists():
         return
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             yield _record(record, _json(line, str(path), line=number), f"{path}, line {number}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def _json(text: str, origin: str, *, line: int | None = None) -> Any:
@@ -334,6 +332,8 @@ def _json(text: str, origin: str, *, line: int | None = None) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{origin}, line {line or error.lineno}: not valid JSON: {error.msg}") from None
+    except (ValueError, RecursionError):  # integers of thousands of digits; nested as deep
+        raise InputError(f"{origin}, line {line or 1}: not valid JSON: too long a number, or nested too deep") from None
 
 
 def _record(record: type[RecordT], value: Any, origin: str) -> RecordT:

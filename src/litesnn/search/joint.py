@@ -31,6 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from litesnn import processes
@@ -38,9 +39,19 @@ from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
+from litesnn.errors import InputError
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
-from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
+from litesnn.loop.checkpoint import (
+    load_into,
+    load_state,
+    load_tensors,
+    require_numbers,
+    save_state,
+    save_tensors,
+    validated,
+)
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.divergence import require_converging
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
@@ -340,7 +351,7 @@ def search(run: RunFolder, data: Data, session: Session) -> Path:
     """Search, from the last checkpoint if there is one. Returns the path of ``search.safetensors``.
 
     Raises:
-        InputError: the checkpoint is damaged, or a file cannot be written.
+        InputError: the checkpoint is damaged, a file cannot be written, or the search diverges.
     """
     recipe, info = run.recipe(), input_info(data)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
@@ -379,10 +390,13 @@ def learn(
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, done = run.checkpoint("search"), 0
     if checkpoint.exists():
-        saved = load_state(checkpoint, "search state", module, state.optimizers)
-        done, state.rates = saved["epoch"], saved["rates"]
+        found = load_state(checkpoint, "search state", module, state.optimizers)
+        saved = validated(_SavedState, found, checkpoint)
+        done, state.rates = saved.epoch, saved.rates
         for key, constraint in state.constraints.items():
-            constraint.multiplier = saved["multipliers"][key]
+            if key not in saved.multipliers:
+                raise InputError(f"{checkpoint} is damaged: it has no multiplier of {key}")
+            constraint.multiplier = saved.multipliers[key]
     steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
@@ -404,7 +418,9 @@ def learn(
                     sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
             row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
-            row |= sums.means() | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
+            measured = {"epoch": epoch + 1} | sums.means()
+            require_converging(run, recipe, "search", measured, module.parameters())
+            row |= measured | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
             bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
@@ -415,6 +431,7 @@ def learn(
     log.close()
     save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
     checkpoint.unlink(missing_ok=True)
+    run.diverged("search").unlink(missing_ok=True)
     return run.output("search")
 
 
@@ -424,21 +441,51 @@ def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tu
     Raises:
         InputError: the file is missing or damaged, or belongs to another recipe.
     """
-    supernet = build_supernet(run.recipe(), shape, classes)
-    return supernet, read_into(supernet, run)
+    recipe = run.recipe()
+    supernet = build_supernet(recipe, shape, classes)
+    cells, nodes = range(len(recipe.model.levels)), range(recipe.model.nodes)
+    populations = ["stem", *(f"cell {cell + 1} node {node}" for cell in cells for node in nodes)]
+    return supernet, read_into(supernet, run, populations)
 
 
-def read_into(module: nn.Module, run: RunFolder) -> dict[str, list[float]]:
+def read_into(module: nn.Module, run: RunFolder, populations: Iterable[str] = ()) -> dict[str, list[float]]:
     """Give a module the state that a search left; returns the rates per timestep that it measured.
+
+    ``populations`` are those that need a rate, one for each of the timesteps that the search considered.
 
     Raises:
         InputError: as :func:`read_search`.
     """
     path = run.need("search")
     tensors, info = load_tensors(path, "search")
+    require_numbers(tensors, path)
     load_into(module, tensors, path)
-    rates: dict[str, list[float]] = info["rates"]
+    for name in ("alpha", "beta", "width"):
+        if name in tensors and not tensors[name].isfinite().all():
+            raise InputError(f"{path} is damaged: {name} holds infinite values")
+    if not tensors["psi"].isfinite().any():
+        raise InputError(f"{path} is damaged: psi allows no number of timesteps")
+    rates = validated(_Rates, info, path).rates
+    steps = tensors["psi"].numel()
+    for name in populations:
+        if len(rates.get(name, ())) != steps:
+            raise InputError(f"{path} is damaged: it has no {steps} firing rates of {name}")
     return rates
+
+
+class _Rates(BaseModel):
+    """What the file of a search says besides tensors: per population and timestep what its neurons did."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    rates: dict[str, list[float]]
+
+
+class _SavedState(_Rates):
+    """What a checkpoint of a search says besides tensors."""
+
+    epoch: int = Field(ge=1, le=2**31)
+    multipliers: dict[str, float]
 
 
 def _constraints(budget: Budget, recipe: Recipe, device: torch.device) -> dict[str, Constraint]:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from litesnn.genotype import Genotype
+from litesnn.errors import InputError
+from litesnn.genotype import OPS, Genotype
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source, State
 from litesnn.snn.compconv import CompConv, Compression, Connection, fold
@@ -27,7 +28,7 @@ from litesnn.snn.kernels import from_rows, to_rows
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
-__all__ = ["INPUT_SCALE", "Backbone", "Output", "first_frames"]
+__all__ = ["INPUT_SCALE", "Backbone", "Output", "count_weights", "first_frames"]
 
 INITIAL_GAIN = 3.0
 
@@ -35,6 +36,10 @@ INPUT_SCALE = 1 / 32
 """What one unit of the int8 input is worth in units of the normalised image."""
 
 _LARGEST_INPUT = 127
+
+_MOST_WEIGHTS = 2**28
+"""Of a network that is built: 1 GiB as float32. A packed file holds a quarter of them; a supernet needs several ops for
+each of its edges."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,32 @@ def first_frames(x: Tensor, timesteps: int) -> Tensor:
     return x[:, :timesteps]
 
 
+def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, identities: bool = True) -> int:
+    """Weights of stem, cells and classifier, by shapes alone.
+
+    Operations that may be identities count as convolutions of 1 × 1, or not at all without ``identities``.
+    """
+    older = newer = genotype.stem.channels
+    total = 9 * shape[0] * genotype.stem.channels
+    for gene in genotype.cells:
+        for edge in genotype.edges:
+            if OPS[edge.op].identity and not identities:
+                continue
+            inputs = (older, newer, gene.width)[min(edge.source, 2)]
+            total += OPS[edge.op].kernel ** 2 * inputs * gene.width
+        older, newer = newer, genotype.nodes * gene.width
+    return total + newer * classes
+
+
+def _require_buildable(genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse, before anything is allocated, a network that is too large to be one of ours. Raises ``InputError``."""
+    if (weights := count_weights(genotype, shape, classes)) > _MOST_WEIGHTS:
+        raise InputError(
+            f"the network would have {weights:,} weights, and at most {_MOST_WEIGHTS:,} can be made; expected a "
+            "smaller model.width, fewer model.levels or fewer model.nodes"
+        )
+
+
 class Backbone(nn.Module):
     """The modules of a genotype.
 
@@ -63,6 +94,7 @@ class Backbone(nn.Module):
 
     def __init__(self, genotype: Genotype, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
+        _require_buildable(genotype, shape, classes)
         self.genotype, self.shape = genotype, shape
         self.arithmetic = ARITHMETICS[genotype.arithmetic]
         stem = genotype.stem

@@ -28,7 +28,7 @@ from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import SizeTable, population_shapes, size_table, to_bytes
 from litesnn.errors import InputError
-from litesnn.files import write_atomically
+from litesnn.files import JsonLog, write_atomically
 from litesnn.loop.session import Session
 from litesnn.networks import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder
@@ -250,11 +250,7 @@ def validation_curve(run: RunFolder, data: Data) -> Curve:
     path = run / "train.jsonl"
 
     def values() -> list[float]:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            return [float(json.loads(line)["validation_accuracy"]) for line in lines if line.strip()]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is damaged; expected validation_accuracy in every line: {error}") from None
+        return JsonLog.numbers(path, "validation_accuracy") if path.exists() else []
 
     return Curve(tuple(processes.first_does(values)), len(data.validation.y))
 

@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from litesnn import processes
@@ -28,8 +29,9 @@ from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps
 from litesnn.data.sources import Data
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_state, save_state
+from litesnn.loop.checkpoint import load_state, save_state, validated
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.divergence import require_converging
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
@@ -263,7 +265,7 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
     """Train, from the last checkpoint if there is one. Returns the path of ``network.safetensors``.
 
     Raises:
-        InputError: the genotype or a checkpoint is missing or damaged, or a file cannot be written.
+        InputError: the genotype or a checkpoint is missing or damaged, a file cannot be written, or training diverges.
     """
     recipe, info = run.recipe(), input_info(data)
     genotype = Genotype.read(run.need("derive"))
@@ -310,19 +312,20 @@ def fit_learner(
     checkpoint, best_path = run.checkpoint("train"), run.best
     done, best, schedule = 0, None, Schedule(recipe.train.epochs)
     if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
-        saved = load_state(checkpoint, "train state", module, training.optimizers)
-        done, best = saved["epoch"], saved["best"]
-        schedule = Schedule(**saved.get("schedule", asdict(schedule)))
+        found = load_state(checkpoint, "train state", module, training.optimizers)
+        saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
+        done, best = saved.epoch, saved.best
+        schedule = Schedule(**saved.schedule.model_dump())
         if training.activity is not None:
-            training.activity.multiplier = saved["multiplier"]
-            training.deployed_ratio = saved["deployed_ratio"]
+            training.activity.multiplier = saved.multiplier
+            training.deployed_ratio = saved.deployed_ratio
     size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
-    taken = [row["seconds"] for row in JsonLog.read(run / "train.jsonl")] if done else []  # seconds of each epoch
+    taken = JsonLog.numbers(run / "train.jsonl", "seconds") if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
         task = bar.add_task("train", total=schedule.epochs * steps, completed=done * steps, status="")
         for epoch in itertools.count(done):
@@ -335,14 +338,14 @@ def fit_learner(
             for step, (x, y) in enumerate(batches):
                 means.add(training.step(x, y, schedule.at(epoch + step / steps)))
                 bar.advance(task)
-            measured = validate(network, validation)
+            trained, measured = means.means(), validate(network, validation)
+            require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
             rank = _rank(measured, None if training.activity is None else training.activity.limit)
             is_best = best is None or rank > tuple(best)
             if is_best:
                 best = rank
             multiplier = 0.0 if training.activity is None else training.activity.multiplier
             row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
-            trained = means.means()
             if training.activity is not None:
                 training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
             row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
@@ -370,7 +373,36 @@ def fit_learner(
         session.warn(note)
     best_path.replace(run.output("train"))
     checkpoint.unlink(missing_ok=True)
+    run.diverged("train").unlink(missing_ok=True)
     return run.output("train")
+
+
+class _SavedSchedule(BaseModel):
+    """A :class:`Schedule` in a checkpoint."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epochs: int = Field(ge=1, le=2**31)
+    since: int = Field(ge=0)
+    progress: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> _SavedSchedule:
+        if self.since >= self.epochs:
+            raise ValueError("it is over before it begins")
+        return self
+
+
+class _SavedState(BaseModel):
+    """What a checkpoint of a training says besides tensors."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epoch: int = Field(ge=1, le=2**31)
+    best: tuple[float, float, float]
+    multiplier: float
+    deployed_ratio: float
+    schedule: _SavedSchedule
 
 
 def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float], *, done: int) -> Schedule:

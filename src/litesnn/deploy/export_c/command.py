@@ -22,6 +22,7 @@ from litesnn.deploy.targets import Measurement
 from litesnn.design import renew_report
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
+from litesnn.loop.pinned import pinned
 from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 
@@ -83,7 +84,7 @@ def _golden_inputs(run: RunFolder, model: PackedModel) -> NDArray[np.generic]:
     at_hand = source.suffix == ".npz" and source.is_file() and source.stat().st_size <= _CHEAP_BYTES
     if settings.source != "digits" and not at_hand:
         return random_inputs(model)
-    rows: NDArray[np.generic] = load(settings).test().x[:GOLDEN_INPUTS].numpy()
+    rows: NDArray[np.generic] = pinned(run, load(settings)).test().x[:GOLDEN_INPUTS].numpy()
     return rows
 
 
