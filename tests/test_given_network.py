@@ -17,7 +17,7 @@ from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
 from litesnn.compression.search import Candidates
 from litesnn.config import Recipe
-from litesnn.deploy.packed import PackedModel, population_shapes, read, write
+from litesnn.deploy.packed import PackedModel, population_shapes, read, size_bound, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.front_end import EventFrames
@@ -46,6 +46,35 @@ class Residual(nn.Module):
         third = self.last(self.joined(torch.cat([second, first], dim=1)))
         out: Tensor = self.head(third.mean(dim=(-1, -2)))
         return out
+
+
+class Membrane(nn.Module):
+    """Shortcuts of currents: the stem reaches three neurons of different norms and thresholds, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.lif1 = conv(1, 4), nn.BatchNorm2d(4), Lif()
+        self.conv2, self.norm2, self.lif2 = conv(4, 4), nn.BatchNorm2d(4), Lif(threshold=0.6)
+        self.conv3, self.norm3, self.lif3 = conv(4, 4, 5), nn.BatchNorm2d(4), Lif()
+        self.joined, self.last, self.head = conv(4, 4, 1, 2), Lif(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = self.norm(self.stem(x))
+        first = self.lif1(currents + currents)
+        currents = currents + self.norm2(self.conv2(first))
+        second = self.lif2(currents + first)
+        third = self.lif3(currents + self.norm3(self.conv3(second)))
+        out: Tensor = self.head(self.last(self.joined(third)).mean((2, 3)))
+        return out
+
+
+class Rectified(Membrane):
+    """Changes the currents of its shortcut where no tape sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.register_forward_hook(lambda _, __, output: output.relu() if self.rectify else output)
+        self.rectify = False
 
 
 class Loop(nn.Module):
@@ -92,6 +121,7 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(32, 3),
     ),
     "sums": Residual,
+    "membrane shortcuts": Membrane,
     "loop": Loop,
     "no leak": lambda: Row(conv(1, 4), Lif(1.0), *tail()),
 }
@@ -121,6 +151,39 @@ def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path
     assert all(0 < float(spikes.mean()) < 0.9 for spikes in record.values()), record.keys()
     assert len({tuple(row) for row in logits[-1].tolist()}) > 4  # images are told apart
     np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(pixels().numpy()).logits)
+
+
+@torch.no_grad()
+def test_a_layer_that_reaches_several_neurons_is_packed_and_counted_for_each() -> None:
+    net, meter = lively(Membrane), Meter()
+    record: dict[str, Tensor] = {}
+    net(net.encode(pixels()), meter=meter, record=record)
+    stem, conv2 = ([each for each in packed(net).populations[row].synapses] for row in (0, 1))
+    assert [len(population.synapses) for population in packed(net).populations] == [2, 3, 3, 1]
+    np.testing.assert_array_equal(stem[0].codes, conv2[0].codes)
+    assert not np.array_equal(stem[0].scale, conv2[0].scale)  # another threshold
+    assert net.given.copies("stem") == 4
+    assert net.analog_macs() == [(4 * 18 * 64, 2)]  # 18 of 36 weights are kept; the image is read once
+    mask = net.given.layers["conv2"].masks(net.compressions()["conv2"])[0]
+    once = sum(float(net.given.layers["conv2"].convolve(spikes, mask).sum()) for spikes in record["lif1"]) / 16
+    assert float(meter.layers["conv2"].synops.sum()) == pytest.approx(2 * once)
+
+
+@torch.no_grad()
+def test_a_file_never_takes_more_bytes_than_the_search_expects() -> None:
+    net = lively(Membrane)
+    candidates = Candidates(net.given, Recipe.from_toml("[search]\nbits = [2]\nkeeps = [0.5]\ntimesteps = 3"))
+    expected = float(candidates.expected_packed_bits(candidates.mixes())) / 8 + candidates.header_bytes
+    assert size_bound(packed(net)) <= expected <= 1.5 * size_bound(packed(net))
+
+
+@torch.no_grad()
+def test_what_changes_shared_currents_unseen_is_noticed() -> None:
+    net = lively(Rectified)
+    net(net.encode(pixels()))
+    net.given.net.rectify = True
+    with pytest.raises(LitesnnError, match="neuron lif1 gets other currents than the sum of its layers"):
+        net(net.encode(pixels()))
 
 
 FRAMES = EventFrames(height=6, width=5)

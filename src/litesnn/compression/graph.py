@@ -8,6 +8,8 @@ summed over the map.
 Exact equivalents that are used:
 
 - Batch norm behind a layer, or behind a sum of layers, folds into scales and bias.
+- A layer whose currents reach several populations (a membrane shortcut) is in the file once for each of them: the same
+  codes, with the scales of that population.
 - A neuron with another threshold θ' gets its currents times θ/θ'.
 - Max pooling of spikes, 2 × 2 on even maps, is a population: 3 × 3 convolution of stride 2 with a weight at the four
   pixels of each channel's own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because
@@ -18,6 +20,7 @@ Shapes: C channels, H × W pixels.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +94,16 @@ class Population:
     channels: int
     pools: int | None = None
 
+    @property
+    def layers(self) -> list[str]:
+        """The layers among its summands, in their order."""
+        return [] if self.current is None else _layers(self.current)
+
+    @property
+    def norms(self) -> list[str]:
+        """The batch norms of its currents."""
+        return [] if self.current is None else _norms(self.current)
+
 
 @dataclass
 class Graph:
@@ -105,6 +118,16 @@ class Graph:
     def lif(self) -> Lif:
         """The neuron of the file: that of the first population."""
         return self.populations[0].lif
+
+    @property
+    def copies(self) -> Counter[str]:
+        """How many bundles of synapses the file has of each layer: one for every time that it makes currents."""
+        return Counter([self.readout, *(layer for each in self.populations for layer in each.layers)])
+
+    def shares(self, population: Population) -> bool:
+        """Whether one of a population's layers makes currents of others too, or its own twice."""
+        copies = self.copies
+        return any(copies[layer] > 1 for layer in population.layers)
 
 
 def build_graph(tape: Tape, output: Value, steps: int, *, static: bool) -> Graph:
@@ -375,6 +398,16 @@ def _first(output: Any) -> Tensor | None:
 
 def _layers(node: Node) -> list[str]:
     return [leaf.layer for leaf in leaves_of(node) if leaf.layer is not None]
+
+
+def _norms(node: Node) -> list[str]:
+    match node:
+        case Leaf():
+            return []
+        case Norm():
+            return [node.name, *_norms(node.child)]
+        case Sum():
+            return _norms(node.left) + _norms(node.right)
 
 
 def _identities(node: Node) -> bool:

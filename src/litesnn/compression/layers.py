@@ -22,7 +22,7 @@ from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.prune import initial_scores
 from litesnn.snn.strided import conv2d
 
-__all__ = ["CompressedLayer", "Deployed", "Kind", "swap_layers"]
+__all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "swap_layers"]
 
 Kind = Literal["image", "analog", "spikes"]
 
@@ -42,6 +42,24 @@ class Deployed:
     unit: float = 1.0
 
 
+@dataclass(frozen=True)
+class Summand:
+    """What one bundle of synapses adds to a population: ``scale·acc`` of a layer, or of the spikes of a neuron."""
+
+    name: str
+    scale: Tensor  # [O]
+    of_layer: bool
+
+
+@dataclass(frozen=True)
+class Currents:
+    """The deployed currents of one population: ``(Σ scale·acc + bias)·unit``, summed in the order of the packed file."""
+
+    summands: tuple[Summand, ...]
+    bias: Tensor  # [O]
+    unit: float
+
+
 class CompressedLayer(CompConv):
     """A convolution or linear layer that was given, compressed.
 
@@ -50,6 +68,7 @@ class CompressedLayer(CompConv):
         spikes_per_unit: of spikes: how many of them an input of 1 stands for (the pixels of an average).
         heard: mean input per sample of every call [I, H, W] since :meth:`listen`, or ``None``.
         deployed: how to compute instead with integers, or ``None``.
+        accumulated: the integer accumulators of its last call with integers.
     """
 
     def __init__(self, given: nn.Conv2d | nn.Linear) -> None:
@@ -73,6 +92,7 @@ class CompressedLayer(CompConv):
         self.spikes_per_unit = 1.0
         self.heard: list[Tensor] | None = None
         self.deployed: Deployed | None = None
+        self.accumulated: Tensor | None = None
         self._mixed: Tensor | None = None
         self._masks: list[Tensor] = []
         self._compression: Compression | None = None
@@ -132,7 +152,7 @@ class CompressedLayer(CompConv):
             assert self._mixed is not None
             out = self.convolve(x, self._mixed)
             return out if self.bias is None else out + self._along(self.bias)
-        out = accumulate(self, (x * deployed.input_steps).round(), deployed.codes)
+        out = self.accumulated = accumulate(self, (x * deployed.input_steps).round(), deployed.codes)
         if deployed.scale is None:
             return out
         out = out.float() * self._along(deployed.scale)

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from litesnn.compression.deploy import Folding, fold_graph
 from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, read_kinds
-from litesnn.compression.layers import Deployed, swap_layers
+from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.neurons import reset_states
 from litesnn.compression.source import line_of
 from litesnn.compression.tape import Tape, Value, is_neuron, leaves, tensors_in
-from litesnn.errors import InputError
+from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
@@ -46,6 +46,8 @@ _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 
 _TRACED_STEPS = 2
+_FLOAT16_ROUNDING = 2.0**-10  # of a scale, and as much again for the float32 sums; 2^-11 is the rounding itself
+_SMALLEST_SCALE = 2.0**-14  # of float16 with all its bits
 _BATCH = 2  # of the tape: batch norm in training mode is not run on it, but shapes must show what is the batch
 
 
@@ -83,10 +85,14 @@ class Given(nn.Module):
         self.neuron_calls: dict[str, int] = {}
         self.neurons = {name: leaf for name, leaf in leaves(module).items() if is_neuron(leaf)}
         self.heard: dict[str, list[Tensor]] | None = None
+        self.currents: Mapping[str, Currents] = {}
+        self.fired: dict[str, Tensor] = {}
+        self._unfolded_norms: set[int] = set()
         self._guard = Guard()
         self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others())
         self.learn()
         for name, neuron in self.neurons.items():
+            neuron.register_forward_pre_hook(self._deliver(name), with_kwargs=True)
             neuron.register_forward_hook(self._hear(name))
         for child in module.modules():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -96,6 +102,10 @@ class Given(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(iter(self.layers.values())).weight.device
+
+    def copies(self, name: str) -> int:
+        """How often a layer is in the packed file, and is computed: once for each population that its currents reach."""
+        return 1 if self.graph is None else self.graph.copies[name]
 
     @property
     def header_bytes(self) -> int:
@@ -183,6 +193,9 @@ class Given(nn.Module):
             self.graph = build_graph(tape, value, steps, static=not self.info.frames)
         except Inexpressible as error:
             self.reason = str(error)
+        if self.graph is not None:
+            sharing = [population for population in self.graph.populations if self.graph.shares(population)]
+            self._unfolded_norms = {id(self.net.get_submodule(name)) for each in sharing for name in each.norms}
         reset_states(self.net)
         self.net.train(was_training)
 
@@ -218,12 +231,58 @@ class Given(nn.Module):
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if self.heard is not None:
                 self.heard.setdefault(name, []).append(_output(output))
+            if self.currents:
+                self.fired[name] = _output(output)
 
         return hook
 
+    def _deliver(self, name: str) -> Callable[..., Any]:
+        """Of a neuron that shares a layer with others: give it its own deployed currents."""
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if (currents := self.currents.get(name)) is None:
+                return None
+            theirs = next(tensors_in((args, kwargs)))
+            ours = self._deployed(name, currents, theirs)
+            return (
+                tuple(ours if arg is theirs else arg for arg in args),
+                {key: ours if arg is theirs else arg for key, arg in kwargs.items()},
+            )
+
+        return hook
+
+    def _deployed(self, name: str, currents: Currents, theirs: Tensor) -> Tensor:
+        """Deployed currents in the place of the module's own, which are the same but for float16 scales.
+
+        Raises:
+            LitesnnError: they are not: between layer and neuron is something that the file does not know.
+        """
+        along = (-1, *[1] * (theirs.dim() - 2))
+        total: Tensor | float = 0.0
+        room: Tensor | float = 0.0
+        for summand in currents.summands:
+            given = self.layers[summand.name].accumulated if summand.of_layer else self.fired.get(summand.name)
+            assert given is not None
+            given = given.float().reshape(theirs.shape)
+            part = given * summand.scale.view(along)
+            total = part if isinstance(total, float) else total + part
+            room = room + part.abs() + _SMALLEST_SCALE * given.abs()
+        assert isinstance(total, Tensor)
+        bias = currents.bias.view(along)
+        ours = total + bias
+        ours = ours if currents.unit == 1.0 else ours * currents.unit
+        room = (_FLOAT16_ROUNDING * (room + bias.abs() + 1.0)) * currents.unit
+        if not bool(((ours - theirs).abs() <= room).all()):
+            raise LitesnnError(
+                f"{self.origin}: neuron {name} gets other currents than the sum of its layers and their norms"
+            )
+        return ours
+
     def _skip_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Folded into the layers before it, batch norm has nothing left to do."""
-        return args[0] if any(layer.deployed is not None for layer in self.layers.values()) else output
+        if id(norm) in self._unfolded_norms or all(layer.deployed is None for layer in self.layers.values()):
+            return output
+        return args[0]
 
 
 class SteppedNetwork(nn.Module):
@@ -306,6 +365,7 @@ class SteppedNetwork(nn.Module):
                 meter=meter,
                 record=record,
                 deployed=deployed,
+                currents=folding.currents(self.given.graph),
                 read_out=lambda totals: self.arithmetic.logits(totals, folding.readout),
             )
 
@@ -343,7 +403,9 @@ class SteppedNetwork(nn.Module):
         static = None if self.info.frames else "image"
         return [
             (
-                layer.macs() * self.given.calls[gene.name] * (1 if layer.reads == static else self.timesteps),
+                layer.macs()
+                * (self.given.calls[gene.name] * self.given.copies(gene.name))
+                * (1 if layer.reads == static else self.timesteps),
                 gene.bits,
             )
             for gene in self.choice.layers
@@ -361,6 +423,7 @@ def run(
     meter: Meter | None = None,
     record: dict[str, Tensor] | None = None,
     deployed: Mapping[str, Deployed] | None = None,
+    currents: Mapping[str, Currents] | None = None,
     read_out: Callable[[Tensor], Tensor] | None = None,
 ) -> Output:
     """Encoded images [B, C, H, W] or frames [B, T or more, C, H, W] → y_t [T, B, K].
@@ -372,9 +435,11 @@ def run(
         meter, record: collect costs, and the spikes of every neuron layer. Costs of a layer are named after it; the
             rates have also what it would cost if all weights were kept, in SynOps per timestep: see :func:`whole_cost`.
         deployed: the layers' deployed forms, of all or of none.
+        currents: the deployed currents of neurons that share a layer, by name.
         read_out: makes y_t of the summed outputs of the steps 1…t [T, B, K] (float64).
     """
     given.heard = {} if meter is not None or record is not None else None
+    given.currents = currents or {}
     for name, layer in given.layers.items():
         layer.prepare(compressions[name])
         layer.deployed = None if deployed is None else deployed.get(name)
@@ -391,8 +456,9 @@ def run(
             _count_extras(given, meter, spikes)
     finally:
         given.heard = None
+        given.currents, given.fired = {}, {}
         for layer in given.layers.values():
-            layer.deployed = None
+            layer.deployed = layer.accumulated = None
     if meter is not None:
         for name, fired in spikes.items():
             meter.rates[name] = fired.flatten(1).mean(1)
@@ -420,7 +486,7 @@ def whole_cost(name: str) -> str:
 def _count(given: Given, meter: Meter, timesteps: int) -> None:
     for name, layer in given.layers.items():
         if layer.reads == "spikes":
-            used, bit_used, whole = layer.used(given.calls[name], timesteps)
+            used, bit_used, whole = (given.copies(name) * part for part in layer.used(given.calls[name], timesteps))
             meter.add([name], used[None], bit_used[None])
             meter.rates[whole_cost(name)] = whole
 

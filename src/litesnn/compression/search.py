@@ -103,11 +103,15 @@ class Candidates(nn.Module):
     def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
         """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
         one = self.psi.new_ones(())
-        rows = [(self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        rows = [(self.given.copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
         return torch.stack(
             [
-                packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs()) + AFFINE_BITS * layer.outputs
-                for layer, mix in rows
+                copies
+                * (
+                    packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs())
+                    + AFFINE_BITS * layer.outputs
+                )
+                for copies, layer, mix in rows
             ]
         ).sum()
 
@@ -223,7 +227,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
                     bits=b,
                     keep=k,
                     score=0.0 if name == given.last else scores[name][b][k],
-                    size=layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
+                    size=given.copies(name) * layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
                     bit_synops=(work * keep * bits + fixed).cumsum(),
                 )
                 for b, k, bits, keep in pairs
