@@ -94,7 +94,7 @@ class Candidates(nn.Module):
         ``execution`` has no meaning here.
         """
         mixes = self.mixes() if mixes is None else mixes
-        return run(self.given, x, self._named(mixes), len(self.psi), meter=meter)
+        return run(self.given, x, self._named(mixes), len(self.psi), meter=meter, whole=True)
 
     def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
         """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""

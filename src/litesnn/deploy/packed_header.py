@@ -58,10 +58,10 @@ _KINDS = get_args(InputKind)
 
 # Limits on what a file may ask for, far above any network of this project: a few bytes of header must not
 # allocate gigabytes.
-_MAX_WEIGHTS = 2**26
+MAX_WEIGHTS = 2**26
 _MAX_NEURONS = 2**26
-_MAX_KERNEL = 31
-_MAX_STRIDE = 64
+MAX_KERNEL = 31
+MAX_STRIDE = 64
 _MAX_TIMESTEPS = 64
 
 # Of fixed-point models.
@@ -293,7 +293,7 @@ class _HeaderReader:
         where = f"{self.origin}: {name}"
         row = checked_list(value, where, at_least=2)
         sources, (fan_in, height, width) = self.sources(row[0], f"{where}: sources", image=row[1] != 0)
-        kernel = checked_integer(row[1], 0, _MAX_KERNEL, f"{where}: kernel")
+        kernel = checked_integer(row[1], 0, MAX_KERNEL, f"{where}: kernel")
         extra = 1 if self.fixed else 0  # the shift, at the end
         if kernel == 0:
             row = checked_list(value, where, length=2 + extra)
@@ -304,7 +304,7 @@ class _HeaderReader:
         if kernel % 2 == 0:
             refuse(f"{where}: kernel", "an odd number, or 0 for an identity", kernel)
         row = checked_list(value, where, length=6 + extra)
-        stride = checked_integer(row[2], 1, _MAX_STRIDE, f"{where}: stride")
+        stride = checked_integer(row[2], 1, MAX_STRIDE, f"{where}: stride")
         shift = self.shift(row[-1], where)
         layer = self.layer(name, sources, kernel, stride, row[3:6], (channels, fan_in, kernel, kernel), shift)
         self.check_accumulator(layer, fan_in * kernel**2 * (MAX_INPUT if sources == (IMAGE,) else 1))
@@ -341,8 +341,8 @@ class _HeaderReader:
         where = f"{self.origin}: {name}"
         count = math.prod(weights)
         self.weights += count
-        if self.weights > _MAX_WEIGHTS:
-            refuse(where, f"at most {_MAX_WEIGHTS} weights in all", self.weights)
+        if self.weights > MAX_WEIGHTS:
+            refuse(where, f"at most {MAX_WEIGHTS} weights in all", self.weights)
         bits = checked_integer(values[0], 1, 4, f"{where}: bits")
         kept = checked_integer(values[1], 0, count, f"{where}: kept weights")
         coding = checked_integer(values[2], ALL, MAX_RICE, f"{where}: coding")
