@@ -59,6 +59,11 @@ class Net(nn.Module):
 class Soft(Net):
     soft = True
 
+class Analog(Net):
+    def __init__(self):
+        super().__init__()
+        self.lif1 = nn.ReLU()
+
 class Sized(Net):
     def __init__(self, size):
         super().__init__()

@@ -265,6 +265,26 @@ def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tm
     assert {name for name in before if stamps(run)[name] != before[name]} <= {".lock"}
 
 
+def test_a_limit_on_what_is_not_all_counted_is_never_said_to_be_kept(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = compress(place, run, "--set", "search.epochs=1", "--set", "train.epochs=1", name="Analog")
+    assert outcome.code == 0, outcome.err
+    why = "the limit on Bit-SynOps cannot be held against all: layer conv2 reads real numbers"
+    assert why in " ".join(outcome.err.split())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {row["name"]: row["kept"] for row in metrics["budgets"]} == {
+        "packed_bytes": True,
+        "bit_synops": None,
+        "timesteps": True,
+    }
+    assert metrics["budgets_kept"] is None
+    assert "more work than Bit-SynOps say: layer conv2 reads real numbers" in metrics["notes"]
+    page = (run / "report.html").read_text()
+    assert "Not known to be kept, as not all is counted: Bit-SynOps" in page
+    assert "budgets are kept" not in page
+    assert "not all counted" in outcome.out
+
+
 def test_a_broken_budget_is_exit_code_3(copy: Path, place: Path) -> None:
     recipe = (copy / "recipe.toml").read_text()
     (copy / "recipe.toml").write_text(recipe.replace("bit_synops = 30000.0", "bit_synops = 10.0"))
@@ -298,7 +318,10 @@ def write_weights(place: Path, folder: Path, change: Callable[[dict[str, torch.T
         ("net.py", "model 'net.py' is not understood; expected FILE.py:Class"),
         ("net:Net", "is not understood"),
         ("none.py:Net", "none.py: no such file or folder"),
-        ("net.py:Missing", "class Missing is not in it; it has Spike, Lif, Net, Soft, Sized, Flat, Large, Events, "),
+        (
+            "net.py:Missing",
+            "class Missing is not in it; it has Spike, Lif, Net, Soft, Analog, Sized, Flat, Large, Events, ",
+        ),
         ("net.py:Other", "class Other is no torch module"),
         ("net.py:Sized", "class Sized needs the arguments size; give them defaults"),
         ("net.py:Flat", "class Flat has no convolution (torch.nn.Conv2d) to compress"),

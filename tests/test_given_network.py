@@ -17,13 +17,14 @@ from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
 from litesnn.compression.search import Candidates
 from litesnn.config import Recipe
-from litesnn.deploy.packed import PackedModel, population_shapes, read, write
+from litesnn.deploy.packed import PackedModel, population_shapes, read, size_bound, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.front_end import EventFrames
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Axis, Meter, taps_along
 from litesnn.snn.network import InputInfo
+from test_given_neurons import Learning, Masked, Step
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -48,6 +49,35 @@ class Residual(nn.Module):
         return out
 
 
+class Membrane(nn.Module):
+    """Shortcuts of currents: the stem reaches three neurons of different norms and thresholds, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.lif1 = conv(1, 4), nn.BatchNorm2d(4), Lif()
+        self.conv2, self.norm2, self.lif2 = conv(4, 4), nn.BatchNorm2d(4), Lif(threshold=0.6)
+        self.conv3, self.norm3, self.lif3 = conv(4, 4, 5), nn.BatchNorm2d(4), Lif()
+        self.joined, self.last, self.head = conv(4, 4, 1, 2), Lif(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = self.norm(self.stem(x))
+        first = self.lif1(currents + currents)
+        currents += self.norm2(self.conv2(first))
+        second = self.lif2(currents + first)
+        third = self.lif3(currents + self.norm3(self.conv3(second)))
+        out: Tensor = self.head(self.last(self.joined(third)).mean((2, 3)))
+        return out
+
+
+class Rectifying(nn.BatchNorm2d):
+    """Changes its result where no tape sees it, once it is told to."""
+
+    rectify = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu() if self.rectify else super().forward(x)
+
+
 class Loop(nn.Module):
     """All timesteps in one forward, the membrane handed on by hand."""
 
@@ -61,6 +91,66 @@ class Loop(nn.Module):
             spikes, membrane = self.hidden(self.conv(x), membrane)
             outputs.append(self.head(spikes.mean((2, 3))))
         return torch.stack(outputs)
+
+
+class Started(Loop):
+    """States that are None at first, and a neuron with its surrogate gradient in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.last = conv(4, 4, 3, 2), Starting()
+        self.hidden = Starting()  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = second = None
+        outputs = []
+        for _ in range(4):
+            spikes, first = self.hidden(self.conv(x), first)
+            spikes, second = self.last(self.second(spikes), state=second)
+            outputs.append(self.head(spikes.mean((2, 3))))
+        return torch.stack(outputs)
+
+
+class Starting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.surrogate = Step()
+
+    def forward(self, x: Tensor, state: tuple[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor]]:
+        membrane = x if state is None else 0.5 * state[0] + x
+        spikes = self.surrogate(membrane - 1)
+        return spikes, (membrane * (1 - spikes),)
+
+
+class Functional(nn.Module):
+    """A neuron that is no module, with its state in the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.second, self.head = conv(1, 4), conv(4, 4), nn.Linear(4, 3)
+        self.reset()
+
+    def reset(self) -> None:
+        self.states: list[Tensor | float] = [0.0, 0.0]
+
+    def fire(self, index: int, x: Tensor) -> Tensor:
+        membrane = 0.5 * self.states[index] + x
+        spikes = membrane.gt(1).float()
+        self.states[index] = membrane * (1 - spikes)
+        return spikes
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.fire(1, self.second(self.fire(0, self.conv(x))))
+        out: Tensor = self.head(spikes.mean((2, 3)))
+        return out
+
+
+class Forgetful(Functional):
+    """Its states stay, as its reset needs to be told something."""
+
+    def reset(self, batch: int | None = None, *more: int) -> None:
+        if not hasattr(self, "states"):
+            super().reset()
 
 
 class Handed(nn.Module):
@@ -92,7 +182,12 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(32, 3),
     ),
     "sums": Residual,
+    "membrane shortcuts": Membrane,
     "loop": Loop,
+    "states of None": Started,
+    "votes": lambda: Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 12), Votes()),
+    "a sum of votes": lambda: Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 21, bias=False), Votes(7.0)),
+    "dropout with a state": lambda: Row(conv(1, 4), Lif(), Masked(), conv(4, 4), Lif(), *tail()),
     "no leak": lambda: Row(conv(1, 4), Lif(1.0), *tail()),
 }
 
@@ -121,6 +216,80 @@ def test_the_packed_file_computes_what_the_module_does(name: str, tmp_path: Path
     assert all(0 < float(spikes.mean()) < 0.9 for spikes in record.values()), record.keys()
     assert len({tuple(row) for row in logits[-1].tolist()}) > 4  # images are told apart
     np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(pixels().numpy()).logits)
+
+
+@torch.no_grad()
+def test_votes_are_pooled_in_the_layer_and_nothing_else_changes() -> None:
+    x = pixels().float()
+    torch.manual_seed(0)
+    plain = Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 30), Votes()).eval()
+    outputs = plain(x)
+    pooled = known(plain)
+    layer = pooled.layers["layers.4"]
+    assert (tuple(layer.weight.shape), tuple(layer.bias.shape if layer.bias is not None else ())) == ((3, 4), (3,))
+    for each in pooled.layers.values():
+        each.prepare(Compression.fixed(1, 1.0, each.weight.device))
+        each._mixed = each.weight.detach()
+    plain.layers[1].reset()  # type: ignore[operator]
+    torch.testing.assert_close(plain(x), outputs)
+    pooled.learn()
+    assert tuple(layer.weight.shape) == (3, 4)  # and not once more
+
+
+@torch.no_grad()
+def test_a_layer_that_reaches_several_neurons_is_packed_and_counted_for_each() -> None:
+    net, meter = lively(Membrane), Meter()
+    record: dict[str, Tensor] = {}
+    net(net.encode(pixels()), meter=meter, record=record)
+    stem, conv2 = (packed(net).populations[row].synapses for row in (0, 1))
+    assert [len(population.synapses) for population in packed(net).populations] == [2, 3, 3, 1]
+    np.testing.assert_array_equal(stem[0].codes, conv2[0].codes)
+    assert not np.array_equal(stem[0].scale, conv2[0].scale)  # another threshold
+    assert net.given.copies("stem") == 4
+    assert net.analog_macs() == [(4 * 18 * 64, 2)]  # 18 of 36 weights are kept; the image is read once
+    mask = net.given.layers["conv2"].masks(net.compressions()["conv2"])[0]
+    once = sum(float(net.given.layers["conv2"].convolve(spikes, mask).sum()) for spikes in record["lif1"]) / 16
+    assert float(meter.layers["conv2"].synops.sum()) == pytest.approx(2 * once)
+
+
+@torch.no_grad()
+def test_a_file_never_takes_more_bytes_than_the_search_expects() -> None:
+    net = lively(Membrane)
+    candidates = Candidates(net.given, Recipe.from_toml("[search]\nbits = [2]\nkeeps = [0.5]\ntimesteps = 3"))
+    expected = float(candidates.expected_packed_bits(candidates.mixes())) / 8 + candidates.header_bytes
+    assert size_bound(packed(net)) <= expected <= 1.5 * size_bound(packed(net))
+
+
+@torch.no_grad()
+def test_what_changes_shared_currents_unseen_is_noticed() -> None:
+    norm = Rectifying(4)
+
+    def make() -> nn.Module:
+        module = Membrane()
+        module.norm = norm
+        return module
+
+    net = lively(make)
+    net(net.encode(pixels()))
+    norm.rectify = True
+    with pytest.raises(LitesnnError, match="neuron lif1 gets other currents than the sum of its layers"):
+        net(net.encode(pixels()))
+
+
+@torch.no_grad()
+def test_a_fully_connected_network_of_vectors(tmp_path: Path) -> None:
+    info = InputInfo((20, 1, 1), "array", (0.0,) * 20, (1.0,) * 20, ("a", "b", "c"))
+    layers = [nn.Flatten(), nn.Linear(20, 32), Lif(), nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16), Lif(0.5, 0.7)]
+    net = lively(lambda: Row(*layers, nn.Linear(16, 3)), info)
+    x = torch.randn(16, 20, 1, 1, generator=torch.Generator().manual_seed(0))
+    write(packed(net), tmp_path / "model.safetensors")
+    assert net.given.graph is not None
+    proof = prove_equal(net, net.given.graph, read(tmp_path / "model.safetensors"), x)
+    assert proof["different_spikes"] == 0
+    record: dict[str, Tensor] = {}
+    logits = net(net.encode(x), record=record).logits
+    assert all(0 < float(spikes.mean()) < 0.9 for spikes in record.values())
+    np.testing.assert_array_equal(logits.numpy(), Reference(packed(net)).run(x.numpy()).logits)
 
 
 FRAMES = EventFrames(height=6, width=5)
@@ -238,9 +407,58 @@ class Delayed(Row):
         return out
 
 
+class Votes(nn.Module):
+    """As SpikingJelly's VotingLayer."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.times * nn.functional.avg_pool1d(x[:, None], x.shape[1] // 3)[:, 0]
+        return pooled
+
+
+class Summing(Residual):
+    """Sums of spikes are read by a layer, as in SEW-ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        del self.joined, self.last
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.lif(self.norm(self.stem(x)))
+        second = self.sum(self.between(self.left(first) + self.right(first)))
+        out: Tensor = self.head((first + second).mean((2, 3)))
+        return out
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "soft reset": (lambda: Row(conv(1, 4), Lif(soft=True), *tail()), r"neuron layers.1 \(given.Lif\) is no hard-reset"),
     "leaks": (lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), *tail()), "neuron layers.3 leaks to 0.25"),
+    "learned leaks": (
+        lambda: Row(conv(1, 4), Learning(leak=torch.tensor(0.5)), conv(4, 4), Lif(), *tail()),
+        "the leak of neuron layers.1 is learned, apart from those of others",
+    ),
+    "a leak for each channel": (
+        lambda: Row(conv(1, 4), Learning(leak=torch.full((4, 1, 1), 0.5)), *tail()),
+        r"neuron layers.1 .*: as it learns, its neurons have different leaks",
+    ),
+    "functions": (Functional, "head reads spikes that the operation gt makes; a neuron is recognised if it is a mod"),
+    "step function": (lambda: Row(conv(1, 4), Step(), *tail()), "every current above 0 makes it fire"),
+    "own activation": (lambda: Row(conv(1, 4), Square(), Lif(), *tail()), r"layers.2 reads layers.1 \(Square\)"),
+    "own end": (lambda: Row(conv(1, 4), Lif(), *tail(), Square()), r"made by layers.5 \(Square\)"),
+    "sums of spikes": (Summing, "head reads the operation add; in the packed file, layers read spikes"),
+    "votes of neurons": (
+        lambda: Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 12), Lif(), Votes()),
+        r"made by layers.6 \(Votes\)",
+    ),
     "no padding": (lambda: Row(nn.Conv2d(1, 4, 3), Lif(), *tail()), "layer layers.0 has padding = 0"),
     "groups": (
         lambda: Row(conv(1, 4), Lif(), nn.Conv2d(4, 4, 3, padding=1, groups=4), Lif(), *tail()),
@@ -248,6 +466,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "dilation": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, dilation=2), Lif(), *tail()), "dilation"),
     "oblong": (lambda: Row(nn.Conv2d(1, 4, (3, 5), padding=(1, 2)), Lif(), *tail()), "square"),
+    "kernel of 33": (lambda: Row(conv(1, 4, 33), Lif(), *tail()), "kernels to 31"),
+    "stride of 65": (lambda: Row(conv(1, 4, 3, 65), Lif(), *tail()), "strides to 64"),
     "even": (lambda: Row(nn.Conv2d(1, 4, 2, padding=1), Lif(), *tail()), "a kernel of 2"),
     "border": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), Lif(), *tail()), "padding_mode"),
     "average": (lambda: Row(conv(1, 4), Lif(), nn.AvgPool2d(2), conv(4, 4), Lif(), *tail()), "layers.3 reads layers.2"),
@@ -340,6 +560,44 @@ def test_costs_are_those_of_the_spikes() -> None:
     assert net.analog_macs() == [(4 * 9 * 64, 2)]
 
 
+@torch.no_grad()
+def test_spikes_of_a_function_are_counted_like_those_of_a_neuron() -> None:
+    torch.manual_seed(0)
+    found = known(Functional())
+    same = given(conv(1, 4), Lif(), conv(4, 4), Lif(), *tail())
+    for theirs, ours in zip(same.net.parameters(), found.net.parameters(), strict=True):
+        ours.copy_(3 * theirs.copy_(3 * theirs) / 3)
+    meters = Meter(), Meter()
+    x = pixels().float() - 128
+    for net, meter in zip((found, same), meters, strict=True):
+        network(net).train()(x, meter=meter)  # not as it is deployed, which the one of functions cannot be
+    assert found.uncounted == []
+    assert found.neurons == {}
+    assert float(meters[0].bit_synops().sum()) > 0
+    assert meters[0].bit_synops().tolist() == meters[1].bit_synops().tolist()
+
+
+@torch.no_grad()
+def test_what_is_not_counted_is_known() -> None:
+    def uncounted(*layers: nn.Module) -> list[str]:
+        return given(*layers).uncounted
+
+    assert uncounted(conv(1, 4), Lif(), conv(4, 4), Lif(), *tail()) == []
+    assert uncounted(nn.BatchNorm2d(1), nn.AvgPool2d(2), conv(1, 4), Lif(), *tail()) == []  # of the image alone
+    assert uncounted(conv(1, 4), nn.ReLU(), conv(4, 4), Lif(), *tail()) == ["layer layers.2 reads real numbers"]
+    transposed = uncounted(conv(1, 4), Lif(), nn.ConvTranspose2d(4, 4, 2), Lif(), *tail())
+    assert transposed == ["layers.2.weight is no weight of a Conv2d or Linear"]
+    nothing = given(conv(1, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), *tail())
+    net, meter = network(nothing), Meter()
+    net(net.encode(pixels()), meter=meter)
+    assert meter.bit_synops().tolist() == [0.0, 0.0, 0.0]
+
+
+@torch.no_grad()
+def test_dropout_with_a_state_is_no_neuron() -> None:
+    assert list(given(conv(1, 4), Lif(), Masked(), *tail()).neurons) == ["layers.1"]
+
+
 # --- how it is called ---
 
 
@@ -353,20 +611,39 @@ class Summed(Row):
         return torch.stack([super(Summed, self).forward(x) for _ in range(3)]).sum(0)
 
 
-class Stateless(nn.Module):
+class Unreset(nn.Module):
+    """A membrane that nothing puts back."""
+
+    membrane: Tensor | float = 0.0
+
     def forward(self, x: Tensor) -> Tensor:
-        return (x > 0).float()
+        self.membrane = 0.5 * self.membrane + x
+        return (self.membrane > 1).float()
+
+
+class Asked(Unreset):
+    def reset(self, batch: int) -> None:
+        self.membrane = torch.zeros(batch, 1, 1, 1)
+
+
+class Broken(Unreset):
+    def reset(self) -> None:
+        raise ValueError("no")
 
 
 @pytest.mark.parametrize(
     ("module", "why"),
     [
-        (Row(nn.Flatten(), nn.Linear(64, 3)), "has no convolution"),
+        (Row(nn.Flatten(), nn.Linear(64, 3)), "has no convolution .* inputs of 1×1 pixels, and these have 8×8"),
+        (Row(nn.Flatten()), "has no convolution"),
         (Row(conv(3, 4), Lif(), *tail()), "forward fails on a batch of 1×8×8: RuntimeError"),
         (Row(conv(1, 4), Lif(), *tail()[:2]), r"makes \[2, 4\] of 2 inputs; expected \[2, 3\]"),
         (Silent(conv(1, 4), Lif(), *tail()), "does not call the layers layers.0, layers.4"),
         (Summed(conv(1, 4), Lif(), *tail()), "calls neuron layers.1 3 times and gives one output"),
-        (Row(conv(1, 4), Stateless(), *tail()), r"layers.1 \(Stateless\) has no reset\(\)"),
+        (Row(conv(1, 4), Asked(), *tail()), r"has no reset\(\) or reset_mem\(\) without arguments, but reset\(batch\)"),
+        (Forgetful(), "keeps a state that no reset"),
+        (Row(conv(1, 4), Broken(), *tail()), "its reset fails: ValueError: no"),
+        (Row(conv(1, 4), Unreset(), *tail()), r"layers.1 \(Unreset\) has no reset\(\)"),
     ],
 )
 def test_modules_that_are_called_in_no_known_way(module: nn.Module, why: str) -> None:

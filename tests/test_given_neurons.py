@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from given import Lif
-from litesnn.compression.neurons import NotLif, drive, identify, reset_states
+from litesnn.compression.neurons import Lif as Found
+from litesnn.compression.neurons import NotLif, drive, identify, learned_leak, reset_states
+from litesnn.compression.states import find_roles, resets_with_arguments
 from litesnn.compression.tape import Call, Tape
 
 
@@ -108,3 +113,188 @@ def test_driving_starts_afresh_and_leaves_nothing_behind() -> None:
         assert spikes.flatten().tolist() == [0.0, 0.0, 1.0, 0.0]
     assert call.module is not None
     assert call.module.membrane == 0.0
+
+
+# --- states that the module hands on ---
+
+
+class Pair(NamedTuple):
+    membrane: Tensor
+    fired: tuple[Tensor]
+
+
+@dataclass
+class Record:
+    membrane: Tensor
+
+
+class Handed(nn.Module):
+    """Its state is what ``make`` makes of membrane and spikes; ``read`` gives the membrane that is left."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor], Any], read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.make, self.read = make, read
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        membrane = 0.25 * (0.0 if state is None else self.read(state)) + x
+        spikes = (membrane > 1).float()
+        return spikes, self.make(membrane, spikes)
+
+
+HANDED: dict[str, Handed] = {
+    "tensor": Handed(lambda u, s: u * (1 - s), lambda state: state),
+    "named tuple": Handed(lambda u, s: Pair(u, (s,)), lambda state: state.membrane * (1 - state.fired[0])),
+    "dataclass": Handed(lambda u, s: Record(u * (1 - s)), lambda state: state.membrane),
+    "dictionary": Handed(lambda u, s: {"u": u, "s": s}, lambda state: state["u"] * (1 - state["s"])),
+}
+
+
+def first_calls(
+    neuron: nn.Module, between: Callable[[Any], Any] = lambda state: state, *, name: str | None = None
+) -> list[Call]:
+    """Of a loop that begins with the state None, the calls of its neuron."""
+    net, x = nn.Sequential(neuron), torch.zeros(2, 3)
+    tape, state = Tape(x), None
+    for _ in range(2):
+
+        def step(state: Any = state) -> Any:
+            return neuron(x, state) if name is None else neuron(x, **{name: state})
+
+        def hand_on(state: Any) -> Any:
+            return tape.record(net, lambda: between(state))
+
+        state = hand_on(tape.record(net, step)[1])
+    return tape.of(neuron)
+
+
+@pytest.mark.parametrize("kind", HANDED)
+@pytest.mark.parametrize("name", [None, "state"])
+def test_a_state_is_handed_on_in_its_own_form(kind: str, name: str | None) -> None:
+    calls = first_calls(HANDED[kind], name=name)
+    assert identify(calls) == Found(0.25, 1.0)
+    spikes = drive(calls, torch.full((4, 2, 3), 0.78))  # 0.78, 0.975, 1.02: fires, 0.78
+    assert spikes[:, 0, 0].tolist() == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_a_state_may_be_detached_but_not_changed_on_its_way() -> None:
+    assert identify(first_calls(HANDED["tensor"], lambda state: state.detach().clone())).leak == 0.25
+    with pytest.raises(NotLif, match="something happens to it in between"):
+        identify(first_calls(HANDED["tensor"], lambda state: 0.5 * state))
+
+
+class Failing(Lif):
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.abs().max()) > 10:
+            raise RuntimeError("too\nlarge")
+        return super().forward(x)
+
+
+def test_a_neuron_that_fails_on_other_currents_is_none() -> None:
+    with pytest.raises(NotLif, match="it fails on other currents: RuntimeError: too large"):
+        identify(call_of(Failing()))
+
+
+# --- what training changes ---
+
+
+class Learning(Lif):
+    def __init__(self, *, leak: Tensor | None = None, threshold: Tensor | None = None) -> None:
+        super().__init__()
+        if leak is not None:
+            self.leak = nn.Parameter(leak)  # type: ignore[assignment]
+        if threshold is not None:
+            self.threshold = nn.Parameter(threshold)  # type: ignore[assignment]
+
+
+def test_what_training_changes_of_a_neuron() -> None:
+    def learned(neuron: Learning) -> tuple[int, ...]:
+        calls = [call_of(neuron)]
+        before = [parameter.clone() for parameter in neuron.parameters()]
+        found = learned_leak(calls, identify(calls))
+        assert all(map(torch.equal, before, neuron.parameters()))
+        return found
+
+    leaking = Learning(leak=torch.tensor(0.5))
+    assert learned(leaking) == (id(leaking.leak),)
+    assert learned(Learning(threshold=torch.tensor(0.5))) == ()
+    assert learned(Learning()) == ()
+    for uneven in (Learning(leak=torch.full((3, 1, 1), 0.5)), Learning(threshold=torch.full((3, 1, 1), 0.5))):
+        with pytest.raises(NotLif, match="as it learns, its neurons have different"):
+            learned(uneven)
+
+
+# --- which modules are neurons ---
+
+
+class Pooling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, 2)
+
+
+class Masked(nn.Module):
+    """A dropout that keeps its mask from step to step, as SpikingJelly's does."""
+
+    mask: Tensor | None = None
+
+    def reset(self) -> None:
+        self.mask = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mask = nn.functional.dropout(torch.ones_like(x)) if self.mask is None else self.mask
+        return x if self.mask is None else x * self.mask
+
+
+class WithSurrogate(nn.Module):
+    """A neuron without a reset, as its state is handed over, that has its surrogate gradient in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surrogate = Step()
+
+    def forward(self, x: Tensor, membrane: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        membrane = x if membrane is None else 0.5 * membrane + x
+        spikes = self.surrogate(membrane - 1)
+        return spikes, membrane * (1 - spikes)
+
+
+class Step(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+@pytest.mark.parametrize(
+    ("module", "role"),
+    [
+        (Lif(), "neuron"),
+        (Lif(0.0), "neuron"),
+        (Graded(), "neuron"),
+        (Step(), "neuron"),
+        (WithSurrogate(), "neuron"),
+        (Pooling(), "function"),
+        (Masked(), "nothing"),
+        (Failing(), "neuron"),
+    ],
+)
+def test_a_neuron_is_told_by_what_it_does(module: nn.Module, role: str) -> None:
+    net, x = nn.Sequential(module).eval(), torch.zeros(2, 3, 4, 4)
+    tape = Tape(x)
+    tape.record(net, lambda: net(x))
+    find_roles(tape)
+    assert [call.role for call in tape.calls] == [role]
+
+
+class Sized(Lif):
+    def reset(self, batch: int = 0) -> None:
+        super().reset()
+
+
+class Asking(nn.Module):
+    def reset(self, batch: int) -> None:
+        raise AssertionError
+
+
+def test_a_reset_that_takes_arguments_is_not_called_and_is_said() -> None:
+    net = nn.Sequential(Sized(), Asking())
+    reset_states(net)
+    assert resets_with_arguments(net) == ["1.reset(batch)"]

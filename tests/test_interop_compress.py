@@ -31,6 +31,7 @@ from litesnn.deploy.packed import PackedModel, read, write
 from litesnn.deploy.reference import Reference, quantize_input
 from litesnn.errors import InputError
 from litesnn.runs import RunFolder
+from litesnn.snn.network import InputInfo
 from test_given_neurons import call_of
 
 pytestmark = [
@@ -122,6 +123,42 @@ def test_many_timesteps_at_once_are_refused() -> None:
     lif = jelly("LIFNode", step_mode="m")
     with pytest.raises(InputError, match=r"layers\.1 has step_mode 'm'; set step_mode 's'"):
         known(Row(nn.Conv2d(1, 4, 3, padding=1), lif(), *tail()))
+
+
+def test_spikingjellys_own_network_runs() -> None:
+    from spikingjelly.activation_based.model.parametric_lif_net import MNISTNet
+
+    info = InputInfo((1, 28, 28), "image", (100.0,), (60.0,), tuple("abcdefghij"))
+    found = known(MNISTNet(2, jelly("LIFNode")), info)
+    assert found.reason is not None
+    assert "conv_fc.15 (VotingLayer)" in found.reason  # of spikes
+    assert list(found.neurons) == [f"conv_fc.{index}" for index in (2, 6, 11, 14)]  # its dropout is none
+    assert found.uncounted == []
+
+
+def test_votes_of_a_linear_layer_are_packed_and_leaks_that_are_learned_apart_are_not() -> None:
+    from spikingjelly.activation_based import layer
+
+    head = [*tail()[:2], nn.Linear(4, 30), layer.VotingLayer(10)]
+    votes = known(Row(nn.Conv2d(1, 4, 3, padding=1), jelly("LIFNode")(), layer.Dropout(0.5), *head))
+    assert votes.reason is None
+    assert votes.layers["layers.5"].weight.shape == (3, 4)
+    two = [nn.Conv2d(1, 4, 3, padding=1), jelly("ParametricLIFNode")(), nn.Conv2d(4, 4, 3, padding=1)]
+    learned = known(Row(*two, jelly("ParametricLIFNode")(), *tail())).reason
+    assert learned is not None
+    assert "the leak of neuron layers.3 is learned" in learned or "the leak of neuron layers.1 is learned" in learned
+
+
+def test_recurrent_neurons_run() -> None:
+    import snntorch
+    from spikingjelly.activation_based import layer
+
+    one = snntorch.RLeaky(0.5, conv2d_channels=4, kernel_size=3, init_hidden=True)
+    assert known(Row(nn.Conv2d(1, 4, 3, padding=1), one, *tail())).graph is None
+    two = layer.LinearRecurrentContainer(jelly("LIFNode")(), 4, 4)
+    found = known(Row(nn.Conv2d(1, 4, 3, padding=1), *tail()[:2], two, nn.Linear(4, 3)))
+    assert found.graph is None
+    assert found.uncounted == ["layer layers.3.rc reads real numbers"]
 
 
 @pytest.mark.parametrize("name", ["plain_torch", "snntorch_net", "spikingjelly_net"])

@@ -440,7 +440,7 @@ def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:
 
 def check_budgets(metrics: Mapping[str, Any]) -> None:
     """Raise ``BudgetExceeded``, naming every limit that the measured network breaks."""
-    broken = [row for row in metrics["budgets"] if not row["kept"]]
+    broken = [row for row in metrics["budgets"] if row["kept"] is False]
     if broken:
         parts = ", ".join(f"{row['name']} {row['value']:.10g} over its limit of {row['limit']:.10g}" for row in broken)
         raise BudgetExceeded(f"budget exceeded: {parts}")

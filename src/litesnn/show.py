@@ -24,6 +24,9 @@ from litesnn.text import plain
 __all__ = ["info_table", "predictions", "summary_table"]
 
 
+_KEPT = {True: "yes", False: "[bold red]NO[/]", None: "[yellow]not all counted[/]"}
+
+
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """What a design came to, beside its budget."""
     table = Table(title=Text(plain(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}")))
@@ -35,7 +38,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
-        kept = "" if row["limit"] is None else ("yes" if row["kept"] else "[bold red]NO[/]")
+        kept = "" if row["limit"] is None else _KEPT[row["kept"]]
         table.add_row(names[row["name"]], f"{row['value']:,.0f}", limit, kept)
     table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
     if engine := metrics.get("engine"):

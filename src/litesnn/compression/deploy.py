@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
-from litesnn.compression.layers import CompressedLayer, Deployed
+from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.deploy.integerize import array_of, codes_of
 from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
@@ -43,16 +43,25 @@ _POOL_SCALE = 2.0  # times the threshold: one spike in the window is enough
 
 @dataclass(frozen=True)
 class Folding:
-    """The numbers of every population, in the order of its summands, and of the readout."""
+    """The numbers of every population, in the order of its summands, and of the readout.
+
+    ``unfolded``: the layers of populations that share one, with nothing folded into them.
+    """
 
     populations: tuple[FoldedGroup, ...]
     readout: FoldedGroup
 
+    unfolded: Mapping[str, Deployed]
+
     def layers(self, graph: Graph) -> dict[str, Deployed]:
-        """What each layer of the module computes with. A population's bias is added by its first layer."""
-        found = {}
+        """What each layer of the module computes with. A population's bias is added by its first layer.
+
+        Layers of populations that share one have no scale that is right for all of them: they compute what they would
+        with quantized weights, their norms stay, and :meth:`currents` takes the place of what comes of it.
+        """
+        found = dict(self.unfolded)
         for population, group in zip(graph.populations, self.populations, strict=True):
-            if population.current is None:
+            if population.current is None or graph.shares(population):
                 continue
             bias: Tensor | None = group.bias
             unit = population.lif.threshold / graph.lif.threshold
@@ -66,6 +75,19 @@ class Folding:
         (part,) = self.readout.connections
         assert part.codes is not None
         found[graph.readout] = Deployed(part.codes, graph.readout_pixels, None, None)
+        return found
+
+    def currents(self, graph: Graph) -> dict[str, Currents]:
+        """By the names of their neurons, the currents of the populations that share a layer."""
+        found = {}
+        for population, group in zip(graph.populations, self.populations, strict=True):
+            if population.current is None or not graph.shares(population):
+                continue
+            summands = tuple(
+                Summand(leaf.layer or graph.populations[leaf.sources[0]].name, part.scale, leaf.layer is not None)
+                for leaf, part in zip(leaves_of(population.current), group.connections, strict=True)
+            )
+            found[population.name] = Currents(summands, group.bias, population.lif.threshold / graph.lif.threshold)
         return found
 
 
@@ -93,7 +115,23 @@ def fold_graph(
     )
     nothing = torch.zeros(last.outputs, dtype=torch.float64, device=last.weight.device)
     bias = nothing if last.bias is None else last.bias.double()
-    return Folding(tuple(groups), arithmetic.fold_readout(exact_readout, bias, timesteps))
+    unfolded = {
+        leaf.layer: _unfolded(layers[leaf.layer], compressions[leaf.layer], leaf)
+        for population in graph.populations
+        if population.current is not None and graph.shares(population)
+        for leaf in leaves_of(population.current)
+        if leaf.layer is not None
+    }
+    return Folding(tuple(groups), arithmetic.fold_readout(exact_readout, bias, timesteps), unfolded)
+
+
+def _unfolded(layer: CompressedLayer, compression: Compression, leaf: Leaf) -> Deployed:
+    """A layer with quantized weights and nothing folded into it."""
+    ones = torch.ones(layer.outputs, dtype=torch.float64, device=layer.weight.device)
+    steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+    exact = layer.exact(compression, ones, input_scale=1 / steps, largest_input=1)
+    assert exact.codes is not None
+    return Deployed(exact.codes, steps, exact.scale.float(), None if layer.bias is None else layer.bias.detach())
 
 
 class _Folder:

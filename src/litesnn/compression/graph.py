@@ -8,6 +8,8 @@ summed over the map.
 Exact equivalents that are used:
 
 - Batch norm behind a layer, or behind a sum of layers, folds into scales and bias.
+- A layer whose currents reach several populations (a membrane shortcut) is in the file once for each of them: the same
+  codes, with the scales of that population.
 - A neuron with another threshold θ' gets its currents times θ/θ'.
 - Max pooling of spikes, 2 × 2 on even maps, is a population: 3 × 3 convolution of stride 2 with a weight at the four
   pixels of each channel's own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because
@@ -18,6 +20,7 @@ Shapes: C channels, H × W pixels.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.compression.layers import CompressedLayer, Kind
-from litesnn.compression.neurons import Lif, NotLif, identify
-from litesnn.compression.tape import Call, Tape, Value, is_neuron
+from litesnn.compression.neurons import Lif, NotLif, identify, learned_leak
+from litesnn.compression.tape import Call, Tape, Value
 
 __all__ = [
     "IMAGE",
@@ -39,14 +42,19 @@ __all__ = [
     "Sum",
     "build_graph",
     "leaves_of",
+    "made_of_image",
     "read_kinds",
 ]
 
 IMAGE = -1
 
-_KEEP_VALUES = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "dropout", "clone", "detach", "to"}
+_KEEP_VALUES = {
+    *("flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "dropout", "clone", "detach"),
+    *("to", "float", "type", "type_as"),
+}
 _AVERAGES = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 _SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+_COMPARES = {"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "heaviside", "greater", "greater_equal"}
 _JOINS = {"cat", "concat", "concatenate"}
 
 
@@ -91,6 +99,16 @@ class Population:
     channels: int
     pools: int | None = None
 
+    @property
+    def layers(self) -> list[str]:
+        """The layers among its summands, in their order."""
+        return [] if self.current is None else _layers(self.current)
+
+    @property
+    def norms(self) -> list[str]:
+        """The batch norms of its currents."""
+        return [] if self.current is None else _norms(self.current)
+
 
 @dataclass
 class Graph:
@@ -105,6 +123,16 @@ class Graph:
     def lif(self) -> Lif:
         """The neuron of the file: that of the first population."""
         return self.populations[0].lif
+
+    @property
+    def copies(self) -> Counter[str]:
+        """How many bundles of synapses the file has of each layer: one for every time that it makes currents."""
+        return Counter([self.readout, *(layer for each in self.populations for layer in each.layers)])
+
+    def shares(self, population: Population) -> bool:
+        """Whether one of a population's layers makes currents of others too, or its own twice."""
+        copies = self.copies
+        return any(copies[layer] > 1 for layer in population.layers)
 
 
 def build_graph(tape: Tape, output: Value, steps: int, *, static: bool) -> Graph:
@@ -123,12 +151,13 @@ class _Builder:
         self.tape, self.steps, self.static = tape, steps, static
         self.graph = Graph()
         self.known: dict[tuple[str, int], int] = {}
+        self.learned: dict[str, tuple[int, ...]] = {}
 
     def build(self, output: Value) -> Graph:
         value = self.through(output)
         call = self.made(value, "the output")
         layer = call.module
-        if layer is not None and is_neuron(layer):
+        if call.role == "neuron":
             raise Inexpressible(f"the output is that of the neuron {call.name}; the packed file ends in a linear layer")
         if not isinstance(layer, CompressedLayer):
             raise Inexpressible(f"the output is made by {_named(call)}; the packed file ends in a linear layer")
@@ -154,6 +183,11 @@ class _Builder:
                     f"neuron {population.name} leaks to {population.lif.leak:g} of its membrane and neuron "
                     f"{graph.populations[0].name} to {graph.lif.leak:g}; the packed file has one leak"
                 )
+        learning = [name for name, parameters in self.learned.items() if parameters]
+        if learning and len(set(self.learned.values())) > 1:
+            raise Inexpressible(
+                f"the leak of neuron {learning[0]} is learned, apart from those of others; the packed file has one leak"
+            )
         return graph
 
     def spikes(self, value: Value, reader: str) -> tuple[int, ...]:
@@ -169,10 +203,14 @@ class _Builder:
             if any(IMAGE in part for part in parts):
                 raise Inexpressible(f"{reader} reads the image beside spikes")
             return tuple(source for part in parts for source in part)
-        if call.module is not None and is_neuron(call.module):
+        if call.role == "neuron":
             return (self.neuron(call, value),)
         if isinstance(call.module, nn.MaxPool2d) or call.name in ("max_pool2d", "boolean_dispatch"):
             return self.max_pool(call, reader)
+        if call.module is None and call.name not in _SUMS | _AVERAGES and _kind(value, self.tape)[0] == "spikes":
+            raise Inexpressible(
+                f"{reader} reads spikes that the operation {call.name} makes; a neuron is recognised if it is a module"
+            )
         raise Inexpressible(f"{reader} reads {_named(call)}; in the packed file, layers read spikes")
 
     def neuron(self, call: Call, value: Value) -> int:
@@ -184,7 +222,8 @@ class _Builder:
         assert call.module is not None
         calls = self.once(call)
         try:
-            lif = identify(calls[0])
+            lif = identify(calls[:2])
+            self.learned[call.name] = learned_leak(calls[:2], lif)
         except NotLif as error:
             kind = f"{type(call.module).__module__.partition('.')[0]}.{type(call.module).__name__}"
             raise Inexpressible(
@@ -243,7 +282,7 @@ class _Builder:
             if len(call.inputs) != 2 or call.kwargs:
                 raise Inexpressible(f"neuron {reader} reads a sum with a number; the packed file sums currents alone")
             return Sum(self.current(call.inputs[0], reader), self.current(call.inputs[1], reader))
-        if module is not None and is_neuron(module):
+        if call.role == "neuron":
             return Leaf(None, (self.neuron(call, value),))
         raise Inexpressible(
             f"neuron {reader} reads {_named(call)}; in the packed file, neurons read sums of convolutions"
@@ -287,29 +326,54 @@ def read_kinds(tape: Tape) -> dict[str, tuple[Kind, float, int]]:
     """Of every compressed layer on a tape what it reads ("image", "analog", "spikes"), how many spikes an input of 1
     stands for, and how often it is called.
     """
-    found: dict[str, tuple[Kind, float, int]] = {}
+    found: dict[str, tuple[Kind | None, float, int]] = {}
     for call in tape.calls:
         if isinstance(call.module, CompressedLayer):
             kind, per_unit = _kind(call.inputs[0], tape)
-            before = found.get(call.name)
-            if before is not None and before[:2] != (kind, per_unit):
+            before = found.get(call.name, (None, 1.0, 0))
+            if kind is None:
+                kind, per_unit = before[:2]
+            elif before[0] is not None and before[:2] != (kind, per_unit):
                 kind, per_unit = "analog", 1.0
-            found[call.name] = (kind, per_unit, 1 + (0 if before is None else before[2]))
-    return found
+            found[call.name] = (kind, per_unit, 1 + before[2])
+    return {name: (kind or "analog", per_unit, calls) for name, (kind, per_unit, calls) in found.items()}
 
 
-def _kind(value: Value, tape: Tape) -> tuple[Kind, float]:
-    """What a value is, and how many spikes one unit of it stands for."""
+def made_of_image(tape: Tape, layer: str) -> bool:
+    """Whether a layer's input is made of the image alone, without another layer or a neuron between."""
+
+    def plain(value: Value) -> bool:
+        if value.tensor is tape.image:
+            return True
+        call = value.call
+        known = call is not None and not isinstance(call.module, CompressedLayer) and call.role != "neuron"
+        return known and all(map(plain, call.inputs)) and bool(call.inputs)  # type: ignore[union-attr]
+
+    return all(plain(call.inputs[0]) for call in tape.calls if call.name == layer)
+
+
+def _kind(value: Value, tape: Tape) -> tuple[Kind | None, float]:
+    """What a value is, and how many spikes one unit of it stands for; ``None``: zeros that do not tell."""
+    kind, per_unit = _kind_by_call(value, tape)
+    if kind != "analog":
+        return kind, per_unit
+    if bool((value.tensor == 0).all()):
+        return None, 1.0
+    return ("spikes", 1.0) if _is_binary(value) else (kind, per_unit)  # of a neuron that is a function
+
+
+def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     if value.tensor is tape.image:
         return "image", 1.0
     call = value.call
     if call is None or not call.inputs:
         return "analog", 1.0
-    if call.module is not None and is_neuron(call.module):
-        binary = value.tensor is _first(call.output) and bool(((value.tensor == 0) | (value.tensor == 1)).all())
-        return ("spikes", 1.0) if binary else ("analog", 1.0)
+    if call.role == "neuron":
+        return ("spikes", 1.0) if value.tensor is _first(call.output) and _is_binary(value) else ("analog", 1.0)
+    if call.module is None and call.name in _COMPARES:
+        return "spikes", 1.0
     kind, per_unit = _kind(call.inputs[0], tape)
-    if _keeps_values(call):
+    if _keeps_values(call) or _keeps_spikes(call):
         return kind, per_unit
     if kind != "spikes":
         return "analog", 1.0
@@ -327,10 +391,25 @@ def _kind(value: Value, tape: Tape) -> tuple[Kind, float]:
     return "analog", 1.0
 
 
+def _is_binary(value: Value) -> bool:
+    return bool(((value.tensor == 0) | (value.tensor == 1)).all())
+
+
 def _keeps_values(call: Call) -> bool:
     if call.module is not None:
-        return isinstance(call.module, nn.Flatten | nn.Unflatten | nn.Identity | nn.modules.dropout._DropoutNd)
+        return call.role == "nothing" or isinstance(
+            call.module, nn.Flatten | nn.Unflatten | nn.Identity | nn.modules.dropout._DropoutNd
+        )
     return call.name in _KEEP_VALUES
+
+
+@torch.no_grad()
+def _keeps_spikes(call: Call) -> bool:
+    """Whether a call multiplies by ones alone, as snnTorch does with the size of its spikes."""
+    if call.module is not None or call.name not in ("mul", "__mul__", "__rmul__"):
+        return False
+    x = _random(call.inputs[0]).round()
+    return torch.equal(call.again(x), x)
 
 
 def _averages(call: Call) -> bool:
@@ -375,6 +454,16 @@ def _first(output: Any) -> Tensor | None:
 
 def _layers(node: Node) -> list[str]:
     return [leaf.layer for leaf in leaves_of(node) if leaf.layer is not None]
+
+
+def _norms(node: Node) -> list[str]:
+    match node:
+        case Leaf():
+            return []
+        case Norm():
+            return [node.name, *_norms(node.child)]
+        case Sum():
+            return _norms(node.left) + _norms(node.right)
 
 
 def _identities(node: Node) -> bool:

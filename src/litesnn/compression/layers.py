@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litesnn.deploy.packed_header import MAX_KERNEL, MAX_STRIDE
 from litesnn.snn.compconv import CompConv, Compression, accumulate, measure
 from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.prune import initial_scores
 from litesnn.snn.strided import conv2d
 
-__all__ = ["CompressedLayer", "Deployed", "Kind", "swap_layers"]
+__all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "swap_layers"]
 
 Kind = Literal["image", "analog", "spikes"]
 
@@ -42,15 +43,37 @@ class Deployed:
     unit: float = 1.0
 
 
+@dataclass(frozen=True)
+class Summand:
+    """What one bundle of synapses adds to a population: ``scale·acc`` of a layer, or of the spikes of a neuron."""
+
+    name: str
+    scale: Tensor  # [O]
+    of_layer: bool
+
+
+@dataclass(frozen=True)
+class Currents:
+    """The deployed currents of one population: ``(Σ scale·acc + bias)·unit``, summed in the packed file's order."""
+
+    summands: tuple[Summand, ...]
+    bias: Tensor  # [O]
+    unit: float
+
+
 class CompressedLayer(CompConv):
     """A convolution or linear layer that was given, compressed.
 
     Attributes:
+        spread: how often what reads it gets each output [V, K], after :meth:`pool`; else ``None``.
         reads: what its input is: the image, other real numbers, or spikes.
         spikes_per_unit: of spikes: how many of them an input of 1 stands for (the pixels of an average).
         heard: mean input per sample of every call [I, H, W] since :meth:`listen`, or ``None``.
         deployed: how to compute instead with integers, or ``None``.
+        accumulated: the integer accumulators of its last call with integers.
     """
+
+    spread: Tensor | None
 
     def __init__(self, given: nn.Conv2d | nn.Linear) -> None:
         super().__init__(1, 1, 1)
@@ -73,6 +96,8 @@ class CompressedLayer(CompConv):
         self.spikes_per_unit = 1.0
         self.heard: list[Tensor] | None = None
         self.deployed: Deployed | None = None
+        self.accumulated: Tensor | None = None
+        self.register_buffer("spread", None, persistent=False)
         self._mixed: Tensor | None = None
         self._masks: list[Tensor] = []
         self._compression: Compression | None = None
@@ -111,9 +136,25 @@ class CompressedLayer(CompConv):
             return "rows and columns differ in kernel, stride or padding; the packed file has square ones"
         if rows.kernel % 2 == 0:
             return f"a kernel of {rows.kernel}; the packed file has odd ones"
+        if rows.kernel > MAX_KERNEL or rows.stride > MAX_STRIDE:
+            return (
+                f"a kernel of {rows.kernel} and a stride of {rows.stride}; "
+                f"the packed file has kernels to {MAX_KERNEL} and strides to {MAX_STRIDE}"
+            )
         if rows.before != rows.kernel // 2:
             return f"padding = {rows.before}; the packed file has kernel // 2 = {rows.kernel // 2}"
         return None
+
+    @torch.no_grad()
+    def pool(self, pooling: Tensor) -> None:
+        """Of a linear layer: give K outputs that are pooled from its V, each as often as ``pooling`` [K, V] takes it.
+
+        What pooled the outputs before gives the same as before, and there is nothing left for it to do.
+        """
+        self.weight = nn.Parameter(pooling @ self.weight)
+        self.scores = nn.Parameter(initial_scores(self.weight))
+        self.bias = None if self.bias is None else nn.Parameter(pooling @ self.bias)
+        self.spread = ((pooling != 0) / pooling.sum(1, keepdim=True)).T.contiguous()
 
     def prepare(self, compression: Compression) -> None:
         """Compute W_eff for the calls that follow."""
@@ -126,13 +167,17 @@ class CompressedLayer(CompConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, H, W] → [B, O, H', W'], or [..., I] → [..., O]."""
+        out = self._computed(x)
+        return out if self.spread is None else F.linear(out, self.spread)
+
+    def _computed(self, x: Tensor) -> Tensor:
         if self.heard is not None:
             self.heard.append(self._mean_input(x))
         if (deployed := self.deployed) is None:
             assert self._mixed is not None
             out = self.convolve(x, self._mixed)
             return out if self.bias is None else out + self._along(self.bias)
-        out = accumulate(self, (x * deployed.input_steps).round(), deployed.codes)
+        out = self.accumulated = accumulate(self, (x * deployed.input_steps).round(), deployed.codes)
         if deployed.scale is None:
             return out
         out = out.float() * self._along(deployed.scale)

@@ -24,12 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn.compression.deploy import Folding, fold_graph
-from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, read_kinds
-from litesnn.compression.layers import Deployed, swap_layers
-from litesnn.compression.neurons import reset_states
+from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, made_of_image, read_kinds
+from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.source import line_of
-from litesnn.compression.tape import Tape, Value, is_neuron, leaves, tensors_in
-from litesnn.errors import InputError
+from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
+from litesnn.compression.tape import Tape, Value, leaves, tensors_in
+from litesnn.compression.votes import before_votes
+from litesnn.deploy.packed_header import MAX_WEIGHTS
+from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
@@ -47,6 +49,8 @@ _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 
 _TRACED_STEPS = 2
+_FLOAT16_ROUNDING = 2.0**-10  # of a scale, and as much again for the float32 sums; 2^-11 is the rounding itself
+_SMALLEST_SCALE = 2.0**-14  # of float16 with all its bits
 _BATCH = 2  # of the tape: batch norm in training mode is not run on it, but shapes must show what is the batch
 
 
@@ -64,14 +68,21 @@ class Given(nn.Module):
         graph: how the packed file says it, or ``None``.
         reason: why there is no graph, or ``None``.
         calls, neuron_calls: how often each layer and each neuron is called in a timestep.
+        neurons: the modules that are neurons, by name.
+        uncounted: what makes work that is no Bit-SynOps, though it is not for the image alone, and why.
     """
 
     def __init__(self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int) -> None:
         super().__init__()
         self.net, self.info, self.origin, self.io_bits = module, info, origin, io_bits
         self.layers = swap_layers(module)
-        if not any(not layer.is_linear for layer in self.layers.values()):
+        if not self.layers:
             raise InputError(f"{origin} has no convolution (torch.nn.Conv2d) to compress")
+        if all(layer.is_linear for layer in self.layers.values()) and info.shape[1:] != (1, 1):
+            raise InputError(
+                f"{origin} has no convolution (torch.nn.Conv2d) to compress; fully connected networks are packed for "
+                f"inputs of 1×1 pixels, and these have {'×'.join(map(str, info.shape[1:]))}"
+            )
         for name, child in module.named_modules():
             if getattr(child, "step_mode", "s") != "s":
                 raise InputError(
@@ -82,12 +93,17 @@ class Given(nn.Module):
         self.reason: str | None = None
         self.calls: dict[str, int] = {}
         self.neuron_calls: dict[str, int] = {}
-        self.neurons = {name: leaf for name, leaf in leaves(module).items() if is_neuron(leaf)}
+        self.neurons: dict[str, nn.Module] = {}
+        self.uncounted: list[str] = []
         self.heard: dict[str, list[Tensor]] | None = None
+        self.currents: Mapping[str, Currents] = {}
+        self.fired: dict[str, Tensor] = {}
+        self._unfolded_norms: set[int] = set()
         self._guard = Guard()
-        self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others())
+        self._other_bytes = 0
         self.learn()
         for name, neuron in self.neurons.items():
+            neuron.register_forward_pre_hook(self._deliver(name), with_kwargs=True)
             neuron.register_forward_hook(self._hear(name))
         for child in module.modules():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -98,17 +114,33 @@ class Given(nn.Module):
         """Where the parameters are."""
         return next(iter(self.layers.values())).weight.device
 
+    def copies(self, name: str) -> int:
+        """How often a layer is in the packed file, and computed: once for each population that its currents reach."""
+        return 1 if self.graph is None else self.graph.copies[name]
+
     @property
     def header_bytes(self) -> int:
         """Of a packed file, near enough; with the parameters that no packed file can hold, as 32-bit floats."""
         return _HEADER + _HEADER_PER_LAYER * len(self.layers) + self._other_bytes
 
-    def _others(self) -> Iterator[nn.Parameter]:
-        """Parameters that are neither of a compressed layer nor of a norm or a neuron."""
+    def _others(self) -> dict[str, nn.Parameter]:
+        """Parameters that no packed file holds: neither of a compressed layer nor of a norm, nor of a neuron in it."""
         norms = [child for child in self.net.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
-        accounted = [*self.layers.values(), *self.neurons.values(), *norms]
+        accounted = [*self.layers.values(), *norms, *([] if self.graph is None else self.neurons.values())]
         known = {id(parameter) for child in accounted for parameter in child.parameters()}
-        return (parameter for parameter in self.net.parameters() if id(parameter) not in known)
+        return {name: each for name, each in self.net.named_parameters() if id(each) not in known}
+
+    def _uncounted(self, tape: Tape) -> list[str]:
+        """Layers of real numbers that are not made of the image alone, and weights of what is no such layer."""
+        layers = [
+            f"layer {name} reads real numbers"
+            for name, layer in self.layers.items()
+            if layer.reads == "analog" and not made_of_image(tape, name)
+        ]
+        others = [
+            f"{name} is no weight of a Conv2d or Linear" for name, each in self._others().items() if _connects(each)
+        ]
+        return layers + others
 
     @property
     def searched(self) -> list[str]:
@@ -127,7 +159,7 @@ class Given(nn.Module):
         Raises:
             ValueError: there are fewer frames than timesteps.
         """
-        reset_states(self.net)
+        self._reset()
         with self._guard if self._guard.met else nullcontext():
             if self.own_timesteps is not None:
                 return _output(self.net(x))[:timesteps]
@@ -146,7 +178,7 @@ class Given(nn.Module):
             layer.prepare(Compression.fixed(4, 1.0, layer.weight.device))
         image = torch.randn(_BATCH, *self.info.shape, generator=torch.Generator().manual_seed(0), device=self.device)
         tape = Tape(image)
-        reset_states(self.net)
+        self._reset()
         output = self._traced(tape, image)
         if output.dim() == 3:
             if self.info.frames:
@@ -156,12 +188,20 @@ class Given(nn.Module):
                 )
             steps = self.own_timesteps = len(output)
             value = _last_of(tape, output, steps)
+            find_roles(tape)
         else:
-            self._require_one_step(tape)
             steps = _TRACED_STEPS
             for _ in range(steps - 1):
                 output = self._traced(tape, image)
             value = tape.value(output)
+            find_roles(tape)
+            self._require_one_step(tape)
+        self._require_reset(image)
+        self.neurons = {
+            name: leaf
+            for name, leaf in leaves(self.net).items()
+            if any(call.role == "neuron" for call in tape.of(leaf))
+        }
         for name, (kind, per_unit, calls) in read_kinds(tape).items():
             layer = self.layers[name]
             layer.reads, layer.spikes_per_unit = kind, per_unit
@@ -181,10 +221,22 @@ class Given(nn.Module):
         try:
             if value is None:
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
-            self.graph = build_graph(tape, value, steps, static=not self.info.frames)
+            value = before_votes(tape, value)
+            graph = build_graph(tape, value, steps, static=not self.info.frames)
+            weights = sum(graph.copies[name] * layer.weight.numel() for name, layer in self.layers.items())
+            if weights > MAX_WEIGHTS:
+                raise Inexpressible(
+                    f"it has {weights:,} weights in the packed file, which has room for {MAX_WEIGHTS:,}"
+                )
+            self.graph = graph
         except Inexpressible as error:
             self.reason = str(error)
-        reset_states(self.net)
+        if self.graph is not None:
+            sharing = [population for population in self.graph.populations if self.graph.shares(population)]
+            self._unfolded_norms = {id(self.net.get_submodule(name)) for each in sharing for name in each.norms}
+        self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others().values())
+        self.uncounted = self._uncounted(tape)
+        self._reset()
         self.net.train(was_training)
 
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
@@ -203,28 +255,103 @@ class Given(nn.Module):
         return output
 
     def _require_one_step(self, tape: Tape) -> None:
-        for name, neuron in self.neurons.items():
-            if (calls := len(tape.of(neuron))) > 1:
+        for name, leaf in leaves(self.net).items():
+            calls = [call for call in tape.of(leaf) if call.role == "neuron"]
+            if len(calls) > _TRACED_STEPS:
                 raise InputError(
-                    f"{self.origin}: its forward calls neuron {name} {calls} times and gives one output; "
-                    "return the outputs of all timesteps, [T, B, K]"
+                    f"{self.origin}: its forward calls neuron {name} {len(calls) // _TRACED_STEPS} times and gives one "
+                    "output; return the outputs of all timesteps, [T, B, K]"
                 )
-            if not any(callable(getattr(neuron, name, None)) for name in ("reset", "reset_mem")):
+            if calls and reset_of(leaf) is None and keeps_state(calls[0]):
+                has = "has no reset() or reset_mem()"
+                if taking := resets_with_arguments(leaf):
+                    has = f"has no reset() or reset_mem() without arguments, but {taking[0]}"
                 raise InputError(
-                    f"{self.origin}: {name} ({type(neuron).__name__}) has no reset() or reset_mem(), which a module "
+                    f"{self.origin}: {name} ({type(leaf).__name__}) {has}, which a module "
                     "that makes one timestep at a time needs (snnTorch: init_hidden=True)"
+                )
+
+    def _reset(self) -> None:
+        try:
+            reset_states(self.net)
+        except Exception as error:  # whatever somebody's reset raises
+            raise InputError(f"{self.origin}: its reset fails: {line_of(error)}") from error
+
+    @torch.no_grad()
+    def _require_reset(self, image: Tensor) -> None:
+        """Refuse a module that gives something else for the same input after a reset: what it keeps stays in it."""
+        for scale in (1.0, 30.0):
+            outputs = []
+            for _ in range(2):
+                self._reset()
+                with torch.random.fork_rng(devices=[]), self._guard:
+                    torch.manual_seed(0)
+                    outputs.append(_output(self.net(scale * image)))
+            first, second = outputs
+            if not torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True):
+                taking = resets_with_arguments(self.net)
+                raise InputError(
+                    f"{self.origin}: after a reset it gives something else for the same input, so it keeps a state "
+                    "that no reset() or reset_mem() without arguments puts back"
+                    + (f"; not called, because of its arguments: {', '.join(taking)}" if taking else "")
                 )
 
     def _hear(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if self.heard is not None:
                 self.heard.setdefault(name, []).append(_output(output))
+            if self.currents:
+                self.fired[name] = _output(output)
 
         return hook
 
+    def _deliver(self, name: str) -> Callable[..., Any]:
+        """Of a neuron that shares a layer with others: give it its own deployed currents."""
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if (currents := self.currents.get(name)) is None:
+                return None
+            theirs = next(tensors_in((args, kwargs)))
+            ours = self._deployed(name, currents, theirs)
+            return (
+                tuple(ours if arg is theirs else arg for arg in args),
+                {key: ours if arg is theirs else arg for key, arg in kwargs.items()},
+            )
+
+        return hook
+
+    def _deployed(self, name: str, currents: Currents, theirs: Tensor) -> Tensor:
+        """Deployed currents in the place of the module's own, which are the same but for float16 scales.
+
+        Raises:
+            LitesnnError: they are not: between layer and neuron is something that the file does not know.
+        """
+        along = (-1, *[1] * (theirs.dim() - 2))
+        total: Tensor | float = 0.0
+        room: Tensor | float = 0.0
+        for summand in currents.summands:
+            given = self.layers[summand.name].accumulated if summand.of_layer else self.fired.get(summand.name)
+            assert given is not None
+            given = given.float().reshape(theirs.shape)
+            part = given * summand.scale.view(along)
+            total = part if isinstance(total, float) else total + part
+            room = room + part.abs() + _SMALLEST_SCALE * given.abs()
+        assert isinstance(total, Tensor)
+        bias = currents.bias.view(along)
+        ours = total + bias
+        ours = ours if currents.unit == 1.0 else ours * currents.unit
+        room = (_FLOAT16_ROUNDING * (room + bias.abs() + 1.0)) * currents.unit
+        if bool(((ours - theirs).abs() > room)[ours.isfinite() & theirs.isfinite()].any()):
+            raise LitesnnError(
+                f"{self.origin}: neuron {name} gets other currents than the sum of its layers and their norms"
+            )
+        return ours
+
     def _skip_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Folded into the layers before it, batch norm has nothing left to do."""
-        return args[0] if any(layer.deployed is not None for layer in self.layers.values()) else output
+        if id(norm) in self._unfolded_norms or all(layer.deployed is None for layer in self.layers.values()):
+            return output
+        return args[0]
 
 
 class SteppedNetwork(Predictor):
@@ -295,6 +422,7 @@ class SteppedNetwork(Predictor):
                 meter=meter,
                 record=record,
                 deployed=deployed,
+                currents=folding.currents(self.given.graph),
                 read_out=lambda totals: self.arithmetic.logits(totals, folding.readout),
             )
 
@@ -332,7 +460,9 @@ class SteppedNetwork(Predictor):
         static = None if self.info.frames else "image"
         return [
             (
-                layer.macs() * self.given.calls[gene.name] * (1 if layer.reads == static else self.timesteps),
+                layer.macs()
+                * (self.given.calls[gene.name] * self.given.copies(gene.name))
+                * (1 if layer.reads == static else self.timesteps),
                 gene.bits,
             )
             for gene in self.choice.layers
@@ -348,8 +478,10 @@ def run(
     timesteps: int,
     *,
     meter: Meter | None = None,
+    whole: bool = False,
     record: dict[str, Tensor] | None = None,
     deployed: Mapping[str, Deployed] | None = None,
+    currents: Mapping[str, Currents] | None = None,
     read_out: Callable[[Tensor], Tensor] | None = None,
 ) -> Output:
     """Encoded images [B, C, H, W] or frames [B, T or more, C, H, W] → y_t [T, B, K].
@@ -358,12 +490,15 @@ def run(
         given: the module.
         compressions: of every layer.
         timesteps: T.
-        meter, record: collect costs, and the spikes of every neuron layer. Costs of a layer are named after it; the
-            rates have also what it would cost if all weights were kept, in SynOps per timestep: see :func:`whole_cost`.
+        meter, record: collect costs, and the spikes of every neuron layer. Costs of a layer are named after it.
+        whole: let the meter's rates have also what a layer would cost if all weights were kept, in SynOps per timestep:
+            see :func:`whole_cost`.
         deployed: the layers' deployed forms, of all or of none.
+        currents: the deployed currents of neurons that share a layer, by name.
         read_out: makes y_t of the summed outputs of the steps 1…t [T, B, K] (float64).
     """
     given.heard = {} if meter is not None or record is not None else None
+    given.currents = currents or {}
     for name, layer in given.layers.items():
         layer.prepare(compressions[name])
         layer.deployed = None if deployed is None else deployed.get(name)
@@ -376,19 +511,21 @@ def run(
             if given.neuron_calls[name]
         }
         if meter is not None:
-            _count(given, meter, timesteps)
-            _count_extras(given, meter, spikes)
+            wholes = _count(given, meter, timesteps) | _count_extras(given, meter, spikes)
+            meter.rates.update(wholes if whole else {})
     finally:
         given.heard = None
+        given.currents, given.fired = {}, {}
         for layer in given.layers.values():
-            layer.deployed = None
+            layer.deployed = layer.accumulated = None
     if meter is not None:
         for name, fired in spikes.items():
             meter.rates[name] = fired.flatten(1).mean(1)
     if record is not None:
         record.update(spikes)
     if read_out is not None:
-        return Output(read_out(outputs.double().cumsum(0)))
+        # Accumulators are integers; pooling as many as there are votes may have rounded them.
+        return Output(read_out(outputs.double().round().cumsum(0)))
     elapsed = torch.arange(1, len(outputs) + 1, device=outputs.device, dtype=outputs.dtype)[:, None, None]
     return Output(outputs.cumsum(0) / elapsed)
 
@@ -406,18 +543,28 @@ def whole_cost(name: str) -> str:
     return f"all weights of {name}"
 
 
-def _count(given: Given, meter: Meter, timesteps: int) -> None:
+def _connects(parameter: nn.Parameter) -> bool:
+    """Whether a parameter may be weights between neurons: more than one number for each channel."""
+    return sum(size > 1 for size in parameter.shape) > 1
+
+
+def _count(given: Given, meter: Meter, timesteps: int) -> dict[str, Tensor]:
+    """Layers of spikes; returns what they would cost with all weights [T], by the key of :func:`whole_cost`."""
+    wholes = {}
+    nothing = torch.zeros(0, timesteps, device=given.device)
+    meter.add([], nothing, nothing)  # where no layer reads spikes, there are none of its work
     for name, layer in given.layers.items():
         if layer.reads == "spikes":
-            used, bit_used, whole = layer.used(given.calls[name], timesteps)
+            used, bit_used, whole = (given.copies(name) * part for part in layer.used(given.calls[name], timesteps))
             meter.add([name], used[None], bit_used[None])
-            meter.rates[whole_cost(name)] = whole
+            wholes[whole_cost(name)] = whole
+    return wholes
 
 
-def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> None:
-    """Identities and max pooling, which have no layer: each spike is handed on once, as one bit."""
+def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Identities and max pooling, which have no layer: each spike is handed on once, as one bit. As :func:`_count`."""
     if given.graph is None:
-        return
+        return {}
     populations = given.graph.populations
 
     def fired(index: int) -> Tensor:
@@ -428,10 +575,12 @@ def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> N
         before = fired(pools)
         return F.max_pool2d(before.flatten(0, 1), 2).unflatten(0, before.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
 
+    wholes = {}
     for name, sources in extras(given.graph):
         used = torch.stack([fired(source).flatten(2).sum(2).mean(1) for source in sources]).sum(0)[None]  # [1, T]
         meter.add([name], used, used)
-        meter.rates[whole_cost(name)] = used[0]
+        wholes[whole_cost(name)] = used[0]
+    return wholes
 
 
 def extras(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -14,16 +14,18 @@ Shapes: T timesteps, B batch, whatever shape [B, …] the module was called with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from litesnn.compression.source import line_of
+from litesnn.compression.states import StateError, call_again, reset_states
 from litesnn.compression.tape import Call, tensors_in
 from litesnn.snn.neuron import lif
 
-__all__ = ["Lif", "NotLif", "drive", "identify", "reset_states"]
+__all__ = ["Lif", "NotLif", "drive", "identify", "learned_leak", "reset_states"]
 
 _LARGEST = 1e6
 """A neuron that takes a larger current to fire is none of those that we look for."""
@@ -37,6 +39,10 @@ class NotLif(Exception):
     """Why a module is no hard-reset LIF."""
 
 
+class Uneven(NotLif):
+    """The neurons of a module differ."""
+
+
 @dataclass(frozen=True)
 class Lif:
     """A hard-reset LIF neuron in units of its input."""
@@ -45,63 +51,88 @@ class Lif:
     threshold: float
 
 
-def reset_states(module: nn.Module) -> None:
-    """Put the states of all neurons back, by the ``reset()`` or ``reset_mem()`` that each module may have."""
-    for child in module.modules():
-        for name in ("reset_mem", "reset"):
-            if callable(method := getattr(child, name, None)):
-                method()
-                break
-
-
 @torch.no_grad()
-def drive(call: Call, currents: Tensor) -> Tensor:
+def drive(calls: Call | Sequence[Call], currents: Tensor) -> Tensor:
     """What the neuron of a call makes of currents [T, B, …] from its first state on: [T, B, …].
 
-    States that the caller hands over begin as those of this call, the module's first, and are then its own outputs.
+    States that the caller hands over begin as those of its first call, and are then its own outputs, in the form in
+    which a second call gets them.
+
+    Raises:
+        NotLif: it cannot be called so.
     """
-    module = call.module
-    assert module is not None
-    reset_states(module)
-    states = [value.tensor.clone() for value in call.inputs[1:]]
-    outputs = []
-    for x in currents:
-        found = list(tensors_in(module(x.clone(), *states)))
-        outputs.append(found[0].clone())
-        states = [state.clone() for state in found[1:]] if states else []
-    reset_states(module)
-    return torch.stack(outputs)
+    calls = [calls] if isinstance(calls, Call) else calls
+    try:
+        outputs = call_again(calls, currents.unbind())
+    except StateError as error:
+        raise NotLif(str(error)) from None
+    except Exception as error:  # whatever somebody's forward raises
+        raise NotLif(f"it fails on other currents: {line_of(error)}") from error
+    return torch.stack([next(tensors_in(output)) for output in outputs])
 
 
 @torch.no_grad()
-def identify(call: Call) -> Lif:
-    """The neuron of a module, by its first call on a tape.
+def identify(calls: Call | Sequence[Call]) -> Lif:
+    """The neuron of a module, by its first calls on a tape: one, or two if states are handed over.
 
     Raises:
         NotLif: it is none of ours, and why.
     """
-    shape = call.inputs[0].shape
-    answers = drive(call, torch.full((2, *shape), _LARGEST))
+    calls = [calls] if isinstance(calls, Call) else calls
+    shape, device = calls[0].inputs[0].shape, calls[0].inputs[0].tensor.device
+    answers = drive(calls, torch.full((2, *shape), _LARGEST, device=device))
+    if answers.shape[1:] != shape:
+        raise NotLif(f"it makes {list(answers.shape[1:])} of currents {list(shape)}")
     if not bool(((answers == 0) | (answers == 1)).all()):
         raise NotLif("its output is not 0 or 1")
     if not answers[0].all():
         raise NotLif(f"a current of {_LARGEST:g} does not make it fire at once")
-    if drive(call, torch.zeros(2, *shape)).any():
+    if drive(calls, torch.zeros(2, *shape, device=device)).any():
         raise NotLif("it fires without any current")
-    threshold = _common(_bisect(lambda x: drive(call, x[None])[0], shape), "thresholds")
-    held = torch.full(shape, threshold)
-    if drive(call, torch.stack([held, torch.zeros(shape)]))[1].any():
+    threshold = _common(_bisect(lambda x: drive(calls, x[None])[0], shape, device), "thresholds")
+    if threshold == 0:
+        raise NotLif("every current above 0 makes it fire")
+    held = torch.full(shape, threshold, device=device)
+    if drive(calls, torch.stack([held, torch.zeros_like(held)]))[1].any():
         raise NotLif("its membrane grows without any current")
-    second = _bisect(lambda x: drive(call, torch.stack([held, x]))[1], shape)
+    second = _bisect(lambda x: drive(calls, torch.stack([held, x]))[1], shape, device)
     leak = _shortest(1.0 - _common(second, "leaks", rounding=True) / threshold)
-    _verify(call, Lif(leak, threshold), shape)
+    _verify(calls, Lif(leak, threshold), shape, device)
     return Lif(leak, threshold)
 
 
-def _bisect(fires: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
+@torch.no_grad()
+def learned_leak(calls: Sequence[Call], found: Lif) -> tuple[int, ...]:
+    """The ids of the parameters by which training moves the leak of a neuron that is ``found`` now.
+
+    Raises:
+        NotLif: training will give its channels leaks or thresholds of their own.
+    """
+    module = calls[0].module
+    assert module is not None
+    moving = []
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            continue
+        before = parameter.clone()
+        noise = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+        try:
+            parameter.sub_(0.05 * (before.abs() + 0.1) * (1 + noise))
+            if abs(identify(calls).leak - found.leak) > _SAME_LEAK:
+                moving.append(id(parameter))
+        except Uneven as error:
+            raise NotLif(f"as it learns, {error}") from None
+        except NotLif:
+            moving.append(id(parameter))
+        finally:
+            parameter.copy_(before)
+    return tuple(sorted(moving))
+
+
+def _bisect(fires: Callable[[Tensor], Tensor], shape: torch.Size, device: torch.device) -> Tensor:
     """The largest float32 current, of every neuron of its own, that does not make it fire; 0 if every one does."""
-    low = torch.zeros(shape, dtype=torch.int32)  # positive floats are in the order of their bits
-    high = torch.full(shape, _LARGEST).view(torch.int32)
+    low = torch.zeros(shape, dtype=torch.int32, device=device)  # positive floats are in the order of their bits
+    high = torch.full(shape, _LARGEST, device=device).view(torch.int32)
     while bool((high - low > 1).any()):
         middle = low + (high - low) // 2
         fired = fires(middle.view(torch.float32)) > 0
@@ -112,7 +143,7 @@ def _bisect(fires: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
 def _common(values: Tensor, what: str, *, rounding: bool = False) -> float:
     least, most = float(values.min()), float(values.max())
     if most - least > (_SAME_LEAK * max(most, 1.0) if rounding else 0.0):
-        raise NotLif(f"its neurons have different {what}")
+        raise Uneven(f"its neurons have different {what}")
     return (least + most) / 2 if rounding else least
 
 
@@ -124,7 +155,7 @@ def _shortest(leak: float) -> float:
     return leak
 
 
-def _verify(call: Call, found: Lif, shape: torch.Size) -> None:
+def _verify(calls: Sequence[Call], found: Lif, shape: torch.Size, device: torch.device) -> None:
     """Compare on random currents. Raises ``NotLif``."""
     if not 0 <= found.leak <= 1:
         raise NotLif(f"it leaks to {found.leak:.4g} of its membrane, not to 0…1 of it")
@@ -132,8 +163,8 @@ def _verify(call: Call, found: Lif, shape: torch.Size) -> None:
     scales = torch.tensor([0.3, 1.0, 2.0]).view(-1, *[1] * (len(shape) + 1))
     for scale in scales:
         noise = torch.randn(_STEPS, *shape, generator=generator) + 0.3
-        currents = (scale * found.threshold * noise).reshape(_STEPS, *shape)
-        theirs = drive(call, currents)
+        currents = (scale * found.threshold * noise).reshape(_STEPS, *shape).to(device)
+        theirs = drive(calls, currents)
         ours = lif(currents, leak=found.leak, threshold=found.threshold)
         if float((theirs != ours).float().mean()) > _ROUNDING:
             raise NotLif(

@@ -94,7 +94,7 @@ class Candidates(nn.Module):
         ``execution`` has no meaning here.
         """
         mixes = self.mixes() if mixes is None else mixes
-        return run(self.given, x, self._named(mixes), len(self.psi), meter=meter)
+        return run(self.given, x, self._named(mixes), len(self.psi), meter=meter, whole=True)
 
     def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
         """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""
@@ -103,11 +103,15 @@ class Candidates(nn.Module):
     def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
         """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
         one = self.psi.new_ones(())
-        rows = [(self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        rows = [(self.given.copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
         return torch.stack(
             [
-                packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs()) + AFFINE_BITS * layer.outputs
-                for layer, mix in rows
+                copies
+                * (
+                    packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs())
+                    + AFFINE_BITS * layer.outputs
+                )
+                for copies, layer, mix in rows
             ]
         ).sum()
 
@@ -228,7 +232,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
                     bits=b,
                     keep=k,
                     score=0.0 if name == given.last else scores[name][b][k],
-                    size=layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
+                    size=given.copies(name) * layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
                     bit_synops=(work * keep * bits + fixed).cumsum(),
                 )
                 for b, k, bits, keep in pairs

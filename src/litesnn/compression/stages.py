@@ -62,6 +62,8 @@ def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
     require_small_enough(candidates, recipe, lambda *choice: _finish(given, *choice))
     if given.reason is not None:
         session.warn(f"there will be no packed file: {given.reason}")
+    if given.uncounted and recipe.budget.bit_synops is not None:
+        session.warn(f"the limit on Bit-SynOps cannot be held against all: {_uncounted(given)}")
     return learn(run, data, session, candidates.to(session.device), _plan(session))
 
 
@@ -185,12 +187,14 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         network.estimated_bytes() if given.graph is None else len(to_bytes(_packed(network, measured.rates)))
     )
     metrics["energy"] = energy(metrics["layers"], stems)
-    metrics |= compare(metrics, recipe.budget)
+    metrics |= compare(metrics, recipe.budget, uncounted={"bit_synops"} if given.uncounted else ())
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
     note = silence(rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
     if given.reason is not None:
         metrics["notes"].append(f"no packed file, its size is an estimate: {given.reason}")
+    if given.uncounted:
+        metrics["notes"].append(f"more work than Bit-SynOps say: {_uncounted(given)}")
     if note is not None:
         session.warn(note)
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
@@ -249,6 +253,12 @@ def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:
     if [gene.name for gene in choice.layers] != list(given.layers):
         raise InputError(f"{path} was made for another module than {given.origin}: its layers differ")
     return choice
+
+
+def _uncounted(given: Given) -> str:
+    """What of a module makes no Bit-SynOps, in a line."""
+    first, *more = given.uncounted
+    return first + (f", and {len(more)} more" if more else "")
 
 
 def _finish(given: Given, steps: int, picked: Mapping[str, tuple[int, float]]) -> tuple[Compressed, int]:

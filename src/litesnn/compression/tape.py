@@ -9,8 +9,8 @@ Shapes: B batch, C channels, H × W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from litesnn.compression.layers import CompressedLayer
 
-__all__ = ["Call", "Tape", "Value", "is_neuron", "leaves", "tensors_in"]
+__all__ = ["Call", "Role", "Tape", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
+
+Role = Literal["neuron", "function", "nothing"]
+"""What a module of somebody's making does: it fires, it computes something else without a state, or nothing at all."""
 
 _TORCH_OPERATIONS = (
     *(nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
@@ -50,6 +53,7 @@ class Call:
         name: the module's path, or the function's name.
         inputs: the tensors among its arguments, lists taken apart.
         output: what it returned.
+        role: of a module of somebody's making that may be a neuron, what it is; ``None`` until that is found out.
     """
 
     index: int
@@ -59,6 +63,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any = None
+    role: Role | None = None
 
     @property
     def module(self) -> nn.Module | None:
@@ -128,25 +133,39 @@ def leaves(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module of somebody's making may be a neuron: nothing in it has weights or is a layer of torch's."""
+    """Whether a module of somebody's making may be a neuron: nothing in it is a layer of torch's or a neuron itself.
+
+    What is in it may be its surrogate gradient.
+    """
     if isinstance(module, (CompressedLayer, *_TORCH_OPERATIONS)) or type(module).__module__.startswith("torch.nn."):
         return False
     inside = [child for child in module.modules() if child is not module]
     if any(isinstance(child, (CompressedLayer, *_TORCH_OPERATIONS)) for child in inside):
         return False
-    return not inside or any(callable(getattr(module, name, None)) for name in ("reset", "reset_mem"))
+    return _has_reset(module) or not any(map(_has_reset, inside))
+
+
+def _has_reset(module: nn.Module) -> bool:
+    return any(callable(getattr(module, name, None)) for name in ("reset", "reset_mem"))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
+    """All tensors in nested tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from tensors_in(item)
+    else:
+        for _, part in parts_of(value):
+            yield from tensors_in(part)
+
+
+def parts_of(value: Any) -> Iterator[tuple[Any, Any]]:
+    """The parts of a tuple, list, dictionary or dataclass, with their index, key or name."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        yield from enumerate(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((each.name, getattr(value, each.name)) for each in fields(value))
 
 
 def _is_operation(module: nn.Module) -> bool:

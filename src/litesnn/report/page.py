@@ -270,9 +270,11 @@ def _verdict(metrics: Metrics) -> tuple[str, str]:
     limited = [row for row in metrics.budgets if row.limit is not None]
     if not limited:
         return "none", "No budget was set"
-    over = [BUDGET_NAMES.get(row.name, row.name) for row in limited if not row.kept]
+    over = [BUDGET_NAMES.get(row.name, row.name) for row in limited if row.kept is False]
     if over or metrics.budgets_kept is False:
         return "over", "Over budget: " + (", ".join(over) or "see below")
+    if unknown := [BUDGET_NAMES.get(row.name, row.name) for row in limited if row.kept is None]:
+        return "over", "Not known to be kept, as not all is counted: " + ", ".join(unknown)
     count = {1: "The budget is", 2: "Both budgets are", 3: "All three budgets are"}
     return "kept", count.get(len(limited), f"All {len(limited)} budgets are") + " kept"
 
@@ -285,7 +287,7 @@ def _budget_bar(row: Any) -> Bar | None:
     share = row.value / row.limit
     scale = max(1.0, share) * 1.04
     text = f"{si(row.value, unit, digits=4)} of {si(row.limit, unit, digits=4)} ({_percent(share, 0)})"
-    return Bar(label, text, share / scale, mark=1 / scale, over=not row.kept)
+    return Bar(label, text, share / scale, mark=1 / scale, over=row.kept is not True)
 
 
 # The network

@@ -94,7 +94,7 @@ class BudgetRow(_Record):
     name: str
     value: float
     limit: float | None = None
-    kept: bool = True
+    kept: bool | None = True
 
 
 class TargetRow(_Record):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -376,10 +376,17 @@ def energy(layers: Sequence[Mapping[str, Any]], stems: Sequence[tuple[float, int
     return {"total_nj": stem + spikes, "stem_nj": stem, "synops_nj": spikes, "table_pj": table, "note": ENERGY_NOTE}
 
 
-def compare(metrics: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-    """Every figure that a budget can limit, beside its limit, and whether all limits are kept."""
+def compare(metrics: Mapping[str, Any], budget: Budget, *, uncounted: Collection[str] = ()) -> dict[str, Any]:
+    """Every figure that a budget can limit, beside its limit, and whether all limits are kept.
+
+    ``uncounted``: figures of which a part is not counted; below their limits they may be kept or not: ``None``.
+    """
     rows = []
     for name in ("packed_bytes", "bit_synops", "timesteps"):
         value, limit = metrics[name], getattr(budget, name)
-        rows.append({"name": name, "value": value, "limit": limit, "kept": limit is None or value <= limit})
-    return {"budgets": rows, "budgets_kept": all(row["kept"] for row in rows)}
+        kept: bool | None = limit is None or value <= limit
+        if kept and limit is not None and name in uncounted:
+            kept = None
+        rows.append({"name": name, "value": value, "limit": limit, "kept": kept})
+    verdicts = [row["kept"] for row in rows]
+    return {"budgets": rows, "budgets_kept": False if False in verdicts else None if None in verdicts else True}
