@@ -34,10 +34,12 @@ def data_of(
 
     front_end = EventFrames(height=shape[1], width=shape[2]) if kind == "events" else None
     held_out = max(classes, rows // 9) if validation is None else validation
+    tested = max(classes, rows // 4)
     names, moments = tuple(map(str, range(classes))), (1.0,) * shape[0]
     return Data(
         *("equal", names, shape, kind, moments, moments, split(rows), split(held_out)),
-        read_test=lambda: split(classes),
+        read_test=lambda: split(tested),
+        count_test=lambda: tested,
         front_end=front_end,
     )
 

@@ -22,6 +22,7 @@ from litesnn.data.batches import generator_for
 from litesnn.data.event_files import EventFile, contents, find_events, is_events
 from litesnn.data.events import decode_events, event_frames, read_frames
 from litesnn.data.sources import Data, DataSettings, FrontEnds, load
+from litesnn.data.split_names import Role
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
 from litesnn.planning.request import Request
@@ -169,7 +170,8 @@ class TestPlaces:
         }
         found = find_events(place)
         assert found.classes == ("dark", "lit")
-        for split, count in (("train", 12), ("test", 4)):
+        counts: dict[Role, int] = {"train": 12, "test": 4}
+        for split, count in counts.items():
             rows, labels = found.splits[split]
             wanted = [expected[name] for name in expected if name.lower().startswith(split)]
             assert len(wanted) == count

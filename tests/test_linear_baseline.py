@@ -36,6 +36,7 @@ def made(
         train=Split(x[:first], y[:first]),
         validation=Split(x[first:second], y[first:second]),
         read_test=lambda: Split(x[second:], y[second:]),
+        count_test=lambda: len(y) - second,
     )
 
 

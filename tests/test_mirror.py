@@ -22,7 +22,17 @@ def data(x: Tensor, y: Tensor, *, classes: int = 2) -> Data:
     splits = Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:])
     names = tuple(map(str, range(classes)))
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    return Data("pictures", names, shape, "image", (0.0,) * 3, (1.0,) * 3, *splits, read_test=lambda: splits[1])
+    return Data(
+        "pictures",
+        names,
+        shape,
+        "image",
+        (0.0,) * 3,
+        (1.0,) * 3,
+        *splits,
+        read_test=lambda: splits[1],
+        count_test=lambda: len(splits[1].y),
+    )
 
 
 def noise(rows: int, seed: int = 0) -> Tensor:

@@ -77,8 +77,8 @@ def test_predict_is_the_evaluation_and_restores_the_mode() -> None:
 
 def test_predict_restores_the_mode_after_an_error() -> None:
     network = lively_network(genotype(), input_info()).train()
-    network.register_forward_hook(lambda *_: torch.zeros(1).item_())
-    with pytest.raises(AttributeError):
+    network.register_forward_hook(lambda *_: torch.zeros(2).item())
+    with pytest.raises(RuntimeError):
         network.predict(torch.zeros(1, 2, 6, 5))
     assert network.training
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litesnn.deploy.packed_header import MAX_KERNEL, MAX_STRIDE
+from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
 from litesnn.snn.compconv import CompConv, Compression, accumulate, measure
 from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.prune import initial_scores

@@ -30,7 +30,7 @@ from litesnn.compression.source import line_of
 from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
 from litesnn.compression.tape import Tape, Value, leaves, tensors_in
 from litesnn.compression.votes import before_votes
-from litesnn.deploy.packed_header import MAX_WEIGHTS
+from litesnn.deploy.limits import MAX_WEIGHTS
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS

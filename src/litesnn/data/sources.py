@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,8 @@ class Data:
     train: Split
     validation: Split
     read_test: Callable[[], Split] = field(repr=False)
+    count_test: Callable[[], int] = field(repr=False)
+    """How many test rows there are, of which none is decoded: for estimates of time alone."""
     notes: tuple[str, ...] = ()
     front_end: FrontEnd | None = None
 
@@ -241,11 +243,15 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     shape = _shape(train.x)
     mean, std = _normalisation(opened, train.x)
 
-    def read_test() -> Split:
+    def find_test() -> Rows:
         rows = parts.test()
         _check_labels(rows.labels, opened.classes, f"{settings.source}: test rows")
         if settings.test_limit is not None:
             rows = rows.take(stratified_limit(rows.labels, settings.test_limit))
+        return rows
+
+    def read_test() -> Split:
+        rows = find_test()
         return _fitting(_split(rows, shape, size), train, f"{settings.source}: test rows")
 
     validation = _split(parts.validation, shape, size, noise)
@@ -259,6 +265,7 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
         train=train,
         validation=_fitting(validation, train, f"{settings.source}: validation rows"),
         read_test=read_test,
+        count_test=cache(lambda: len(find_test().labels)),
         notes=notes,
         front_end=opened.front_end,
     )

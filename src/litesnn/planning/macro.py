@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from litesnn.config import Recipe
@@ -43,10 +43,11 @@ _HEADER_BYTES = 800
 
 @dataclass(frozen=True)
 class MacroPath:
-    """The stem's stride, and the level of each cell."""
+    """The stem's stride, the level of each cell, and how many channels the stem has for each one of the first cell."""
 
     stem_stride: Literal[1, 2, 4]
     levels: tuple[int, ...]
+    stem_share: int = 1
 
 
 def macro_paths(height: int, width: int, *, frames: bool = False) -> list[MacroPath]:
@@ -74,12 +75,13 @@ def deep_path(height: int, width: int) -> MacroPath:
     """The macro path with the most weights for the time that a training step takes.
 
     A cell takes the same time on every level, as channels double where the pixels are a quarter; but the weights
-    quadruple. Few cells on large maps, and none behind a stem that reads every pixel.
+    quadruple. Few cells on large maps, and none behind a stem that reads every pixel. Behind such a stem, as few
+    channels as the first cell has would let too little through.
     """
     side = math.sqrt(height * width)
     halvings = max(0, round(math.log2(side / _FIRST_MAP)))
     levels = (0, 1, 1, 2) if side >= _DEEP else (0, 1, 1)
-    return _path(halvings, levels, deepest_level(height, width)) or MacroPath(1, (0, 0))
+    return replace(_path(halvings, levels, deepest_level(height, width)) or MacroPath(1, (0, 0)), stem_share=2)
 
 
 def _path(halvings: int, levels: tuple[int, ...], deepest: int) -> MacroPath | None:

@@ -218,13 +218,9 @@ def make_plan(
 
 
 def _tail_seconds(data: Data, image: float) -> float:
-    """Seconds of what follows training: evaluation, packing and report; ``image``: of the deployed arithmetic.
-
-    The test rows are not read before, so that they are taken to be a quarter of the training rows.
-    """
-    rows = len(data.train.y)
+    """Seconds of what follows training: evaluation, packing and report; ``image``: of the deployed arithmetic."""
     linear = min(1.0, data.train.x.numel() / _LINEAR_VALUES)  # the classifier that the network is compared with
-    return 12 + 20 * linear + 3 * image * rows / 4
+    return 5 + 10 * linear + 3 * image * data.count_test()
 
 
 def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[int, int]:
@@ -425,12 +421,13 @@ def _sized(draft: _Draft, path: MacroPath, width: int) -> Recipe:
 
 
 def _stem_channels(path: MacroPath, width: int) -> int:
-    return min(48, max(8, width << path.levels[0]))
+    return min(48, max(8, path.stem_share * width << path.levels[0]))
 
 
 def _set_width(draft: _Draft, path: MacroPath, width: int, why: str) -> None:
     draft.set("model.width", width, why)
-    draft.set("model.stem_channels", _stem_channels(path, width), "as many as a node of the first cell has, 8 to 48")
+    share = "as many as" if path.stem_share == 1 else f"{path.stem_share} times as many as"
+    draft.set("model.stem_channels", _stem_channels(path, width), f"{share} a node of the first cell has, 8 to 48")
 
 
 def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float) -> Pace:
