@@ -27,6 +27,7 @@ from litesnn.compression.deploy import Folding, fold_graph
 from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, read_kinds
 from litesnn.compression.layers import Deployed, swap_layers
 from litesnn.compression.neurons import reset_states
+from litesnn.compression.plain import require_plain, settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.tape import Tape, Value, is_neuron, leaves, tensors_in
 from litesnn.errors import InputError
@@ -40,7 +41,7 @@ from litesnn.snn.network import InputInfo, LayerInfo, encode
 from litesnn.snn.prune import kept_count
 from litesnn.snn.strided import Guard
 
-__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
+__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of", "whole_cost"]
 
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
@@ -62,12 +63,17 @@ class Given(nn.Module):
         own_timesteps: those that its forward makes itself, or ``None`` if it makes one.
         graph: how the packed file says it, or ``None``.
         reason: why there is no graph, or ``None``.
+        unpackable: why there can be no graph, whatever the tape says, or ``None``: see :meth:`refuse`.
+        changes_input: whether its forward changes its input in place.
         calls, neuron_calls: how often each layer and each neuron is called in a timestep.
     """
 
     def __init__(self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int) -> None:
         super().__init__()
         self.net, self.info, self.origin, self.io_bits = module, info, origin, io_bits
+        self.unpackable: str | None = None
+        settle_weights(module)
+        require_plain(module, origin)
         self.layers = swap_layers(module)
         if not any(not layer.is_linear for layer in self.layers.values()):
             raise InputError(f"{origin} has no convolution (torch.nn.Conv2d) to compress")
@@ -77,6 +83,7 @@ class Given(nn.Module):
                     f"{origin}: {name} has step_mode {child.step_mode!r}; set step_mode 's', the timesteps are ours"
                 )
         self.own_timesteps: int | None = None
+        self.changes_input = False
         self.graph: Graph | None = None
         self.reason: str | None = None
         self.calls: dict[str, int] = {}
@@ -90,7 +97,7 @@ class Given(nn.Module):
             neuron.register_forward_hook(self._hear(name))
         for child in module.modules():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                child.register_forward_hook(self._skip_norm)
+                child.register_forward_hook(self._skip_norm, with_kwargs=True)
 
     @property
     def device(self) -> torch.device:
@@ -126,12 +133,14 @@ class Given(nn.Module):
         Raises:
             ValueError: there are fewer frames than timesteps.
         """
-        reset_states(self.net)
         with self._guard if self._guard.met else nullcontext():
-            if self.own_timesteps is not None:
-                return _output(self.net(x))[:timesteps]
-            seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
-            return torch.stack([_output(self.net(image)) for image in seen])
+            return steps_of(self.net, x, timesteps, self)
+
+    def refuse(self, reason: str | None) -> None:
+        """Have no graph, for a reason that the tape does not show (or have one, for ``None``)."""
+        self.unpackable = reason
+        if reason is not None:
+            self.graph, self.reason = None, reason
 
     def learn(self) -> None:
         """Run the module on a tape: how it is called, what its layers read, and its graph.
@@ -147,7 +156,9 @@ class Given(nn.Module):
         tape = Tape(image)
         reset_states(self.net)
         output = self._traced(tape, image)
+        self.changes_input = tape.value(image).call is not None
         if output.dim() == 3:
+            self._require_batch_second(output)
             if self.info.frames:
                 raise InputError(
                     f"{self.origin}: its forward makes all timesteps of one input; events need one that makes one "
@@ -180,6 +191,8 @@ class Given(nn.Module):
         try:
             if value is None:
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
+            if self.unpackable is not None:
+                raise Inexpressible(self.unpackable)
             self.graph = build_graph(tape, value, steps, static=not self.info.frames)
         except Inexpressible as error:
             self.reason = str(error)
@@ -187,19 +200,31 @@ class Given(nn.Module):
         self.net.train(was_training)
 
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
+        return self._called(lambda: tape.record(self.net, lambda: self.net(image)), len(image))
+
+    def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
+        """What the module makes of a batch, if it is of a shape that it may be of."""
         by = "×".join(map(str, self.info.shape))
         try:
             with self._guard:
-                output = _output(tape.record(self.net, lambda: self.net(image)))
+                output = _output(call())
         except Exception as error:  # whatever somebody's forward raises
             raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
         classes = len(self.info.classes)
-        if output.shape[-2:] != (_BATCH, classes) or output.dim() not in (2, 3):
+        if output.shape[-2:] != (batch, classes) or output.dim() not in (2, 3):
             raise InputError(
-                f"{self.origin}: its forward makes {list(output.shape)} of {_BATCH} inputs; expected "
-                f"[{_BATCH}, {classes}] for one timestep, or [T, {_BATCH}, {classes}] for all of them"
+                f"{self.origin}: its forward makes {list(output.shape)} of {batch} inputs; expected "
+                f"[{batch}, {classes}] for one timestep, or [T, {batch}, {classes}] for all of them"
             )
         return output
+
+    @torch.no_grad()
+    def _require_batch_second(self, output: Tensor) -> None:
+        """Refuse outputs [B, T, K], which look like [T, B, K] where there are as many timesteps as images."""
+        if len(output) == output.shape[1]:
+            images = torch.randn(len(output) + 1, *self.info.shape, device=self.device)
+            reset_states(self.net)
+            self._called(lambda: self.net(images), len(images))
 
     def _require_one_step(self, tape: Tape) -> None:
         for name, neuron in self.neurons.items():
@@ -221,9 +246,20 @@ class Given(nn.Module):
 
         return hook
 
-    def _skip_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _skip_norm(self, norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         """Folded into the layers before it, batch norm has nothing left to do."""
-        return args[0] if any(layer.deployed is not None for layer in self.layers.values()) else output
+        if all(layer.deployed is None for layer in self.layers.values()):
+            return output
+        return next(tensors_in((args, kwargs)))
+
+
+def steps_of(net: nn.Module, x: Tensor, timesteps: int, given: Given) -> Tensor:
+    """What a module, called as ``given`` is, makes at each timestep [T, B, K] of ``x``: see :meth:`Given.steps`."""
+    reset_states(net)
+    if given.own_timesteps is not None:
+        return _output(net(x.clone() if given.changes_input else x))[:timesteps]
+    seen = first_frames(x, timesteps).unbind(1) if given.info.frames else [x] * timesteps
+    return torch.stack([_output(net(image.clone() if given.changes_input else image)) for image in seen])
 
 
 class SteppedNetwork(nn.Module):

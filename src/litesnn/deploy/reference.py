@@ -78,7 +78,7 @@ class Reference:
         spikes: list[NDArray[np.uint8]] = []
         for population in model.populations:
             spikes.append(self._fire(population, image, spikes))
-        logits, integers = self._read_out(spikes)
+        logits, integers = self.read_out(spikes)
         return Trace(logits, spikes if record else None, integers)
 
     def classify(self, x: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -86,18 +86,29 @@ class Reference:
         classes: NDArray[np.int64] = np.argmax(self.run(x).logits[-1], axis=-1).astype(np.int64)
         return classes
 
+    def currents(
+        self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
+    ) -> NDArray[np.float32]:
+        """The input current x [T, B, C, H, W] of a population of a float model, given the spikes of those before it.
+
+        ``image``: quantized [B, C, H, W], or [T, B, C, H, W].
+        """
+        timesteps = self.model.timesteps
+        return _currents(population, [_accumulators(each, image, spikes, timesteps) for each in population.synapses])
+
     def _fire(
         self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
     ) -> NDArray[np.uint8]:
         """The spikes [T, B, C, H, W] of a population, given those of the populations before it."""
         model = self.model
-        sums = [_accumulators(synapses, image, spikes, model.timesteps) for synapses in population.synapses]
         if model.fraction is None:
-            return _fire(_currents(population, sums), np.float32(model.leak), np.float32(model.threshold))
+            currents = self.currents(population, image, spikes)
+            return _fire(currents, np.float32(model.leak), np.float32(model.threshold))
+        sums = [_accumulators(synapses, image, spikes, model.timesteps) for synapses in population.synapses]
         return _fire_fixed(_currents_fixed(population, sums), round(model.threshold * 2**model.fraction))
 
-    def _read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-        """y_t [T, B, classes], and z_t of a fixed-point model."""
+    def read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
+        """y_t [T, B, classes] of the spikes of all populations, and z_t of a fixed-point model."""
         readout = self.model.readout
         inputs = np.concatenate([spikes[source] for source in readout.sources], axis=2)  # [T, B, C, H, W]
         counts = inputs.sum(axis=(3, 4), dtype=np.int64)  # [T, B, C]
