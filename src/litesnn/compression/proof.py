@@ -43,7 +43,7 @@ from litesnn.compression.network import Given, SteppedNetwork, fixed_choice, ste
 from litesnn.compression.plain import settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.tape import tensors_in
-from litesnn.deploy.packed import PackedModel, Population, Synapses
+from litesnn.deploy.packed import PackedModel, Population
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.errors import InputError, LitesnnError
 from litesnn.snn.backbone import INPUT_SCALE
@@ -88,11 +88,11 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What the module holds of a population in the file's units: a scale for each summand, and the bias [O]."""
+class _Gap:
+    """What float16 leaves between the module and the folding of a population: of its scales and bias [O]."""
 
-    scales: tuple[Tensor, ...]
-    bias: Tensor
+    scales: tuple[Floats, ...]
+    bias: Floats
 
 
 @torch.no_grad()
@@ -110,15 +110,15 @@ def compare_with_module(module: nn.Module, network: SteppedNetwork, packed: Pack
     """
     graph = network.given.graph
     assert graph is not None
-    held = _fill(module, network, graph)
+    gaps = _fill(module, network, graph)
     found = Agreement()
     for start in range(0, len(images), _BATCH):
-        _compare(module.eval(), network, graph, packed, held, images[start : start + _BATCH], found)
+        _compare(module.eval(), network, graph, packed, gaps, images[start : start + _BATCH], found)
     return found
 
 
-def _fill(module: nn.Module, network: SteppedNetwork, graph: Graph) -> list[_Held]:
-    """Give a module the packed numbers. Returns what it holds of every population."""
+def _fill(module: nn.Module, network: SteppedNetwork, graph: Graph) -> list[_Gap]:
+    """Give a module the packed numbers. Returns what is left between it and every population."""
     given, compressions, folding = network.given, network.compressions(), network.folding()
     settle_weights(module)
     paths = [path for path, child in given.net.named_modules(remove_duplicate=False) if _is_compressed(child)]
@@ -136,36 +136,38 @@ def _fill(module: nn.Module, network: SteppedNetwork, graph: Graph) -> list[_Hel
             readers[leaf.layer or ""] += 1
     for name, layer in given.layers.items():
         _put(module, name, layer, layer.exact(compressions[name], _ones(layer), input_scale=1.0, largest_input=1))
-    held = []
+    gaps = []
     for population, group, (parts, bias) in zip(graph.populations, folding.populations, exact, strict=True):
-        scales, own_bias, rounded = [], bias, False
-        for leaf, part, folded in zip(
-            [None] if population.current is None else leaves_of(population.current),
+        scales: list[Floats] = []
+        own_bias, rounded = bias, False
+        summands = [None] if population.current is None else leaves_of(population.current)
+        for summand, part, folded in zip(
+            summands,
             parts,
             group.connections,
             strict=True,
         ):
-            if leaf is None or leaf.layer is None or readers[leaf.layer] > 1:
-                scales.append(part.scale)
+            if summand is None or summand.layer is None or readers[summand.layer] > 1:
+                scales.append(_between(part.scale, folded.scale))
                 continue
-            layer = given.layers[leaf.layer]
-            plain = layer.exact(compressions[leaf.layer], _ones(layer), input_scale=1.0, largest_input=1)
+            layer = given.layers[summand.layer]
+            plain = layer.exact(compressions[summand.layer], _ones(layer), input_scale=1.0, largest_input=1)
             ratio = folded.scale.double() / part.scale
             usable = ratio.isfinite() & (ratio > 0.5) & (ratio < 2.0)
             ratio = torch.where(usable, ratio, 1.0)
-            scales.append(part.scale * ratio)
+            scales.append(_between(part.scale * ratio, folded.scale))
             if not rounded:  # the bias of a population goes with its first layer
-                steps = INPUT_SCALE if leaf.sources == (-1,) else 1.0
+                steps = INPUT_SCALE if summand.sources == (-1,) else 1.0
                 shift = (group.bias.double() - bias) * plain.scale * steps / part.scale
                 shift = torch.where(usable & shift.isfinite(), shift, 0.0)
                 own_bias = torch.where(usable & shift.isfinite(), group.bias.double(), bias)
                 rounded = True
             else:
                 shift = torch.zeros_like(bias)
-            _put(module, leaf.layer, layer, replace(plain, scale=plain.scale * ratio), shift)
-        held.append(_Held(tuple(scales), own_bias))
+            _put(module, summand.layer, layer, replace(plain, scale=plain.scale * ratio), shift)
+        gaps.append(_Gap(tuple(scales), _between(own_bias, group.bias)))
     _put_readout(module, graph, given.layers[graph.readout], folding)
-    return held
+    return gaps
 
 
 def _is_compressed(module: nn.Module) -> bool:
@@ -203,7 +205,7 @@ def _compare(
     network: SteppedNetwork,
     graph: Graph,
     packed: PackedModel,
-    held: list[_Held],
+    gaps: list[_Gap],
     images: Tensor,
     found: Agreement,
 ) -> None:
@@ -223,7 +225,7 @@ def _compare(
         if population.current is None:  # what its own spikes pool to
             spikes.append(_fires(currents, packed, np.zeros(currents.shape, np.uint8))[0])
             continue
-        room = _room(reference, rows, held[index], image, spikes)
+        room = _room(reference, rows, gaps[index], image, spikes)
         unit = population.lif.threshold / graph.lif.threshold
         theirs = _stacked(inputs[population.name], steps, currents.shape) / unit
         _require_close(theirs, currents, room, f"the currents of neuron {population.name}")
@@ -300,7 +302,7 @@ def _absolute(population: Population) -> Population:
 
 
 def _room(
-    reference: Reference, population: Population, held: _Held, image: NDArray[np.int8], spikes: list[Spikes]
+    reference: Reference, population: Population, gap: _Gap, image: NDArray[np.int8], spikes: list[Spikes]
 ) -> Floats:
     """By how much currents [T, B, C, H, W] may differ."""
     absolute = _absolute(population)
@@ -309,19 +311,16 @@ def _room(
     summands = sum(max(1, each.codes[0].size) for each in population.synapses)
     rounded = replace(
         absolute,
-        synapses=tuple(
-            replace(each, scale=_gap(each, scale)) for each, scale in zip(absolute.synapses, held.scales, strict=True)
-        ),
-        bias=np.abs(held.bias.numpy() - population.bias.astype(np.float64)).astype(np.float32),
+        synapses=tuple(replace(each, scale=scale) for each, scale in zip(absolute.synapses, gap.scales, strict=True)),
+        bias=gap.bias,
     )
     float16 = reference.currents(rounded, size, spikes)
-    room: Floats = (summands + 16) * np.float32(_FLOAT32) * terms + np.float32(1.001) * float16
-    return room
+    return np.asarray((summands + 16) * _FLOAT32 * terms + 1.001 * float16, np.float32)
 
 
-def _gap(synapses: Synapses, scale: Tensor) -> Floats:
-    """What is between a scale in the file, which is not negative here, and that in the module."""
-    return np.abs(np.abs(scale.numpy()) - synapses.scale.astype(np.float64)).astype(np.float32)
+def _between(own: Tensor, folded: Tensor) -> Floats:
+    gap: Floats = (own - folded.double()).abs().float().numpy()
+    return gap
 
 
 def _readout_room(packed: PackedModel, spikes: list[Spikes]) -> Floats:
@@ -332,8 +331,7 @@ def _readout_room(packed: PackedModel, spikes: list[Spikes]) -> Floats:
     )
     terms = Reference(absolute).read_out(spikes)[0]
     pixels = int(np.prod(spikes[readout.sources[0]].shape[3:]))
-    room: Floats = (readout.codes.shape[1] + pixels + packed.timesteps + 16) * np.float32(_FLOAT32) * terms
-    return room
+    return np.asarray((readout.codes.shape[1] + pixels + packed.timesteps + 16) * _FLOAT32 * terms, np.float32)
 
 
 def _require_close(theirs: NDArray[Any], ours: Floats, room: Floats, what: str) -> None:
