@@ -21,7 +21,7 @@ from litesnn.compression.source import allow_module, build_module, describe_modu
 from litesnn.config import Recipe
 from litesnn.data.sources import load
 from litesnn.deploy import native_evaluation
-from litesnn.errors import InputError
+from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
 from litesnn.loop import checkpoint
 from litesnn.runs import RunFolder
@@ -111,6 +111,54 @@ def test_it_leaves_the_files_of_a_design(first: tuple[Path, Outcome]) -> None:
     assert [row["name"] for row in metrics["neurons"]] == ["lif1", "lif2"]
     assert metrics["packing"]["possible"] is True
     assert metrics["packing"]["proof"]["different_spikes"] == 0
+    same = metrics["packing"]["module"]
+    assert (same["images"], same["of"], same["predictions_equal"]) == (30, 30, 30)
+    assert same["largest_logit_difference"] < 1e-4
+    assert "30 of 30 predictions are the module&#39;s own" in (run / "report.html").read_text()
+
+
+def test_a_file_that_differs_from_the_module_is_not_packed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def differ(*_: object) -> None:
+        raise LitesnnError("packed file and module differ in the currents of neuron lif1")
+
+    for name in ("model.safetensors", "report.html"):
+        (copy / name).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "compare_with_module", differ)
+        for _ in range(2):  # going on with the run does not hide it
+            line = refused(litesnn("compress", "--run", copy, "--quiet"), code=1)
+            assert line.endswith(
+                "class Net is not packed: packed file and module differ in the currents of neuron lif1"
+            )
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert metrics["packing"]["possible"] is False
+    assert "proof" not in metrics["packing"]
+    assert {row["name"]: row["kept"] for row in metrics["budgets"]}["packed_bytes"] is None
+    assert metrics["budgets_kept"] is None
+    assert not (copy / "model.safetensors").exists()
+    assert litesnn("compress", "--run", copy, "--quiet").code == 0
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert metrics["packing"]["possible"] is True
+    assert metrics["budgets_kept"] is True
+
+
+def test_what_cannot_be_packed_is_said_before_the_search(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "learn", lambda *_: (_ for _ in ()).throw(InputError("seen")))
+    text = MODULE + (
+        "\nclass Late(Net):\n    def reset(self):\n        self.t = 0\n    def forward(self, x):\n        self.t += 1\n"
+        "        x.data = x if self.t < 2 else 0.5 * x\n        return super().forward(x)\n"
+    )
+    (tmp_path / "net.py").write_text(text)
+    outcome = litesnn(
+        *("compress", "--model", f"{tmp_path / 'net.py'}:Late", "--run", tmp_path / "run"),
+        *("--data", str(place / "blobs.npz"), "--recipe", str(place / "tiny.toml"), "--device", "cpu", "--quiet"),
+    )
+    assert (
+        "there will be no packed file: tried with random weights, packed file and module differ in the currents of"
+        in (outcome.err)
+    )
 
 
 def test_the_choice_is_that_of_the_metrics(first: tuple[Path, Outcome]) -> None:

@@ -149,8 +149,9 @@ class RunFolder:
         """The stages of this run in their order: packing is left out if the given module cannot be packed."""
         if self.recipe().module is None or not self.done("evaluate"):
             return tuple(STAGES)
-        possible = self.metrics().get("packing", {}).get("possible", True)
-        return tuple(stage for stage in STAGES if possible or stage != "pack")
+        packing = self.metrics().get("packing", {})
+        wanted = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried, and fails, again
+        return tuple(stage for stage in STAGES if wanted or stage != "pack")
 
     def done(self, stage: str) -> bool:
         """Whether the stage has left its result."""

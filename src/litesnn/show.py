@@ -35,7 +35,8 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     for name, figure in _accuracy_rows(metrics):
         table.add_row(name, figure, "", "")
     table.add_row("arithmetic", Text(plain(metrics.get("arithmetic", "float"))), "", "")
-    names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
+    size = "packed size, B" if metrics.get("packing", {}).get("possible", True) else "size if packed, B (estimate)"
+    names = {"packed_bytes": size, "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
         kept = "" if row["limit"] is None else _KEPT[row["kept"]]

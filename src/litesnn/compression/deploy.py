@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
+from litesnn.compression.norms import affine_of
 from litesnn.deploy.integerize import array_of, codes_of
 from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
@@ -32,7 +33,7 @@ from litesnn.snn.backbone import INPUT_SCALE
 from litesnn.snn.compconv import Compression
 from litesnn.snn.network import InputInfo
 
-__all__ = ["Folding", "fold_graph", "packed_model", "prove_equal"]
+__all__ = ["Folding", "exact_populations", "fold_graph", "packed_model", "prove_equal"]
 
 _INPUT_STEPS = round(1 / INPUT_SCALE)
 _LARGEST_INPUT = 127
@@ -101,11 +102,7 @@ def fold_graph(
 ) -> Folding:
     """Batch norm, quantization steps and thresholds as float16 scales and biases."""
     arithmetic = ARITHMETICS["float"]
-    groups = []
-    for population in graph.populations:
-        folder = _Folder(net, layers, compressions, graph.lif.threshold / population.lif.threshold)
-        exact, bias = folder.fold(population, graph)
-        groups.append(arithmetic.fold(exact, bias))
+    groups = [arithmetic.fold(*exact) for exact in exact_populations(graph, net, layers, compressions)]
     last = layers[graph.readout]
     exact_readout = last.exact(
         compressions[graph.readout],
@@ -134,6 +131,17 @@ def _unfolded(layer: CompressedLayer, compression: Compression, leaf: Leaf) -> D
     return Deployed(exact.codes, steps, exact.scale.float(), None if layer.bias is None else layer.bias.detach())
 
 
+@torch.no_grad()
+def exact_populations(
+    graph: Graph, net: nn.Module, layers: Mapping[str, CompressedLayer], compressions: Mapping[str, Compression]
+) -> list[tuple[list[Exact], Tensor]]:
+    """Of every population its summands and its bias [O] before rounding, in units of the packed file's currents."""
+    return [
+        _Folder(net, layers, compressions, graph.lif.threshold / population.lif.threshold).fold(population, graph)
+        for population in graph.populations
+    ]
+
+
 class _Folder:
     def __init__(
         self,
@@ -159,14 +167,9 @@ class _Folder:
             case Norm():
                 norm = self.net.get_submodule(node.name)
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                factor = (norm.running_var.double() + norm.eps).rsqrt()
-                if norm.affine:
-                    factor = factor * norm.weight.double()
-                exact, bias = self._fold(node.child, gain * factor)
-                bias = bias - gain * factor * norm.running_mean.double()
-                return exact, bias + gain * norm.bias.double() if norm.affine else bias
+                affine = affine_of(norm)
+                exact, bias = self._fold(node.child, gain * affine.gain)
+                return exact, bias + gain * affine.offset
             case Leaf():
                 nothing = torch.zeros_like(gain)
                 if node.layer is None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from litesnn.compression.layers import CompressedLayer, Kind
 from litesnn.compression.neurons import Lif, NotLif, identify, learned_leak
+from litesnn.compression.norms import NotAffine, require_affine
 from litesnn.compression.tape import Call, Tape, Value
 
 __all__ = [
@@ -193,7 +194,7 @@ class _Builder:
     def spikes(self, value: Value, reader: str) -> tuple[int, ...]:
         """The populations whose concatenated spikes a value is, or ``(IMAGE,)``."""
         value = self.through(value)
-        if value.tensor is self.tape.image:
+        if self.tape.is_image(value):
             return (IMAGE,)
         call = self.made(value, reader)
         if call.name in _JOINS and call.module is None:
@@ -262,7 +263,7 @@ class _Builder:
     def current(self, value: Value, reader: str) -> Node:
         """What makes the currents of the neuron ``reader``."""
         value = self.through(value)
-        if value.tensor is self.tape.image:
+        if self.tape.is_image(value):
             raise Inexpressible(f"neuron {reader} reads the image without a layer between")
         call = self.made(value, f"neuron {reader}")
         module = call.module
@@ -275,6 +276,7 @@ class _Builder:
             if module.running_mean is None:
                 raise Inexpressible(f"{call.name} has no running statistics to fold")
             child = self.current(call.inputs[0], reader)
+            self.norm(call, module)
             if _identities(child):
                 raise Inexpressible(f"{call.name} normalises spikes; the packed file folds norms of layers alone")
             return Norm(call.name, child)
@@ -287,6 +289,23 @@ class _Builder:
         raise Inexpressible(
             f"neuron {reader} reads {_named(call)}; in the packed file, neurons read sums of convolutions"
         )
+
+    def norm(self, call: Call, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        """A norm that is the same map of every channel in each timestep."""
+        calls = len(self.tape.of(norm))
+        before = call.inputs[0].call
+        once = before is not None and before.module is not None and len(self.tape.of(before.module)) == 1
+        if calls != self.steps and not (calls == 1 and once):
+            raise Inexpressible(
+                f"norm {call.name} is called {calls} times in {self.steps} timesteps, not once in each; the packed "
+                "file has one scale and bias for all timesteps"
+            )
+        if len(call.inputs) != 1:
+            raise Inexpressible(f"{_named(call)} reads more than its layer")
+        try:
+            require_affine(norm)
+        except NotAffine as error:
+            raise Inexpressible(f"norm {_named(call)} cannot be folded: {error}") from None
 
     def plain(self, call: Call, layer: CompressedLayer) -> None:
         if (reason := layer.unusual()) is not None:
@@ -343,7 +362,7 @@ def made_of_image(tape: Tape, layer: str) -> bool:
     """Whether a layer's input is made of the image alone, without another layer or a neuron between."""
 
     def plain(value: Value) -> bool:
-        if value.tensor is tape.image:
+        if tape.is_image(value):
             return True
         call = value.call
         known = call is not None and not isinstance(call.module, CompressedLayer) and call.role != "neuron"
@@ -363,7 +382,7 @@ def _kind(value: Value, tape: Tape) -> tuple[Kind | None, float]:
 
 
 def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
-    if value.tensor is tape.image:
+    if tape.is_image(value):
         return "image", 1.0
     call = value.call
     if call is None or not call.inputs:

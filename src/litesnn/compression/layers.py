@@ -23,7 +23,7 @@ from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.prune import initial_scores
 from litesnn.snn.strided import conv2d
 
-__all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "swap_layers"]
+__all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "layers_in", "swap_layers"]
 
 Kind = Literal["image", "analog", "spikes"]
 
@@ -241,14 +241,15 @@ def swap_layers(module: nn.Module) -> dict[str, CompressedLayer]:
     """Put a compressed layer in the place of every ``Conv2d`` and ``Linear``; returns them by name, in order."""
     made: dict[int, CompressedLayer] = {}
     names: dict[str, CompressedLayer] = {}
-    for path, parent, name, child in list(_children(module)):
+    for path, parent, name, child in list(layers_in(module)):
         if id(child) not in made:
             made[id(child)] = names[path] = CompressedLayer(child)
         setattr(parent, name, made[id(child)])
     return names
 
 
-def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Conv2d | nn.Linear]]:
+def layers_in(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Conv2d | nn.Linear]]:
+    """Every place of a layer in a module: its path, the module that holds it, its name there, and itself."""
     for path, parent in module.named_modules(remove_duplicate=True):
         for name, child in parent._modules.items():  # named_children() would leave out a second name
             if isinstance(child, nn.Conv2d | nn.Linear):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from litesnn.compression.deploy import Folding, fold_graph
 from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, made_of_image, read_kinds
 from litesnn.compression.layers import Currents, Deployed, swap_layers
+from litesnn.compression.plain import require_plain, settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
 from litesnn.compression.tape import Tape, Value, leaves, tensors_in
@@ -43,7 +44,7 @@ from litesnn.snn.predictor import Predictor
 from litesnn.snn.prune import kept_count
 from litesnn.snn.strided import Guard
 
-__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "whole_cost"]
+__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of", "whole_cost"]
 
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
@@ -67,6 +68,8 @@ class Given(nn.Module):
         own_timesteps: those that its forward makes itself, or ``None`` if it makes one.
         graph: how the packed file says it, or ``None``.
         reason: why there is no graph, or ``None``.
+        unpackable: why there can be no graph, whatever the tape says, or ``None``: see :meth:`refuse`.
+        changes_input: whether its forward changes its input in place.
         calls, neuron_calls: how often each layer and each neuron is called in a timestep.
         neurons: the modules that are neurons, by name.
         uncounted: what makes work that is no Bit-SynOps, though it is not for the image alone, and why.
@@ -75,6 +78,9 @@ class Given(nn.Module):
     def __init__(self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int) -> None:
         super().__init__()
         self.net, self.info, self.origin, self.io_bits = module, info, origin, io_bits
+        self.unpackable: str | None = None
+        settle_weights(module)
+        require_plain(module, origin)
         self.layers = swap_layers(module)
         if not self.layers:
             raise InputError(f"{origin} has no convolution (torch.nn.Conv2d) to compress")
@@ -89,6 +95,7 @@ class Given(nn.Module):
                     f"{origin}: {name} has step_mode {child.step_mode!r}; set step_mode 's', the timesteps are ours"
                 )
         self.own_timesteps: int | None = None
+        self.changes_input = False
         self.graph: Graph | None = None
         self.reason: str | None = None
         self.calls: dict[str, int] = {}
@@ -107,7 +114,7 @@ class Given(nn.Module):
             neuron.register_forward_hook(self._hear(name))
         for child in module.modules():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                child.register_forward_hook(self._skip_norm)
+                child.register_forward_hook(self._skip_norm, with_kwargs=True)
 
     @property
     def device(self) -> torch.device:
@@ -159,12 +166,14 @@ class Given(nn.Module):
         Raises:
             ValueError: there are fewer frames than timesteps.
         """
-        self._reset()
         with self._guard if self._guard.met else nullcontext():
-            if self.own_timesteps is not None:
-                return _output(self.net(x))[:timesteps]
-            seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
-            return torch.stack([_output(self.net(image)) for image in seen])
+            return steps_of(self.net, x, timesteps, self)
+
+    def refuse(self, reason: str | None) -> None:
+        """Have no graph, for a reason that the tape does not show (or have one, for ``None``)."""
+        self.unpackable = reason
+        if reason is not None:
+            self.graph, self.reason = None, reason
 
     def learn(self) -> None:
         """Run the module on a tape: how it is called, what its layers read, and its graph.
@@ -180,7 +189,9 @@ class Given(nn.Module):
         tape = Tape(image)
         self._reset()
         output = self._traced(tape, image)
+        self.changes_input = tape.value(image).call is not None
         if output.dim() == 3:
+            self._require_batch_second(output)
             if self.info.frames:
                 raise InputError(
                     f"{self.origin}: its forward makes all timesteps of one input; events need one that makes one "
@@ -221,6 +232,8 @@ class Given(nn.Module):
         try:
             if value is None:
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
+            if self.unpackable is not None:
+                raise Inexpressible(self.unpackable)
             value = before_votes(tape, value)
             graph = build_graph(tape, value, steps, static=not self.info.frames)
             weights = sum(graph.copies[name] * layer.weight.numel() for name, layer in self.layers.items())
@@ -240,19 +253,31 @@ class Given(nn.Module):
         self.net.train(was_training)
 
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
+        return self._called(lambda: tape.record(self.net, lambda: self.net(image)), len(image))
+
+    def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
+        """What the module makes of a batch, if it is of a shape that it may be of."""
         by = "×".join(map(str, self.info.shape))
         try:
             with self._guard:
-                output = _output(tape.record(self.net, lambda: self.net(image)))
+                output = _output(call())
         except Exception as error:  # whatever somebody's forward raises
             raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
         classes = len(self.info.classes)
-        if output.shape[-2:] != (_BATCH, classes) or output.dim() not in (2, 3):
+        if output.shape[-2:] != (batch, classes) or output.dim() not in (2, 3):
             raise InputError(
-                f"{self.origin}: its forward makes {list(output.shape)} of {_BATCH} inputs; expected "
-                f"[{_BATCH}, {classes}] for one timestep, or [T, {_BATCH}, {classes}] for all of them"
+                f"{self.origin}: its forward makes {list(output.shape)} of {batch} inputs; expected "
+                f"[{batch}, {classes}] for one timestep, or [T, {batch}, {classes}] for all of them"
             )
         return output
+
+    @torch.no_grad()
+    def _require_batch_second(self, output: Tensor) -> None:
+        """Refuse outputs [B, T, K], which look like [T, B, K] where there are as many timesteps as images."""
+        if len(output) == output.shape[1]:
+            images = torch.randn(len(output) + 1, *self.info.shape, device=self.device)
+            self._reset()
+            self._called(lambda: self.net(images), len(images))
 
     def _require_one_step(self, tape: Tape) -> None:
         for name, leaf in leaves(self.net).items():
@@ -272,10 +297,7 @@ class Given(nn.Module):
                 )
 
     def _reset(self) -> None:
-        try:
-            reset_states(self.net)
-        except Exception as error:  # whatever somebody's reset raises
-            raise InputError(f"{self.origin}: its reset fails: {line_of(error)}") from error
+        _reset(self.net, self.origin)
 
     @torch.no_grad()
     def _require_reset(self, image: Tensor) -> None:
@@ -347,11 +369,27 @@ class Given(nn.Module):
             )
         return ours
 
-    def _skip_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _skip_norm(self, norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         """Folded into the layers before it, batch norm has nothing left to do."""
         if id(norm) in self._unfolded_norms or all(layer.deployed is None for layer in self.layers.values()):
             return output
-        return args[0]
+        return next(tensors_in((args, kwargs)))
+
+
+def steps_of(net: nn.Module, x: Tensor, timesteps: int, given: Given) -> Tensor:
+    """What a module, called as ``given`` is, makes at each timestep [T, B, K] of ``x``: see :meth:`Given.steps`."""
+    _reset(net, given.origin)
+    if given.own_timesteps is not None:
+        return _output(net(x.clone() if given.changes_input else x))[:timesteps]
+    seen = first_frames(x, timesteps).unbind(1) if given.info.frames else [x] * timesteps
+    return torch.stack([_output(net(image.clone() if given.changes_input else image)) for image in seen])
+
+
+def _reset(net: nn.Module, origin: str) -> None:
+    try:
+        reset_states(net)
+    except Exception as error:  # whatever somebody's reset raises
+        raise InputError(f"{origin}: its reset fails: {line_of(error)}") from error
 
 
 class SteppedNetwork(Predictor):

@@ -11,18 +11,27 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from litesnn.compression.deploy import packed_model, prove_equal
 from litesnn.compression.network import Given, SteppedNetwork, extras, fixed_choice
-from litesnn.compression.search import Candidates, choose_layers, require_small_enough, searched_rates
+from litesnn.compression.proof import compare_with_module, rehearse
+from litesnn.compression.search import (
+    Candidates,
+    choose_layers,
+    most_timesteps,
+    require_small_enough,
+    searched_rates,
+)
 from litesnn.compression.source import build_module
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.deploy.pack import PROOF_IMAGES, counted
 from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
-from litesnn.errors import InputError
+from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
 from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
@@ -47,6 +56,9 @@ from litesnn.train.fit import AuxiliaryHead, fit_learner
 __all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack"]
 
 _KIND = "compressed network"
+
+MODULE_IMAGES = 512
+"""Test images on which the packed file is compared with the module itself, if there are as many."""
 
 
 def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -206,7 +218,8 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
 
     Raises:
         InputError: the module has a part that the packed file has no words for; or a file is missing or damaged.
-        LitesnnError: the file computes something else than the module, or has another size than evaluation said.
+        LitesnnError: the file computes something else than the module by its own forward, of which the metrics then
+            tell, or than its deployed form, or has another size than evaluation said.
     """
     network = load_compressed(run)
     require_trained_on(network.info, data, run.output("train"))
@@ -216,10 +229,31 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
         raise InputError(f"{network.given.origin} cannot be packed: {network.given.reason}")
     content = counted(_packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]}), metrics)
     run.start("pack")
-    proof = prove_equal(network, graph, from_bytes(content), data.validation.x[:PROOF_IMAGES])
-    run.amend_metrics(packing=metrics["packing"] | {"proof": proof})
+    settings, test = run.recipe().module, data.test().x
+    assert settings is not None
+    rows = torch.linspace(0, len(test) - 1, min(len(test), MODULE_IMAGES)).round().long()  # they may be in order
+    try:
+        proof = prove_equal(network, graph, from_bytes(content), data.validation.x[:PROOF_IMAGES])
+        module = build_module(settings, run.recipe().seed)
+        agreement = compare_with_module(module, network, from_bytes(content), test[rows])
+    except LitesnnError as error:
+        run.amend_metrics(packing={"possible": False, "failed": True, "reason": str(error)}, **_judged(metrics, False))
+        raise LitesnnError(f"{network.given.origin} is not packed: {error}") from error
+    same = agreement.record() | {"of": len(test)}
+    run.amend_metrics(packing={"possible": True, "reason": None, "proof": proof, "module": same})
+    run.amend_metrics(**_judged(metrics, True))
     write_atomically(run.output("pack"), content)
     return run.output("pack")
+
+
+def _judged(metrics: Mapping[str, Any], packed: bool) -> dict[str, Any]:
+    """The budgets of a run whose file is packed, or is not, so that it is not known to keep a limit on its size."""
+    rows = [dict(row) for row in metrics["budgets"]]
+    for row in rows:
+        if row["name"] == "packed_bytes" and row["limit"] is not None:
+            row["kept"] = row["value"] <= row["limit"] if packed else None
+    verdicts = [row["kept"] for row in rows]
+    return {"budgets": rows, "budgets_kept": False if False in verdicts else None if None in verdicts else True}
 
 
 def load_compressed(run: RunFolder) -> SteppedNetwork:
@@ -245,8 +279,15 @@ def _load(path: Path, recipe: Recipe) -> SteppedNetwork:
 def _given(recipe: Recipe, info: InputInfo) -> Given:
     settings = recipe.module
     assert settings is not None
-    origin = f"{settings.file}: class {settings.name}"
-    return Given(build_module(settings, recipe.seed), info, origin=origin, io_bits=recipe.model.io_bits)
+    origin, io_bits = f"{settings.file}: class {settings.name}", recipe.model.io_bits
+
+    def build() -> nn.Module:
+        return build_module(settings, recipe.seed)
+
+    given = Given(build(), info, origin=origin, io_bits=io_bits)
+    timesteps = most_timesteps(given, recipe)
+    given.refuse(rehearse(build, info, origin=origin, io_bits=io_bits, timesteps=timesteps))
+    return given
 
 
 def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:

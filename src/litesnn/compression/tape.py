@@ -52,6 +52,7 @@ class Call:
         target: what was called.
         name: the module's path, or the function's name.
         inputs: the tensors among its arguments, lists taken apart.
+        versions: how often each of the inputs had been changed in place before.
         output: what it returned.
         role: of a module of somebody's making that may be a neuron, what it is; ``None`` until that is found out.
     """
@@ -63,6 +64,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any = None
+    versions: tuple[int, ...] = ()
     role: Role | None = None
 
     @property
@@ -85,11 +87,23 @@ class Tape:
     image: Tensor
     calls: list[Call] = field(default_factory=list)
     _makers: dict[int, Call] = field(default_factory=dict)
+    _versions: dict[int, int] = field(default_factory=dict)  # of tensors when they were made, or last changed in a call
     _kept: list[Any] = field(default_factory=list)  # so that no tensor's id is given to another
 
+    def __post_init__(self) -> None:
+        self._versions[id(self.image)] = _version(self.image)
+
     def value(self, tensor: Tensor) -> Value:
-        """A tensor with the call that made it."""
-        return Value(tensor, self._makers.get(id(tensor)))
+        """A tensor with the call that made it, or last changed it in place."""
+        made = self._makers.get(id(tensor))
+        version = _version(tensor)
+        if self._versions.get(id(tensor), version) != version:  # through a view of it
+            made = Call(len(self.calls), _changed_in_place, "a change in place", (Value(tensor, made),), (tensor,), {})
+        return Value(tensor, made)
+
+    def is_image(self, value: Value) -> bool:
+        """Whether a value is the input, as it was given."""
+        return value.tensor is self.image and value.call is None
 
     def of(self, module: nn.Module) -> list[Call]:
         """The calls of a module."""
@@ -102,18 +116,31 @@ class Tape:
 
     def _begin(self, target: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         inputs = tuple(map(self.value, tensors_in((args, kwargs))))
-        return Call(len(self.calls), target, name, inputs, args, kwargs)
+        versions = tuple(_version(value.tensor) for value in inputs)
+        return Call(len(self.calls), target, name, inputs, args, kwargs, versions=versions)
 
     def _end(self, call: Call, output: Any) -> None:
-        made = list(tensors_in(output))
+        read = [value.tensor for value in call.inputs]
+        changed = [tensor for tensor, version in zip(read, call.versions, strict=True) if _version(tensor) != version]
         self._kept.append((call.args, output))
-        if not made:
+        if not (made := list(tensors_in(output))) and not changed:
             return
         call.index, call.output = len(self.calls), output
         self.calls.append(call)
-        for tensor in made:
-            if call.module is None or not any(tensor is value.tensor for value in call.inputs):
-                self._makers[id(tensor)] = call
+        handed_on = [] if call.module is None else read  # what a module gives back as it was is not of its making
+        for tensor in [*(each for each in made if not any(each is old for old in handed_on)), *changed]:
+            self._makers[id(tensor)] = call
+            self._versions[id(tensor)] = _version(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor, or what it is a view of, was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _changed_in_place(tensor: Tensor) -> Tensor:
+    """Stands for what cannot be called again."""
+    return tensor
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:
@@ -206,9 +233,9 @@ class _Listener(TorchFunctionMode):
         return hook
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self.open -= 1
-        if self.open == 0:
+        if self.open == 1:
             self.tape._end(self.pending.pop(), output)
+        self.open -= 1
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -32,10 +32,10 @@ T timesteps, B batch, C channels, H×W pixels, k kernel size, s stride.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["INPUT_STEPS", "Reference", "Trace", "quantize_input", "take_input"]
+
+_Number = TypeVar("_Number", np.float32, np.int64)
 
 INPUT_STEPS = 32
 """Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
@@ -99,7 +101,7 @@ class Reference:
         spikes: list[NDArray[np.uint8]] = []
         for population in model.populations:
             spikes.append(self._fire(population, image, spikes))
-        logits, integers = self._read_out(spikes)
+        logits, integers = self.read_out(spikes)
         return Trace(logits, spikes if record else None, integers)
 
     def classify(self, x: NDArray[np.generic] | Tensor, *, scale: float | None = None) -> NDArray[np.int64]:
@@ -115,6 +117,15 @@ class Reference:
         """Probabilities [B, K] of the classes (:func:`litesnn.raw_inputs.probabilities`); as :meth:`classify`."""
         return probabilities(self.run(array_of(self.model.input, x, scale)).logits[-1])
 
+    def currents(
+        self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
+    ) -> NDArray[np.float32]:
+        """The input current x [T, B, C, H, W] of a population of a float model, given the spikes of those before it.
+
+        ``image``: quantized [B, C, H, W], or [T, B, C, H, W].
+        """
+        return np.stack(list(self._steps(population, image, spikes, _currents)))
+
     def _fire(
         self, population: Population, image: NDArray[np.int8], spikes: list[NDArray[np.uint8]]
     ) -> NDArray[np.uint8]:
@@ -123,18 +134,27 @@ class Reference:
         One timestep after the other: a map of accumulators takes eight times the memory of its spikes.
         """
         model = self.model
-        static = image.ndim == 4 and all(synapses.sources == (IMAGE,) for synapses in population.synapses)
-        steps = range(1 if static else model.timesteps)
-        sums = ((_accumulators(synapses, image, spikes, t) for synapses in population.synapses) for t in steps)
-        repeats = model.timesteps if static else 1  # what an image alone makes is the same at every step
         if model.fraction is None:
-            currents = (x for each in sums for x in [_currents(population, each)] * repeats)
+            currents = self._steps(population, image, spikes, _currents)
             return _fire(currents, np.float32(model.leak), np.float32(model.threshold))
-        fixed = (x for each in sums for x in [_currents_fixed(population, each)] * repeats)
+        fixed = self._steps(population, image, spikes, _currents_fixed)
         return _fire_fixed(fixed, round(model.threshold * 2**model.fraction))
 
-    def _read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-        """y_t [T, B, classes], and z_t of a fixed-point model."""
+    def _steps(
+        self,
+        population: Population,
+        image: NDArray[np.int8],
+        spikes: list[NDArray[np.uint8]],
+        summed: Callable[[Population, Iterable[NDArray[np.float64]]], NDArray[_Number]],
+    ) -> Iterator[NDArray[_Number]]:
+        """The currents [B, C, H, W] of each timestep: what ``summed`` makes of the accumulators of each bundle."""
+        static = image.ndim == 4 and all(synapses.sources == (IMAGE,) for synapses in population.synapses)
+        for t in range(1 if static else self.model.timesteps):
+            x = summed(population, (_accumulators(synapses, image, spikes, t) for synapses in population.synapses))
+            yield from [x] * (self.model.timesteps if static else 1)  # what an image alone makes is always the same
+
+    def read_out(self, spikes: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
+        """y_t [T, B, classes] of the spikes of all populations, and z_t of a fixed-point model."""
         readout = self.model.readout
         each = {source: spikes[source].sum(axis=(3, 4), dtype=np.int64) for source in readout.sources}  # [T, B, C]
         counts = np.concatenate([each[source] for source in readout.sources], axis=2)

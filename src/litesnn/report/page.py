@@ -224,6 +224,11 @@ def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str,
         note = "the whole file on disk" if metrics.packing.possible else "an estimate: it cannot be packed"
         if metrics.weights and metrics.kept_weights is not None and metrics.packing.possible:
             note = f"{_percent(metrics.kept_weights / metrics.weights, 0)} of {si(metrics.weights)} weights kept"
+        if (same := metrics.packing.module) is not None:
+            note += (
+                f"; {same.predictions_equal:,} of {same.images:,} predictions are the module's own, logits within "
+                f"{same.largest_logit_difference:.1g}"
+            )
         tiles.append(("Packed size", si(metrics.packed_bytes, "B"), note))
     if metrics.bit_synops is not None:
         note = f"{si(metrics.synops)} SynOps per inference" if metrics.synops is not None else "per inference"

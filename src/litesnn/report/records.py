@@ -187,11 +187,21 @@ class QualityWarning(_Record):
     grave: bool = False
 
 
+class SameModule(_Record):
+    """A packed file beside the given module, run by its own forward, on so many test images."""
+
+    images: int
+    of: int
+    predictions_equal: int
+    largest_logit_difference: float
+
+
 class Packing(_Record):
-    """Whether a packed file can be, and if not, why."""
+    """Whether a packed file can be, and if not, why; and how it agrees with the given module."""
 
     possible: bool = True
     reason: str | None = None
+    module: SameModule | None = None
 
 
 class Metrics(_Record):
