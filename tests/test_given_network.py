@@ -261,7 +261,7 @@ def test_a_file_never_takes_more_bytes_than_the_search_expects() -> None:
 
 
 @torch.no_grad()
-def test_what_changes_shared_currents_unseen_is_noticed() -> None:
+def test_a_norm_that_changes_after_it_was_tried_is_noticed() -> None:
     norm = Rectifying(4)
 
     def make() -> nn.Module:
@@ -272,7 +272,7 @@ def test_what_changes_shared_currents_unseen_is_noticed() -> None:
     net = lively(make)
     net(net.encode(pixels()))
     norm.rectify = True
-    with pytest.raises(LitesnnError, match="neuron lif1 gets other currents than the sum of its layers"):
+    with pytest.raises(LitesnnError, match="norm norm cannot be folded: it does more than scale and shift"):
         net(net.encode(pixels()))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
-from litesnn.compression.norms import affine_of
+from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
 from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
@@ -167,7 +167,10 @@ class _Folder:
             case Norm():
                 norm = self.net.get_submodule(node.name)
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-                affine = affine_of(norm)
+                try:
+                    affine = affine_of(norm)
+                except NotAffine as error:  # with other numbers than those with which it was tried
+                    raise LitesnnError(f"norm {node.name} cannot be folded: {error}") from None
                 exact, bias = self._fold(node.child, gain * affine.gain)
                 return exact, bias + gain * affine.offset
             case Leaf():

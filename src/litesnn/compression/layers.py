@@ -155,6 +155,8 @@ class CompressedLayer(CompConv):
         self.scores = nn.Parameter(initial_scores(self.weight))
         self.bias = None if self.bias is None else nn.Parameter(pooling @ self.bias)
         self.spread = ((pooling != 0) / pooling.sum(1, keepdim=True)).T.contiguous()
+        if self._compression is not None:
+            self.prepare(self._compression)
 
     def prepare(self, compression: Compression) -> None:
         """Compute W_eff for the calls that follow."""

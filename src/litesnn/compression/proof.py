@@ -183,10 +183,11 @@ def _put(module: nn.Module, name: str, layer: CompressedLayer, exact: Any, shift
     target = module.get_submodule(name)
     assert isinstance(target, nn.Conv2d | nn.Linear)
     along = (-1, *[1] * (layer.weight.dim() - 1))
-    target.weight.data = (exact.codes.double() * exact.scale.view(along)).float()
+    target.weight.data = _spread(layer, exact.codes.double() * exact.scale.view(along)).float()
     bias = torch.zeros(layer.outputs) if layer.bias is None else layer.bias.detach()
     if shift is not None:
         bias = (bias.double() + shift).float()
+    bias = _spread(layer, bias)
     if target.bias is not None or bool((bias != 0).any()):
         target.bias = nn.Parameter(bias.clone(), requires_grad=False)
 
@@ -196,8 +197,14 @@ def _put_readout(module: nn.Module, graph: Graph, layer: CompressedLayer, foldin
     target = module.get_submodule(graph.readout)
     assert isinstance(target, nn.Linear)
     assert part.codes is not None
-    target.weight.data = (part.codes.double() * part.scale.double()[:, None] * graph.readout_pixels).float()
-    target.bias = nn.Parameter(folding.readout.bias.float().clone(), requires_grad=False)
+    weight = part.codes.double() * part.scale.double()[:, None] * graph.readout_pixels
+    target.weight.data = _spread(layer, weight).float()
+    target.bias = nn.Parameter(_spread(layer, folding.readout.bias.double()).float().clone(), requires_grad=False)
+
+
+def _spread(layer: CompressedLayer, rows: Tensor) -> Tensor:
+    """Of a layer whose outputs are pooled, rows [V, …] for all that is pooled, from those [K, …] of the classes."""
+    return rows if layer.spread is None else layer.spread.to(rows.dtype) @ rows
 
 
 def _compare(
