@@ -236,7 +236,7 @@ def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> Non
     ("options", "said"),
     [
         (["--time", "30"], "time '30' is not understood; expected a number with its unit"),
-        (["--time", "-5 min"], "time '-5 min' is not understood"),
+        (["--time", "-5 min"], "time '-5 min' is not longer than zero"),
         (["--time", ""], "time '' is not understood"),
         (["--time", "1e9 h"], "time '1e9 h' is not understood"),
         (["--time", "5 min", "--recipe", "small"], "--time is for a recipe that is made"),

@@ -274,7 +274,7 @@ def test_as_long_as_nothing_was_done_other_words_make_it_anew(
 
 def test_a_wrong_key_in_a_begun_run_is_one_line(folder: RunFolder, planner: Planner) -> None:
     begun(folder, WORDS, results=True)
-    with pytest.raises(InputError, match=r"^settings: unknown key 'search\.epoch'$"):
+    with pytest.raises(InputError, match=r"^settings: unknown key 'search\.epoch'; did you mean 'search\.epochs'"):
         begin(folder, Request(changes={"search.epoch": 3}), Session())
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -253,14 +254,17 @@ class Recipe(_Settings):
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{origin}: not valid TOML: {error}") from None
         for key, value in (changes or {}).items():
-            _set(values, key, value)
+            try:
+                _set(values, key, value)
+            except KeyError:
+                raise InputError(f"{origin}: unknown key {key!r}{_did_you_mean(key)}") from None
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "recipe"
             if first["type"] == "extra_forbidden":
-                raise InputError(f"{origin}: unknown key {key!r}") from None
+                raise InputError(f"{origin}: unknown key {key!r}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {first['input']!r}") from None
 
 
@@ -337,12 +341,37 @@ def _comment(reason: str) -> list[str]:
     return [f"# {part}" for part in textwrap.wrap(reason, 116)]
 
 
+def _did_you_mean(key: str) -> str:
+    """A question that names the known keys like a mistyped one, or nothing if there are none.
+
+    A key without its section is like those of every section: ``epochs`` is both ``search.epochs`` and ``train.epochs``.
+    """
+    known = list(_keys(Recipe))
+    found = [name for name in known if name.endswith(f".{key}")] or get_close_matches(key, known, n=2, cutoff=0.75)
+    if not found:
+        section, _, last = key.rpartition(".")
+        inside = [name for name in known if not section or name.startswith(f"{section}.")]
+        near = get_close_matches(last, {name.rpartition(".")[2] for name in inside}, n=1, cutoff=0.7)
+        found = [name for name in inside if name.rpartition(".")[2] in near]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a model's settings and sections."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _keys(inner, f"{prefix}{name}.")
+
+
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value at a dotted key. Raises ``KeyError`` if it goes through a value that is no section."""
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"unknown key {key!r}")
+            raise KeyError(key)
     if value is None:
         values.pop(last, None)
     else:
