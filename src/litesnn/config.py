@@ -6,6 +6,7 @@ below are what ``litesnn recipes NAME`` prints. The run folder keeps the whole r
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ __all__ = [
     "TrainSettings",
     "describe_settings",
     "load_recipe",
+    "reasons_in",
     "shipped_recipes",
     "with_numbers",
 ]
@@ -189,6 +191,11 @@ class ModuleSettings(_Settings):
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
 
+    def options(self) -> str:
+        """The options of ``litesnn compress`` that name this module."""
+        words = ["--model", f"{self.file}:{self.name}"]
+        return shlex.join(words if self.weights is None else [*words, "--weights", self.weights])
+
 
 class MadeFor(_Settings):
     """What a recipe was made for that was made from the data, the budget and the time (:mod:`litesnn.planning`)."""
@@ -227,6 +234,21 @@ class Recipe(_Settings):
         """What recordings become."""
         return FrontEnds(self.audio, self.events, self.timesteps)
 
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values at dotted keys. Epochs that a person says are not set anew by a made recipe.
+
+        Raises:
+            InputError: as :meth:`from_toml`.
+        """
+        values = tomllib.loads(self.to_toml())
+        wished = Recipe._from_values(values, "settings", changes)
+        if wished.made is not None and any(
+            getattr(wished.train, key) != getattr(self.train, key) for key in ("epochs", "epoch_steps")
+        ):
+            made = wished.made.model_copy(update={"epochs_follow": False, "training": 0.0})
+            wished = wished.model_copy(update={"made": made})
+        return wished
+
     def to_toml(self, reasons: Mapping[str, str] | None = None) -> str:
         """The whole recipe as TOML text, defaults included; ``None`` is an absent key.
 
@@ -253,7 +275,11 @@ class Recipe(_Settings):
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{origin}: not valid TOML: {error}") from None
-        for key, value in (changes or {}).items():
+        return cls._from_values(values, origin, changes or {})
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any], origin: str, changes: Mapping[str, Any]) -> Recipe:
+        for key, value in changes.items():
             try:
                 _set(values, key, value)
             except KeyError:
@@ -317,6 +343,22 @@ def describe_settings(recipe: Recipe) -> Iterable[tuple[str, Any, str]]:
                 yield f"{name}.{inner}", getattr(value, inner), inner_field.description or ""
         else:
             yield name, value, field.description or ""
+
+
+def reasons_in(text: str) -> dict[str, str]:
+    """The reasons that the TOML text of a recipe gives for values, by dotted key: :meth:`Recipe.to_toml` takes them."""
+    reasons: dict[str, str] = {}
+    section, said = "", list[str]()
+    for line in text.splitlines():
+        if line.startswith("#"):
+            said.append(line.removeprefix("#").strip())
+            continue
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        elif said and " = " in line:
+            reasons[section + line.partition(" = ")[0]] = " ".join(said)
+        said = []
+    return reasons
 
 
 def with_numbers(text: str, values: Mapping[str, int], reasons: Mapping[str, str]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
@@ -12,16 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from litesnn.data.single import load_inputs
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.networks import load_network
+from litesnn.prediction_inputs import input_files
 from litesnn.runs import STAGES, RunFolder
 
-__all__ = ["info_table", "predictions", "summary_table"]
+__all__ = ["info_table", "prediction_writer", "predictions", "summary_table"]
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
@@ -78,28 +81,84 @@ def info_table(path: Path) -> Table:
     return _model_table(path, model)
 
 
-def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = False) -> Iterator[dict[str, Any]]:
+def predictions(
+    model_path: Path,
+    inputs: Sequence[Path],
+    *,
+    reference: bool = False,
+    top: int = 1,
+    failed: Callable[[InputError], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[dict[str, Any]]:
     """For every input its class, the class's probability and the logits, by the native engine or the reference.
 
+    Args:
+        model_path: a packed model, or a run folder with one.
+        inputs: files, folders of files, or ``-`` for standard input.
+        reference: compute with the reference.
+        top: so many of the most probable classes are in ``"top"``, each with its probability.
+        failed: called with what is wrong with an input, after which the next one has its turn.
+        note: called with what a person should know of the inputs, such as files that are not read.
+
     Raises:
-        InputError: the model or an input is missing, damaged or of another shape; before anything is printed for it.
+        InputError: the model is missing or damaged, or so is an input, or that has another shape, and nobody is called;
+            before anything is printed for it.
     """
-    model = read(model_path)
+    model = read(_packed_model(model_path))
     runner = Reference(model) if reference else Engine(model)
-    for path in inputs:
-        spec = model.input
-        rows = load_inputs(path, spec.shape, spec.kind, spec.front_end, timesteps=model.timesteps).numpy()
+    for name, read_rows in input_files(inputs, model, note):
+        try:
+            rows = read_rows().numpy()
+        except InputError as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
         logits = runner.run(rows).logits[-1]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = exponents / exponents.sum(axis=1, keepdims=True)
         for number, (row, share) in enumerate(zip(logits, shares, strict=True)):
-            best = int(row.argmax())
+            best = [int(index) for index in np.argsort(-row, kind="stable")[:top]]
             yield {
-                "input": str(path) if len(rows) == 1 else f"{path}[{number}]",
-                "class": model.classes[best],
-                "probability": float(share[best]),
+                "input": name if len(rows) == 1 else f"{name}[{number}]",
+                "class": model.classes[best[0]],
+                "probability": float(share[best[0]]),
+                "top": [{"class": model.classes[index], "probability": float(share[index])} for index in best],
                 "logits": row.tolist(),
             }
+
+
+def prediction_writer(form: Literal["text", "json", "csv"]) -> Callable[[Mapping[str, Any]], None]:
+    """What prints a row of :func:`predictions`: as a line for people, as JSON, or as a row of a table with a header."""
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    header_due = True
+
+    def write(row: Mapping[str, Any]) -> None:
+        nonlocal header_due
+        classes = row["top"]
+        if form == "json":
+            print(json.dumps(row))
+        elif form == "csv":
+            if header_due:
+                ranks = ["" if rank == 0 else f"_{rank + 1}" for rank in range(len(classes))]
+                table.writerow(["input", *(f"{name}{rank}" for rank in ranks for name in ("class", "probability"))])
+                header_due = False
+            table.writerow([row["input"], *(value for each in classes for value in each.values())])
+        else:
+            said = ", ".join(f"{each['class']} ({each['probability']:.1%})" for each in classes)
+            print(f"{row['input']}: {said}")
+
+    return write
+
+
+def _packed_model(path: Path) -> Path:
+    """The packed model of a run folder, or the file itself. Raises ``InputError`` if the run has none."""
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if not run.done("pack"):
+        run.recipe()  # or it is no run
+    return run.need("pack")
 
 
 def _model_table(path: Path, model: PackedModel) -> Table:

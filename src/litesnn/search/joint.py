@@ -385,6 +385,8 @@ def learn(
             constraint.multiplier = saved["multipliers"][key]
     steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
+    if done:
+        session.show(f"[dim]search: goes on with epoch {done + 1} of {epochs}[/]")
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
         task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
@@ -405,9 +407,10 @@ def learn(
                 bar.advance(task)
             row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
             row |= sums.means() | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
+            row["options"] = session.options()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
-            bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
+            bar.update(task, status=f"epoch {epoch + 1} of {epochs}, {kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
             save_state(checkpoint, "search state", module, state.optimizers, memory)
