@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_will_be_done_and_does_nothing(problem: Problem, tmp
     assert (outcome.code, outcome.err) == (0, "")
     for text in ("network    stem stride 1", "estimate   about", "T <= 2 is allowed, but search.timesteps is 1"):
         assert text in outcome.out
-    assert outcome.out.splitlines()[-1] == f"begun; go on with: litesnn design --run {run}"
+    assert outcome.out.splitlines()[-1] == f"begun; go on with: litesnn design --run {run} --device cpu"
     begun(run)
     first = (run / "recipe.toml").read_bytes()
     for again in (words(problem, run), ["--run", str(run), "--device", "cpu"]):

@@ -348,6 +348,7 @@ def export_c(
 
     from litesnn.deploy.export_c.command import export, firmware_summary
 
+    raise_again()
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
@@ -369,6 +370,7 @@ def export_to_nir(
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
     from litesnn.deploy.exchange.command import export_nir
 
+    raise_again()
     print(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary())
 
 
@@ -380,17 +382,42 @@ def export_to_onnx(
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
     from litesnn.deploy.exchange.command import export_onnx
 
+    raise_again()
     print(export_onnx(path, out).summary())
 
 
 @_command()
 def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safetensors or a packed model")]) -> None:
-    """Print what a network is made of, and what it takes."""
+    """Print what a network is made of, and what it takes; of an unfinished run also what is left to do."""
     from rich.console import Console
 
+    from litesnn.run_state import state_lines
+    from litesnn.runs import RunFolder
     from litesnn.show import info_table
 
-    Console().print(info_table(path))
+    raise_again()
+    console, run = Console(), RunFolder(path)
+    left = state_lines(run) if path.is_dir() else []
+    if not left or run.done("train"):
+        console.print(info_table(path))
+    for line in left:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@_command("list")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder that holds run folders")] = Path("runs"),
+) -> None:
+    """List the runs in a folder with their accuracy and costs, or how far they are."""
+    from rich.console import Console
+
+    from litesnn.run_state import find_runs, run_table
+
+    raise_again()
+    if runs := find_runs(folder):
+        Console().print(run_table(folder, runs))
+    else:
+        print(f"{folder}: no runs")
 
 
 @_command()
@@ -438,8 +465,13 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
     from litesnn.config import describe_settings, load_recipe, shipped_recipes
 
     if name is None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
         for shipped in shipped_recipes():
-            print(f"{shipped:20} {load_recipe(shipped).description.partition(chr(10))[0]}")
+            table.add_row(shipped, load_recipe(shipped).description.partition("\n")[0])
+        Console(highlight=False).print(table)
         return
     for key, value, meaning in describe_settings(load_recipe(name)):
         print(f"{key:34} = {json.dumps(value, default=str):24} # {meaning}")

@@ -22,29 +22,34 @@ from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.networks import load_network
 from litesnn.prediction_inputs import input_files
+from litesnn.run_state import cut_middle
 from litesnn.runs import STAGES, RunFolder
 
 __all__ = ["info_table", "prediction_writer", "predictions", "summary_table"]
 
+_WIDTH, _NAME_WIDTH = 80, 28
+"""Columns of a terminal at least, and those that a name may take in a title."""
+
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """What a design came to, beside its budget."""
-    table = Table(title=Text(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}"))
+    names = [cut_middle(str(name), _NAME_WIDTH) for name in (metrics["recipe"], metrics["data"]["name"])]
+    table = Table(title=Text(f"{names[0]} on {names[1]}, seed {metrics['seed']}"))
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, figure in _accuracy_rows(metrics):
         table.add_row(name, figure, "", "")
     table.add_row("arithmetic", metrics.get("arithmetic", "float"), "", "")
-    names = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
+    limits = {"packed_bytes": "packed size, B", "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
         kept = "" if row["limit"] is None else ("yes" if row["kept"] else "[bold red]NO[/]")
-        table.add_row(names[row["name"]], f"{row['value']:,.0f}", limit, kept)
+        table.add_row(limits[row["name"]], f"{row['value']:,.0f}", limit, kept)
     table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
     if engine := metrics.get("engine"):
         table.add_row("additions of the native engine", f"{engine['additions']:,.0f}", "", "")
     table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
-    table.add_row("model size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
+    table.add_row("size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
@@ -168,7 +173,7 @@ def _model_table(path: Path, model: PackedModel) -> Table:
     kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
     kind += "" if model.input.front_end is None else f"; input: {model.input.front_end}"
     table = Table(
-        title=Text(f"{path}: {task}, {model.timesteps} timesteps{kind}"),
+        title=Text(f"{cut_middle(str(path), _WIDTH - 1)}:\n{task}, {model.timesteps} timesteps{kind}"),
         caption="k/s: kernel/stride; a population's first row has its bias and rate",
         box=box.SIMPLE_HEAD,
         show_edge=False,
