@@ -539,7 +539,7 @@ def test_predict_the_most_probable_classes_and_as_a_table(finished: Path, tmp_pa
     (row,) = json_rows(litesnn("predict", finished, tmp_path / "a, b.npy", "--json", "--top", "9"))
     top = row["top"]
     assert isinstance(top, list)
-    assert [each["class"] for each in top][0] == row["class"]
+    assert top[0]["class"] == row["class"]
     shares = [each["probability"] for each in top]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1, rel=1e-5)

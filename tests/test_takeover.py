@@ -47,7 +47,7 @@ def files(run: RunFolder) -> set[str]:
         ({"train.epochs": 60, "seed": 1}, "search"),
         *[({key: value}, "search") for key, value in {
             "seed": 1, "budget.packed_bytes": 9, "data.source": "other", "data.train_limit": 9, "augment.crop": 1,
-            "model.width": 9, "model.edges_per_node": 1, "search.epochs": 9, "audio.mels": 20, "events.clip": 3,
+            "model.width": 9, "model.edges_per_node": 1, "search.epochs": 9, "audio.mels": 20, "events.clip": 7,
         }.items()],
     ],
 )  # fmt: skip
