@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from litesnn.budget import Budget
+from litesnn.budget import Budget, parse_bytes
 from litesnn.errors import InputError
 
 
@@ -60,6 +60,9 @@ def test_what_people_write(text: str, limits: tuple[int | None, float | None, in
         ("0 Bit-SynOps", "'0 Bit-SynOps'"),
         ("T <= 0", "'T <= 0'"),
         ("T <= 65", "65"),
+        ("-T <= 4", "'-T <= 4' must be greater than zero"),
+        ("8 kB, 4", "'4' of '8 kB, 4' is a number without a unit"),
+        ("at most 4", "'at most 4'"),
         ("1e400 kB", "1e400"),
         ("1e400 Bit-SynOps", "1e400"),
     ],
@@ -69,6 +72,39 @@ def test_what_is_not_understood_is_named_in_one_line(text: str, part: str) -> No
         Budget.parse(text)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bare_number_is_no_limit_and_the_words_that_are_understood_are_named() -> None:
+    with pytest.raises(InputError) as caught:
+        Budget.parse("8")
+    said = str(caught.value)
+    assert said.startswith("budget part '8' of '8' is a number without a unit; expected ")
+    for word in ("bytes", "kB", "KiB", "Bit-SynOps", "timesteps", "T <= 4"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("1,5 MB", "as in 1.5"),
+        ("8 kB, 1,5 M Bit-SynOps", "as in 1.5"),
+        ("packed 1,5 kB", "as in 1.5"),
+        ("1,000 B", "as in 1000 or 1.000"),
+        ("20,000 Bit-SynOps, T <= 4", "as in 20000 or 20.000"),
+        ("1,000,000 Bit-SynOps", "as in 1000000"),
+        ("1,000.5 kB", "as in 1000.5"),
+        ("1.000,5 kB", "a point before decimals"),
+        ("T <= 1,5 MB", "as in 1.5"),
+        ("T <= 1,000 B", "as in 1000 or 1.000"),
+    ],
+)
+def test_a_comma_in_a_number_is_never_read_as_two_limits(text: str, written: str) -> None:
+    for read in (Budget.parse, parse_bytes):
+        with pytest.raises(InputError) as caught:
+            read(text)
+        assert repr(text) in str(caught.value)
+        assert "has a comma inside; expected a number without it" in str(caught.value)
+        assert str(caught.value).endswith(written)
 
 
 @given(

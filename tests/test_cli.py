@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import csv
 import html
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 
 import litesnn as package
 from litesnn.config import shipped_recipes
+from litesnn.runs import RunFolder
 from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, Problem, contents, inputs, litesnn, stamps, write_data
 
 COMMANDS = ("design", "search", "derive", "train", "evaluate", "pack", "report", "info", "predict")
@@ -494,6 +497,63 @@ def test_predict_many(finished: Path, tmp_path: Path) -> None:
     assert [row["logits"] for row in found[:5]] == [row["logits"] for row in found[5:]]
 
 
+def test_predict_takes_a_run_a_folder_and_standard_input(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, _ = inputs()
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.fromarray(x[0, 0]).save(tmp_path / "photos" / "b.png")
+    Image.fromarray(x[1, 0]).save(tmp_path / "photos" / "more" / "a.png")
+    Image.fromarray(x[2, 0]).save(tmp_path / "photos" / ".hidden.png")
+    (tmp_path / "photos" / "notes.txt").write_text("")
+    np.save(tmp_path / "x.npy", x[:2])
+    outcome = litesnn("predict", finished, tmp_path / "photos", "--json")
+    assert outcome.err == f"litesnn: warning: {tmp_path / 'photos'}: 1 other file is not read\n"
+    found = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [row["input"] for row in found] == [str(tmp_path / "photos" / name) for name in ("b.png", "more/a.png")]
+    for content, names in (
+        ((tmp_path / "photos" / "b.png").read_bytes(), ["-"]),
+        ((tmp_path / "x.npy").read_bytes(), ["-[0]", "-[1]"]),
+    ):
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(content)))
+        rows = json_rows(litesnn("predict", finished / "model.safetensors", "-", "--json"))
+        assert [row["input"] for row in rows] == names
+        assert rows[0]["logits"] == found[0]["logits"]
+    for content, said in ((b"", "standard input is empty"), (b"no picture", "standard input")):
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(content)))
+        assert said in refused(litesnn("predict", finished, "-"))
+
+
+def test_predict_goes_on_after_a_bad_input_and_fails_at_the_end(finished: Path, tmp_path: Path) -> None:
+    x, _ = inputs()
+    np.save(tmp_path / "x.npy", x[0])
+    outcome = litesnn("predict", finished, bad_png(tmp_path), tmp_path / "x.npy", tmp_path / "none.png", "--json")
+    assert outcome.code == 2
+    assert [json.loads(line)["input"] for line in outcome.out.splitlines()] == [str(tmp_path / "x.npy")]
+    first, second = outcome.err.splitlines()
+    assert first.startswith(f"litesnn: error: {tmp_path / 'text.png'}")
+    assert second == f"litesnn: error: {tmp_path / 'none.png'}: no such file or folder"
+
+
+def test_predict_the_most_probable_classes_and_as_a_table(finished: Path, tmp_path: Path) -> None:
+    x, _ = inputs()
+    np.save(tmp_path / "a, b.npy", x[0])
+    (row,) = json_rows(litesnn("predict", finished, tmp_path / "a, b.npy", "--json", "--top", "9"))
+    top = row["top"]
+    assert isinstance(top, list)
+    assert top[0]["class"] == row["class"]
+    shares = [each["probability"] for each in top]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, rel=1e-5)
+    plain = litesnn("predict", finished, tmp_path / "a, b.npy", "--top", "2").out
+    assert plain.endswith(": " + ", ".join(f"{each['class']} ({each['probability']:.1%})" for each in top[:2]) + "\n")
+    table = list(csv.reader(StringIO(litesnn("predict", finished, tmp_path / "a, b.npy", "--csv", "--top", "2").out)))
+    assert table[0] == ["input", "class", "probability", "class_2", "probability_2"]
+    assert table[1][:2] == [str(tmp_path / "a, b.npy"), row["class"]]
+    assert float(table[1][4]) == shares[1]
+    assert "leave out one" in refused(litesnn("predict", finished, tmp_path / "a, b.npy", "--csv", "--json"))
+
+
 def json_rows(outcome: Outcome) -> list[dict[str, object]]:
     assert (outcome.code, outcome.err) == (0, "")
     return [json.loads(line) for line in outcome.out.splitlines()]
@@ -525,7 +585,7 @@ BAD_INPUTS: list[tuple[Callable[[Path], Path], str]] = [
     (bad_png, "text.png"),
     (no_x, "y.npz: has no array x"),
     (lambda folder: folder / "missing.png", "missing.png: no such file or folder"),
-    (lambda folder: folder, "is a folder; expected a file"),
+    (lambda folder: folder, "is a folder without a file for this network; expected .bmp, "),
 ]
 
 
@@ -536,7 +596,7 @@ def test_predict_refuses(finished: Path, tmp_path: Path, make: Callable[[Path], 
 
 def test_predict_without_a_model(finished: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", inputs()[0])
-    for model in (tmp_path / "missing.safetensors", finished / "network.safetensors", finished):
+    for model in (tmp_path / "missing.safetensors", finished / "network.safetensors", tmp_path):
         assert model.name in refused(litesnn("predict", model, tmp_path / "x.npy"))
 
 
@@ -552,6 +612,73 @@ def test_recipes() -> None:
         assert "search.epochs" in printed.out
         assert all(line.split("#", 1)[1].strip() for line in printed.out.splitlines() if "." in line.split()[0])
     assert "no recipe 'nonsense'" in refused(litesnn("recipes", "nonsense"))
+
+
+def test_lists_fit_80_columns(finished: Path) -> None:
+    helps: list[list[str | Path]] = [[name, "-h"] for name in COMMANDS]
+    for words in (["recipes"], ["list", finished.parent], ["info", finished], *helps):
+        outcome = litesnn(*words, columns=80)
+        assert outcome.code == 0, outcome
+        assert max(map(len, outcome.out.splitlines())) <= 80, words
+        assert "<bool>" not in outcome.out
+
+
+def test_list_has_a_finished_run(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    (line,) = [line for line in litesnn("list", finished.parent).out.splitlines() if line.startswith("run ")][-1:]
+    assert "accuracy" in line
+    last = litesnn("list", finished.parent).out.splitlines()[-1].split()
+    assert last[:3] == ["run", "blobs.npz", f"{metrics['test_accuracy']:.1%}"]
+
+
+def test_info_of_an_unfinished_run(copy: Path) -> None:
+    for name in ("network.safetensors", "metrics.json", "model.safetensors", "report.html"):
+        (copy / name).unlink()
+    outcome = litesnn("info", copy)
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[1:] == [
+        "done: search, derive",
+        "next: train",
+        f"go on with: litesnn design --run {copy}",
+    ]
+
+
+def test_a_run_takes_over_what_a_change_does_not_touch(finished: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    words: list[str | Path] = ["design", "--from", finished, "--set", "train.epochs=2", "--run", new, "--device", "cpu"]
+    outcome = litesnn(*words)
+    assert outcome.code == 0, outcome.err
+    assert f"taken over from {finished}: search, derive (train.epochs was 12, now 2)\n" in outcome.out
+    assert "search: epoch" not in outcome.out
+    assert "train: epoch 2 of 2, validation accuracy" in outcome.out
+    for name in ("search.safetensors", "search.jsonl", "genotype.json"):
+        assert (new / name).read_bytes() == (finished / name).read_bytes()
+    assert RunFolder(new).recipe() == RunFolder(finished).recipe().changed({"train.epochs": 2})
+    assert "leave out one" in refused(litesnn(*words, "--dry-run"))
+
+
+def test_other_data_are_not_taken_over(copy: Path, tmp_path: Path) -> None:
+    x, y = inputs(rows=147)
+    other = npz(tmp_path / "other.npz", x, y)
+    text = (copy / "recipe.toml").read_text()
+    lines = [f'source = "{other}"' if line.startswith("source") else line for line in text.splitlines()]
+    (copy / "recipe.toml").write_text("\n".join(lines))
+    new = tmp_path / "new"
+    words: list[str | Path] = ["--from", copy, "--set", "data.test_limit=20", "--run", new, "--device", "cpu"]
+    assert "other" in refused(litesnn("design", *words))
+    assert {path.name for path in new.iterdir()} == {"recipe.toml", ".lock"}
+
+
+def test_the_metrics_say_how_the_run_is_made_again(finished: Path) -> None:
+    command = json.loads((finished / "metrics.json").read_text())["command"]
+    assert command == "litesnn design --recipe recipe.toml --run AGAIN --device cpu --threads 1"
+
+
+def test_quiet_does_not_silence_the_estimate_of_a_dry_run(problem: Problem, tmp_path: Path) -> None:
+    outcome = litesnn("design", *problem.options(tmp_path / "run"), "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    (line,) = outcome.out.splitlines()
+    assert line.startswith("estimate   about ")
 
 
 def test_version() -> None:

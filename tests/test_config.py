@@ -274,3 +274,34 @@ def test_most_timesteps_are_those_of_the_search_within_the_budget() -> None:
     for budget, search, most in ((None, 6, 6), (4, 6, 4), (9, 6, 6)):
         recipe = Recipe.from_toml("", changes={"budget.timesteps": budget, "search.timesteps": search})
         assert recipe.timesteps == recipe.front_ends.timesteps == most
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("search.epoch", "'search.epochs' or 'search.epoch_steps'"),
+        ("epochs", "'search.epochs' or 'train.epochs'"),
+        ("batchsize", "'search.batch_size' or 'train.batch_size'"),
+        ("serach.epochs", "'search'"),
+        ("sead", "'seed'"),
+        ("budget.bytes", "'budget.packed_bytes'"),
+        ("name.x", "'name'"),
+    ],
+)
+def test_a_mistyped_key_is_told_what_it_is_like(key: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.from_toml('name = "mine"', origin="my.toml", changes={key: 3})
+    assert str(caught.value).startswith("my.toml: unknown key '")
+    assert str(caught.value).endswith(f"; did you mean {meant}?")
+
+
+def test_a_mistyped_key_of_a_file_is_told_too() -> None:
+    with pytest.raises(InputError, match=r"^recipe: unknown key 'serach'; did you mean 'search'\?$"):
+        Recipe.from_toml("[serach]\nepochs = 3")
+
+
+@pytest.mark.parametrize("key", ["nonsense", "nonsense.lr", "xyz.abc", "colour"])
+def test_a_key_like_none_is_not_guessed(key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.from_toml("", changes={key: 3})
+    assert "did you mean" not in str(caught.value)

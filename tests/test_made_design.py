@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_will_be_done_and_does_nothing(problem: Problem, tmp
     assert (outcome.code, outcome.err) == (0, "")
     for text in ("network    stem stride 1", "estimate   about", "T <= 2 is allowed, but search.timesteps is 1"):
         assert text in outcome.out
-    assert outcome.out.splitlines()[-1] == f"begun; go on with: litesnn design --run {run}"
+    assert outcome.out.splitlines()[-1] == f"begun; go on with: litesnn design --run {run} --device cpu"
     begun(run)
     first = (run / "recipe.toml").read_bytes()
     for again in (words(problem, run), ["--run", str(run), "--device", "cpu"]):
@@ -236,7 +236,7 @@ def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> Non
     ("options", "said"),
     [
         (["--time", "30"], "time '30' is not understood; expected a number with its unit"),
-        (["--time", "-5 min"], "time '-5 min' is not understood"),
+        (["--time", "-5 min"], "time '-5 min' is not longer than zero"),
         (["--time", ""], "time '' is not understood"),
         (["--time", "1e9 h"], "time '1e9 h' is not understood"),
         (["--time", "5 min", "--recipe", "small"], "--time is for a recipe that is made"),

@@ -71,7 +71,8 @@ WORDS = Request(data="blobs.npz", budget="3 kB, T <= 2", seed=3, time="20 min", 
 @pytest.mark.parametrize(
     ("request_", "written"),
     [
-        (Request(), "digits"),
+        (Request(), None),
+        (Request(seed=3), None),
         (Request(data="digits"), "digits"),
         (Request(data="digits", budget="8 kB", seed=1, changes={"seed": 2}), "digits"),
         (Request(data="digits", time="5 min"), None),
@@ -181,7 +182,8 @@ def test_a_written_recipe_is_taken_as_it_is(
     monkeypatch.setattr(module, "load", lambda *_: pytest.fail("the data were read"))
     found = begin(folder, Request(data=str(problem.data), recipe=problem.recipe, seed=5), Session())
     assert found == Begun(Recipe.from_toml(RECIPE, changes={"data.source": str(problem.data), "seed": 5}))
-    assert begin(folder, Request(), Session()) == Begun(load_recipe("digits"))
+    assert begin(folder, Request(data="digits"), Session()) == Begun(load_recipe("digits"))
+    assert begin(folder, Request(recipe="digits"), Session()) == Begun(load_recipe("digits"))
     cifar = load_recipe("cifar10-s")
     assert begin(folder, Request(recipe="cifar10-s", data=cifar.data.source), Session()) == Begun(cifar)
     assert planner.asked == []
@@ -257,7 +259,8 @@ def test_other_words_are_refused_by_the_first_difference(
     before = (folder / "recipe.toml").read_bytes()
     with pytest.raises(InputError) as caught:
         begin(folder, request_, Session())
-    assert str(caught.value) == f"{folder.path} holds a run with another recipe ({difference}); choose another folder"
+    advice = f"choose another folder, for example with --from {folder.path}, which takes over what stays the same"
+    assert str(caught.value) == f"{folder.path} holds a run with another recipe ({difference}); {advice}"
     assert len(planner.asked) == 1
     assert (folder / "recipe.toml").read_bytes() == before
 
@@ -274,7 +277,7 @@ def test_as_long_as_nothing_was_done_other_words_make_it_anew(
 
 def test_a_wrong_key_in_a_begun_run_is_one_line(folder: RunFolder, planner: Planner) -> None:
     begun(folder, WORDS, results=True)
-    with pytest.raises(InputError, match=r"^settings: unknown key 'search\.epoch'$"):
+    with pytest.raises(InputError, match=r"^settings: unknown key 'search\.epoch'; did you mean 'search\.epochs'"):
         begin(folder, Request(changes={"search.epoch": 3}), Session())
 
 
@@ -314,3 +317,148 @@ def test_a_damaged_recipe_is_refused_by_name(folder: RunFolder, planner: Planner
     (folder / "recipe.toml").write_text("version = 7")
     with pytest.raises(InputError, match=r"recipe\.toml: version"):
         begin(folder, WORDS, Session())
+
+
+# --- no data are named ---
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (Request(), "run: nothing to resume here, and no data for a new run; expected --data"),
+        (Request(budget="8 kB"), "run: nothing to resume here"),
+        (Request(time="5 min"), "run: nothing to resume here"),
+        (Request(changes={"train.epochs": 3}), "run: nothing to resume here"),
+        (Request(recipe="small"), "recipe small names no data; expected --data"),
+    ],
+)
+def test_no_data_are_taken_that_nobody_named(folder: RunFolder, planner: Planner, request_: Request, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        begin(folder, request_, Session())
+    assert said in str(caught.value)
+    assert planner.asked == []
+    assert not folder.path.exists()
+
+
+def test_a_recipe_that_names_its_data_needs_no_others(folder: RunFolder, planner: Planner, tmp_path: Path) -> None:
+    (tmp_path / "named.toml").write_text('[data]\nsource = "my.npz"')
+    found = begin(folder, Request(recipe=tmp_path / "named.toml"), Session())
+    assert found.recipe is not None
+    assert found.recipe.data.source == "my.npz"
+    (tmp_path / "nameless.toml").write_text("[search]\nepochs = 3")
+    with pytest.raises(InputError, match=r"nameless\.toml names no data"):
+        begin(folder, Request(recipe=tmp_path / "nameless.toml"), Session())
+
+
+def test_other_words_after_a_dry_run_change_that_run(folder: RunFolder, planner: Planner) -> None:
+    begun(folder, WORDS, results=False)
+    found = begun(folder, Request(seed=4, changes={"search.lr": 0.1}), results=False).recipe
+    assert len(planner.asked) == 1
+    assert found == folder.recipe()
+    assert found is not None
+    assert (found.data.source, found.budget.packed_bytes, found.seed, found.search.lr) == ("blobs.npz", 3000, 4, 0.1)
+    assert "# what the time allows\nepochs = 12\n" in (folder / "recipe.toml").read_text()  # as its other reasons
+
+
+def test_epochs_that_are_said_later_are_not_set_anew(folder: RunFolder, planner: Planner) -> None:
+    begun(folder, WORDS, results=False)
+    begun(folder, Request(changes={"train.epochs": 5}), results=False)
+    recipe = folder.recipe()
+    assert recipe.made is not None
+    assert (recipe.train.epochs, recipe.made.epochs_follow) == (5, False)
+    assert "# what the time allows" not in (folder / "recipe.toml").read_text()
+    assert begin(folder, Request(changes={"train.epochs": 5}), Session()) == Begun()
+
+
+@pytest.mark.parametrize("request_", [Request(budget="9 kB"), Request(time="1 h")])
+def test_a_recipe_is_not_made_anew_for_data_that_are_not_named(
+    folder: RunFolder, planner: Planner, request_: Request
+) -> None:
+    begun(folder, WORDS, results=False)
+    with pytest.raises(InputError, match=r"made for another budget or time \(.*\); say --data blobs\.npz and all else"):
+        begin(folder, request_, Session())
+    assert len(planner.asked) == 1
+
+
+@pytest.mark.parametrize("results", [False, True])
+def test_a_change_starts_from_the_recipe_of_the_run(folder: RunFolder, problem: Problem, results: bool) -> None:
+    """Not from that of the digits, which nobody named."""
+    begun(folder, Request(data=str(problem.data), recipe=problem.recipe, seed=5), results=results)
+    request_ = Request(changes={"train.epochs": 2})
+    if results:
+        with pytest.raises(InputError, match=r"another recipe \(train\.epochs was 12, now 2\)"):
+            begin(folder, request_, Session())
+        return
+    found = begin(folder, request_, Session()).recipe
+    assert found == folder.recipe().changed({"train.epochs": 2})
+    assert found is not None
+    assert (found.seed, found.data.source, found.train.epochs) == (5, str(problem.data), 2)
+
+
+# --- from another run ---
+
+
+def test_a_run_begins_with_the_recipe_of_another(folder: RunFolder, planner: Planner, tmp_path: Path) -> None:
+    begun(folder, WORDS, results=True)
+    new = RunFolder(tmp_path / "new")
+    request_ = Request(from_run=folder.path, changes={"train.epochs": 60})
+    found = begun(new, request_, results=True).recipe
+    assert found is not None
+    assert found == folder.recipe().changed({"train.epochs": 60})
+    assert found.made is not None
+    assert not found.made.epochs_follow
+    assert begin(new, request_, Session()) == Begun()  # the same command goes on
+    assert len(planner.asked) == 1
+
+
+def test_the_same_from_goes_on_though_epochs_were_set_anew(folder: RunFolder, planner: Planner, tmp_path: Path) -> None:
+    begun(folder, WORDS, results=True)
+    new, request_ = RunFolder(tmp_path / "new"), Request(from_run=folder.path, changes={"train.lr": 0.1})
+    begun(new, request_, results=True)
+    (new / "recipe.toml").write_text((new / "recipe.toml").read_text().replace("epochs = 12", "epochs = 34"))
+    assert begin(new, request_, Session()) == Begun()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"recipe": "small"}, "--recipe or --model name another"),
+        ({"budget": "9 kB"}, "its recipe was made for another budget; leave out --from"),
+        ({"time": "-1 h"}, "not longer than zero"),
+        ({"changes": {"train.epoch": 3}}, "did you mean 'train.epochs'"),
+    ],
+)
+def test_what_contradicts_from(
+    folder: RunFolder, planner: Planner, tmp_path: Path, words: dict[str, Any], said: str
+) -> None:
+    begun(folder, WORDS, results=True)
+    with pytest.raises(InputError) as caught:
+        begin(RunFolder(tmp_path / "new"), Request(from_run=folder.path, **words), Session())
+    assert said in str(caught.value)
+    with pytest.raises(InputError, match="is the run itself"):
+        begin(folder, Request(from_run=folder.path), Session())
+    with pytest.raises(InputError, match="is not a run folder"):
+        begin(folder, Request(from_run=tmp_path), Session())
+
+
+# --- folders that no run can have ---
+
+
+@pytest.mark.parametrize("below", ["", "run", "deep/run"])
+def test_a_file_in_the_way_is_refused_before_anything_is_planned(tmp_path: Path, planner: Planner, below: str) -> None:
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(InputError, match="afile is a file; expected a folder for the run"):
+        begin(RunFolder(tmp_path / "afile" / below), WORDS, Session())
+    assert planner.asked == []
+
+
+def test_a_folder_of_something_else_or_in_use_is_refused_before_anything_is_planned(
+    folder: RunFolder, tmp_path: Path, planner: Planner
+) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match=r"is not a run folder, and not empty: it holds thesis\.tex"):
+        begin(RunFolder(tmp_path), WORDS, Session())
+    begun(folder, WORDS, results=False)
+    with folder.locked(), pytest.raises(InputError, match="in use by another litesnn process"):
+        begin(folder, Request(data="other.npz"), Session())
+    assert len(planner.asked) == 1

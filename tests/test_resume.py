@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -102,7 +103,8 @@ def test_ctrl_c_says_how_to_go_on(problem: Problem, finished: Path, tmp_path: Pa
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err == "litesnn: interrupted; the same command goes on from the last finished epoch\n"
+    command = shlex.join(["litesnn", "search", *problem.options(run)])
+    assert err == f"litesnn: interrupted; go on from the last finished epoch with: {command}\n"
     assert litesnn("search", *problem.options(run)).code == 0
     assert (run / "search.safetensors").read_bytes() == (finished / "search.safetensors").read_bytes()
 

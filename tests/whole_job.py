@@ -131,14 +131,14 @@ class Outcome:
         return "".join(row for row in self.err.splitlines(keepends=True) if not JUDGED.match(row))
 
 
-def litesnn(*arguments: str | Path) -> Outcome:
+def litesnn(*arguments: str | Path, columns: int = 300) -> Outcome:
     """``litesnn`` with these arguments, in this process: what :func:`litesnn.cli.main` prints and its exit code."""
     out, err = StringIO(), StringIO()
     with (
         mock.patch.object(sys, "argv", ["litesnn", *map(str, arguments)]),
         mock.patch.object(sys, "stdout", out),
         mock.patch.object(sys, "stderr", err),
-        mock.patch.dict(os.environ, {"COLUMNS": "300"}),
+        mock.patch.dict(os.environ, {"COLUMNS": str(columns)}),
         mock.patch.object(source, "_allowed", set()),  # as in a process of its own
         pytest.raises(SystemExit) as end,
     ):

@@ -1,5 +1,21 @@
-"""``python -m litesnn`` is the ``litesnn`` command."""
+"""The program: ``litesnn`` and ``python -m litesnn`` alike."""
 
-from litesnn.cli import main
+from __future__ import annotations
 
-main()
+from typing import NoReturn
+
+from litesnn import interrupts
+
+__all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line. Even what it imports can be interrupted."""
+    interrupts.leave_at_once()
+    from litesnn import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,15 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn.errors import InputError
 
-__all__ = ["Budget", "parse_bytes"]
+__all__ = ["Budget", "comma_in_number", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _PART_PATTERNS = {
     "packed_bytes": re.compile(rf"(?:packed )?{_NUMBER} ?(?P<unit>ki|mi|gi|k|m|g|)(?:b|bytes?)(?: packed)?"),
     "bit_synops": re.compile(rf"{_NUMBER} ?(?P<unit>k|m|g|) ?bit-?synops?(?: per inference)?"),
-    "timesteps": re.compile(r"(?:t ?(?:<=|≤|=) ?|at most )?(?P<number>\d+)(?P<unit>)(?: ?timesteps?)?"),
+    "timesteps": re.compile(  # a number alone is none: 8 may be meant as kilobytes
+        r"(?:t ?(?:<=|≤|=) ?(?P<number>\d+)(?: ?timesteps?)?|(?:at most )?(?P<worded>\d+) ?timesteps?)(?P<unit>)"
+    ),
 }
+_UNDERSTOOD = "expected bytes ('8 kB', '64 KiB'), '1 M Bit-SynOps' or timesteps ('T <= 4'), with commas between them"
+_COMMA = re.compile(r"\d[\d.]*(?:,\d+)+(?:[.,]\d+)*")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 class Budget(BaseModel):
@@ -42,6 +47,8 @@ class Budget(BaseModel):
             InputError: a part is not understood, or a limit is named twice.
         """
         limits: dict[str, float] = {}
+        if wrong := comma_in_number(text):  # not even "T <= 4,8 kB": whoever means two limits can write a blank
+            raise InputError(f"budget {text!r}: {wrong}")
         for part in (part.strip() for part in text.split(",")):
             key, value = _parse_part(part, text)
             if key in limits:
@@ -76,18 +83,34 @@ def parse_bytes(text: str) -> int:
     match = _PART_PATTERNS["packed_bytes"].fullmatch(text.strip().lower())
     value = int(float(match["number"]) * _UNITS[match["unit"]]) if match else 0
     if value <= 0:
-        raise InputError(f"size {text!r} is not understood; expected bytes with a unit, for example '6 GB'")
+        wrong = comma_in_number(text)
+        trouble = f": {wrong}" if wrong else " is not understood; expected bytes with a unit, for example '6 GB'"
+        raise InputError(f"size {text!r}{trouble}")
     return value
+
+
+def comma_in_number(text: str) -> str | None:
+    """What is wrong with a number that has a comma inside, and how it is written; ``None`` if there is none."""
+    match = _COMMA.search(text)
+    if match is None:
+        return None
+    number, ways = match[0], []
+    if _THOUSANDS.fullmatch(number):
+        ways.append(number.replace(",", ""))
+    if number.count(",") == 1 and "." not in number:
+        ways.append(number.replace(",", "."))
+    written = f", as in {' or '.join(ways)}" if ways else ""
+    return f"{number!r} has a comma inside; expected a number without it, and a point before decimals{written}"
 
 
 def _parse_part(part: str, text: str) -> tuple[str, float]:
     for key, pattern in _PART_PATTERNS.items():
-        if match := pattern.fullmatch(part.lower()):
-            value = float(match["number"]) * _UNITS[match["unit"]]
+        if match := pattern.fullmatch(part.removeprefix("-").lstrip().lower()):
+            value = float(match["number"] or match["worded"]) * _UNITS[match["unit"]]
             if not math.isfinite(value):
                 raise InputError(f"budget part {part!r} is too large")
             # 1.001 kB are 1001 bytes, though 1.001 · 1000 is a little less in binary
-            return key, value if key == "bit_synops" else int(value + 1e-6)
-    raise InputError(
-        f"budget part {part!r} of {text!r} is not understood; expected for example '8 kB, 1 M Bit-SynOps, T <= 4'"
-    )
+            value = value if key == "bit_synops" else int(value + 1e-6)
+            return key, -value if part.startswith("-") else value
+    trouble = "is a number without a unit" if re.fullmatch(_NUMBER, part) else "is not understood"
+    raise InputError(f"budget part {part!r} of {text!r} {trouble}; {_UNDERSTOOD}")

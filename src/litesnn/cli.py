@@ -6,19 +6,24 @@ Help, the version and wrong options need nothing of that, and least of all torch
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from litesnn.cpu import check_limit
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError, memory_errors_told
+from litesnn.interrupts import INTERRUPTED, raise_again
 from litesnn.snn.execution import Execution
+from litesnn.system import require_supported
 from litesnn.text import plain
 from litesnn.torchrun import is_one_of_several
 
@@ -33,24 +38,54 @@ __all__ = ["app", "main"]
 
 _STARTED = time.perf_counter()
 
-_INTERRUPTED = 130
-"""The exit code into which typer turns a KeyboardInterrupt, before anything here can see it."""
+
+class _Command(TyperCommand):
+    """A command whose help shows options that take no value as what they are, without a type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options and arguments, ``--help`` included."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """A group of commands, as :class:`_Command`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options, ``--help`` included."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+def _without_types_of_flags(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
 
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Design lightweight spiking neural networks: from data and a budget to a packed network.",
 )
 
 export_app = typer.Typer(
-    no_args_is_help=True, help="Write a network for other places: C for microcontrollers, NIR, ONNX."
+    cls=_Group, no_args_is_help=True, help="Write a network for other places: C for microcontrollers, NIR, ONNX."
 )
 app.add_typer(export_app, name="export")
 
+_command = partial(app.command, cls=_Command)
+_export_command = partial(export_app.command, cls=_Command)
 
 SHARED_COMMANDS = {"design", "search", "train", "evaluate"}
 """The commands that several processes, started by ``torchrun``, do together; all others the first does alone."""
+
+_RESUMED_COMMANDS = {"design", "compress", "search", "train"}
+"""The commands that go on, if they are given again, where an interrupt ended them."""
+
+_HOW = ("device", "threads", "tensorboard", "memory", "compiled", "half", "graphs", "quiet")
+"""The parameters of commands that say how to compute, not what: a run folder does not keep them."""
 
 
 class Runtime(StrEnum):
@@ -74,6 +109,14 @@ class Mode(StrEnum):
     paper = "paper"
 
 
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="begin with the recipe of this run, and take over its stages that --set and the others do not touch",
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="the run folder")]
 SourceArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="a run folder or a packed model, model.safetensors")
@@ -137,8 +180,9 @@ GraphsOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars; warnings go to stderr")]
 
 
-@app.command()
+@_command()
 def design(
+    context: typer.Context,
     run: RunOption = Path("runs/design"),
     data: DataOption = None,
     budget: BudgetOption = None,
@@ -147,6 +191,7 @@ def design(
     seed: SeedOption = None,
     mode: ModeOption = None,
     changes: SetOption = None,
+    from_run: FromOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -166,11 +211,13 @@ def design(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
-    _finish(_folder(run), begun, session, dry_run=dry_run)
+    if dry_run and from_run is not None:
+        raise InputError("--dry-run cannot say what --from leaves to do; leave out one")
+    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration, from_run=from_run)
+    _finish(_folder(run), begun, session, options=_how(context), from_run=from_run, dry_run=dry_run)
 
 
-@app.command()
+@_command()
 def compress(
     run: RunOption = Path("runs/compress"),
     model: ModelOption = None,
@@ -202,7 +249,7 @@ def compress(
     _finish(_folder(run), begun, session)
 
 
-@app.command()
+@_command()
 def search(
     run: RunOption = Path("runs/design"),
     data: DataOption = None,
@@ -234,14 +281,14 @@ def search(
     _do_stage("search", _folder(run), session, begun)
 
 
-@app.command()
+@_command()
 def derive(run: RunArgument, model: ModelOption = None) -> None:
     """Choose the genotype that the search prefers within the packed-size budget."""
     _allow(model)
     _do_stage("derive", _folder(run), _session("cpu", None))
 
 
-@app.command()
+@_command()
 def train(
     run: RunArgument,
     model: ModelOption = None,
@@ -270,7 +317,7 @@ def train(
     )
 
 
-@app.command()
+@_command()
 def evaluate(
     run: RunArgument,
     model: ModelOption = None,
@@ -292,20 +339,20 @@ def evaluate(
     _conclude(folder)
 
 
-@app.command()
+@_command()
 def pack(run: RunArgument, model: ModelOption = None) -> None:
     """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
     _allow(model)
     _do_stage("pack", _folder(run), _session("cpu", None))
 
 
-@app.command()
+@_command()
 def report(run: RunArgument) -> None:
     """Write the report, one self-contained HTML page."""
     _do_stage("report", _folder(run), _session("cpu", None))
 
 
-@export_app.command("c")
+@_export_command("c")
 def export_c(
     path: SourceArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write")] = Path("firmware"),
@@ -316,13 +363,14 @@ def export_c(
 
     from litesnn.deploy.export_c.command import export, firmware_summary
 
+    raise_again()
     firmware = export(path, out, targets or ())
     console = Console()
     console.print(firmware_summary(firmware))
     _print_line(console, firmware.path)
 
 
-@export_app.command("nir")
+@_export_command("nir")
 def export_to_nir(
     path: SourceArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.nir"),
@@ -337,10 +385,11 @@ def export_to_nir(
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
     from litesnn.deploy.exchange.command import export_nir
 
+    raise_again()
     print(plain(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary()))
 
 
-@export_app.command("onnx")
+@_export_command("onnx")
 def export_to_onnx(
     path: SourceArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.onnx"),
@@ -348,43 +397,96 @@ def export_to_onnx(
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
     from litesnn.deploy.exchange.command import export_onnx
 
+    raise_again()
     print(plain(export_onnx(path, out).summary()))
 
 
-@app.command()
+@_command()
 def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safetensors or a packed model")]) -> None:
-    """Print what a network is made of, and what it takes."""
+    """Print what a network is made of, and what it takes; of an unfinished run also what is left to do."""
     from rich.console import Console
 
+    from litesnn.run_state import state_lines
+    from litesnn.runs import RunFolder
     from litesnn.show import info_table
 
-    Console().print(info_table(path))
+    raise_again()
+    console, run = Console(), RunFolder(path)
+    left = state_lines(run) if path.is_dir() else []
+    if not left or run.done("train"):
+        console.print(info_table(path))
+    for line in left:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-@app.command()
+@_command("list")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder that holds run folders")] = Path("runs"),
+) -> None:
+    """List the runs in a folder with their accuracy and costs, or how far they are."""
+    from rich.console import Console
+
+    from litesnn.run_state import find_runs, run_table
+
+    raise_again()
+    if runs := find_runs(folder):
+        Console().print(run_table(folder, runs))
+    else:
+        print(f"{folder}: no runs")
+
+
+@_command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="a packed model, model.safetensors")],
-    inputs: Annotated[list[Path], typer.Argument(help="image, sound or event files, or arrays as .npy or .npz")],
+    model: Annotated[Path, typer.Argument(help="a run folder or a packed model, model.safetensors")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="image, sound or event files, arrays as .npy or .npz, folders of these, or - for standard input"
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per input")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="a table with a header, values separated by commas")] = False,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="the K most probable classes")] = 1,
     engine: Annotated[
         Interpreter, typer.Option("--engine", help="the native engine, or the NumPy reference that it equals")
     ] = Interpreter.native,
 ) -> None:
-    """Classify inputs with a packed model."""
-    from litesnn.show import predictions
+    """Classify inputs with a packed model. What cannot be read is said at the end, with exit code 2."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv are two forms of the same; leave out one")
+    from litesnn.show import prediction_writer, predictions
 
-    for row in predictions(model, inputs, reference=engine is Interpreter.reference):
-        print(json.dumps(row) if as_json else plain(f"{row['input']}: {row['class']} ({row['probability']:.1%})"))
+    raise_again()
+    write = prediction_writer("json" if as_json else "csv" if as_csv else "text")
+    errors: list[InputError] = []
+
+    def note(text: str) -> None:
+        print(f"litesnn: warning: {text}", file=sys.stderr)
+
+    for row in predictions(
+        model, inputs, reference=engine is Interpreter.reference, top=top, failed=errors.append, note=note
+    ):
+        write(row)
+    for error in errors[:-1]:
+        print(f"litesnn: error: {error}", file=sys.stderr)
+    if errors:
+        sys.stdout.flush()
+        raise errors[-1]
 
 
-@app.command()
+@_command()
 def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print in full")] = None) -> None:
     """List the shipped recipes, or print every setting of one with its meaning."""
     from litesnn.config import describe_settings, load_recipe, shipped_recipes
 
     if name is None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
         for shipped in shipped_recipes():
-            print(f"{shipped:20} {load_recipe(shipped).description.partition(chr(10))[0]}")
+            table.add_row(shipped, load_recipe(shipped).description.partition("\n")[0])
+        Console(highlight=False).print(table)
         return
     for key, value, meaning in describe_settings(load_recipe(name)):
         print(f"{key:34} = {json.dumps(value, default=str):24} # {meaning}")
@@ -410,6 +512,7 @@ def _version(
 def main() -> NoReturn:
     """Run the command line; errors that a person caused become one line and an exit code."""
     try:
+        require_supported()
         check_limit()
         with _joined(), memory_errors_told():
             app()
@@ -419,11 +522,21 @@ def main() -> NoReturn:
         print(f"litesnn: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (SystemExit, KeyboardInterrupt) as end:
-        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+        # typer turns a KeyboardInterrupt into this exit code, before anything here can see it.
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
-        print("litesnn: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        print(f"litesnn: interrupted{_how_to_go_on()}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _how_to_go_on() -> str:
+    """What an interrupted command is told; nothing, if there is nothing to go on with."""
+    if sys.argv[1:2] == [] or sys.argv[1] not in _RESUMED_COMMANDS:
+        return ""
+    if is_one_of_several():  # what torchrun was told is not known here
+        return "; the same command goes on from the last finished epoch"
+    return f"; go on from the last finished epoch with: {shlex.join(['litesnn', *sys.argv[1:]])}"
 
 
 def _joined() -> AbstractContextManager[None]:
@@ -432,6 +545,7 @@ def _joined() -> AbstractContextManager[None]:
         return nullcontext()
     from litesnn import processes
 
+    raise_again()
     return processes.joined()
 
 
@@ -447,6 +561,21 @@ def _allow(model: str | None) -> None:
         from litesnn.compression.source import allow_module
 
         allow_module(model)
+
+
+def _how(context: typer.Context) -> str:
+    """The options of the command line that say how to compute, as they were given."""
+    words: list[str] = []
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name not in _HOW or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[param.name]
+        if isinstance(value, bool):
+            words += (param.opts if value else param.secondary_opts)[:1]
+        else:
+            words += [param.opts[0], str(value)]
+    return shlex.join(words)
 
 
 def _folder(run: Path) -> RunFolder:
@@ -468,6 +597,7 @@ def _begin(
     duration: str | None = None,
     model: str | None = None,
     weights: Path | None = None,
+    from_run: Path | None = None,
 ) -> Begun:
     """How the run begins that the options say."""
     from litesnn.config import parse_change
@@ -476,7 +606,7 @@ def _begin(
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
-    request = Request(data, budget, recipe, seed, duration, said, model, weights)
+    request = Request(data, budget, recipe, seed, duration, said, model, weights, from_run)
     return begin(_folder(run), request, session, spent=time.perf_counter() - _STARTED)
 
 
@@ -492,15 +622,25 @@ def _session(
     import torch
     from rich.console import Console
 
+    import litesnn.design  # noqa: F401  (which imports all that commands need)
     from litesnn.loop.session import begin_session
 
+    raise_again()
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(quiet=quiet)
     return begin_session(device, console, tensorboard=tensorboard, execution=execution, memory=memory)
 
 
-def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool = False) -> None:
+def _finish(
+    folder: RunFolder,
+    begun: Begun,
+    session: Session,
+    *,
+    options: str = "",
+    from_run: Path | None = None,
+    dry_run: bool = False,
+) -> None:
     """Do the stages that are left, and show what came out; or only say what they would do."""
     from litesnn.design import Job, read_first
     from litesnn.runs import held
@@ -508,7 +648,9 @@ def _finish(folder: RunFolder, begun: Begun, session: Session, *, dry_run: bool 
     begun = read_first(folder, begun)
     with held(folder, begun.recipe, begun.reasons) as mine:
         job = Job(mine, session, begun.data)
-        job.announce(begun.plan, whole=dry_run)
+        if from_run is not None:
+            job.take_over(_folder(from_run))
+        job.announce(begun.plan, whole=dry_run, options=options)
         if dry_run:
             return
         job.finish()

@@ -6,12 +6,14 @@ below are what ``litesnn recipes NAME`` prints. The run folder keeps the whole r
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -33,6 +35,7 @@ __all__ = [
     "TrainSettings",
     "describe_settings",
     "load_recipe",
+    "reasons_in",
     "shipped_recipes",
     "with_numbers",
 ]
@@ -197,6 +200,11 @@ class ModuleSettings(_Settings):
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
 
+    def options(self) -> str:
+        """The options of ``litesnn compress`` that name this module."""
+        words = ["--model", f"{self.file}:{self.name}"]
+        return shlex.join(words if self.weights is None else [*words, "--weights", self.weights])
+
 
 class MadeFor(_Settings):
     """What a recipe was made for that was made from the data, the budget and the time (:mod:`litesnn.planning`)."""
@@ -241,6 +249,21 @@ class Recipe(_Settings):
         """What recordings become."""
         return FrontEnds(self.audio, self.events, self.timesteps)
 
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values at dotted keys. Epochs that a person says are not set anew by a made recipe.
+
+        Raises:
+            InputError: as :meth:`from_toml`.
+        """
+        values = tomllib.loads(self.to_toml())
+        wished = Recipe._from_values(values, "settings", changes)
+        if wished.made is not None and any(
+            getattr(wished.train, key) != getattr(self.train, key) for key in ("epochs", "epoch_steps")
+        ):
+            made = wished.made.model_copy(update={"epochs_follow": False, "training": 0.0})
+            wished = wished.model_copy(update={"made": made})
+        return wished
+
     def to_toml(self, reasons: Mapping[str, str] | None = None) -> str:
         """The whole recipe as TOML text, defaults included; ``None`` is an absent key.
 
@@ -269,15 +292,22 @@ class Recipe(_Settings):
             raise InputError(f"{origin}: not valid TOML: nested too deep") from None
         except ValueError as error:  # TOMLDecodeError, and what Python says of integers of thousands of digits
             raise InputError(f"{origin}: not valid TOML: {error}") from None
-        for key, value in (changes or {}).items():
-            _set(values, key, value)
+        return cls._from_values(values, origin, changes or {})
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any], origin: str, changes: Mapping[str, Any]) -> Recipe:
+        for key, value in changes.items():
+            try:
+                _set(values, key, value)
+            except KeyError:
+                raise InputError(f"{origin}: unknown key {key!r}{_did_you_mean(key)}") from None
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "recipe"
             if first["type"] == "extra_forbidden":
-                raise InputError(f"{origin}: unknown key {short(key)}") from None
+                raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
 
 
@@ -332,6 +362,22 @@ def describe_settings(recipe: Recipe) -> Iterable[tuple[str, Any, str]]:
             yield name, value, field.description or ""
 
 
+def reasons_in(text: str) -> dict[str, str]:
+    """The reasons that the TOML text of a recipe gives for values, by dotted key: :meth:`Recipe.to_toml` takes them."""
+    reasons: dict[str, str] = {}
+    section, said = "", list[str]()
+    for line in text.splitlines():
+        if line.startswith("#"):
+            said.append(line.removeprefix("#").strip())
+            continue
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        elif said and " = " in line:
+            reasons[section + line.partition(" = ")[0]] = " ".join(said)
+        said = []
+    return reasons
+
+
 def with_numbers(text: str, values: Mapping[str, float], reasons: Mapping[str, str]) -> str:
     """A recipe's TOML text with other numbers at dotted keys that it has, and other reasons above them."""
     lines: list[str] = []
@@ -354,12 +400,37 @@ def _comment(reason: str) -> list[str]:
     return [f"# {part}" for part in textwrap.wrap(reason, 116)]
 
 
+def _did_you_mean(key: str) -> str:
+    """A question that names the known keys like a mistyped one, or nothing if there are none.
+
+    A key without its section is like those of every section: ``epochs`` is both ``search.epochs`` and ``train.epochs``.
+    """
+    known = list(_keys(Recipe))
+    found = [name for name in known if name.endswith(f".{key}")] or get_close_matches(key, known, n=2, cutoff=0.75)
+    if not found:
+        section, _, last = key.rpartition(".")
+        inside = [name for name in known if not section or name.startswith(f"{section}.")]
+        near = get_close_matches(last, {name.rpartition(".")[2] for name in inside}, n=1, cutoff=0.7)
+        found = [name for name in inside if name.rpartition(".")[2] in near]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a model's settings and sections."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _keys(inner, f"{prefix}{name}.")
+
+
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value at a dotted key. Raises ``KeyError`` if it goes through a value that is no section."""
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"unknown key {key!r}")
+            raise KeyError(key)
     if value is None:
         values.pop(last, None)
     else:

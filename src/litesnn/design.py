@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ from litesnn.search.derive import derive, require_possible, unused_budget
 from litesnn.search.joint import search
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
+from litesnn.takeover import Takeover, take_over
 from litesnn.train.evaluate import evaluate, require_trained_on
 from litesnn.train.fit import fit
 
@@ -170,10 +171,33 @@ class Job:
         processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
         return work(self.run, self.data, self.session)
 
-    def announce(self, plan: Plan | None = None, *, whole: bool = True) -> None:
+    def take_over(self, source: RunFolder) -> None:
+        """Take over what the recipes of ``source`` and of this run make alike, if the data are those of ``source``.
+
+        Raises:
+            InputError: they have changed, or a file is damaged; nothing stays that was copied.
+        """
+        taken = Takeover(**processes.first_does(lambda: asdict(take_over(source, self.run))))
+        try:
+            data = self.data
+            if "train" in taken.stages and processes.is_first() and _trained(self.run).info != input_info(data):
+                raise InputError(f"{data.name}: the data are not those that {source.path} was trained on")
+        except BaseException:
+            for name in reversed(taken.files):
+                (self.run / name).unlink(missing_ok=True)
+            raise
+        self.session.show(escape(taken.describe(source)))
+
+    def announce(self, plan: Plan | None = None, *, whole: bool = True, options: str = "") -> None:
         """Show what the run will do and for how long: of a recipe that was just made its plan.
 
-        Of any other recipe that is only shown if the ``whole`` is asked for, since some steps have to be measured.
+        Of any other recipe that is only shown if the ``whole`` is asked for, since some steps have to be measured. A
+        quiet session shows the estimate of the whole, and nothing else.
+
+        Args:
+            plan: of a recipe that was just made.
+            whole: whether nothing is done afterwards.
+            options: of the command line, to go on with.
         """
         if plan is None and whole:
             recipe, data, workers = self.run.recipe(), self.data, processes.count()
@@ -185,12 +209,16 @@ class Job:
             processes.share(None)
         if plan is None:
             return
+        if whole and self.session.console.quiet:
+            if processes.is_first():
+                print(f"estimate   {plan.estimate.describe()}")
+            return
         for line in plan.lines():
             self.session.show(escape(line))
         if whole:
             for note in unused_budget(plan.recipe, input_info(plan.data)):
                 self.session.show(f"[yellow]{escape(note)}[/]")
-            self.session.show(f"[dim]begun; go on with: litesnn design --run {escape(str(self.run.path))}[/]")
+            self.session.show(f"[dim]begun; go on with: {escape(self.run.go_on_command(options))}[/]")
 
     def finish(self) -> None:
         """Run every stage that is not done."""

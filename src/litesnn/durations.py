@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from litesnn.budget import comma_in_number
 from litesnn.errors import InputError
 
 __all__ = ["describe_duration", "parse_duration"]
@@ -26,13 +27,21 @@ def parse_duration(text: str) -> float:
         InputError: it is not understood, not longer than zero, or longer than a year.
     """
     seconds, rest = 0.0, text.strip().lower()
+    below_zero = rest.startswith("-")
+    rest = rest.removeprefix("-").lstrip()
     while match := _PART.match(rest):
         if match[2] not in _SECONDS:
             break
         seconds += float(match[1]) * _SECONDS[match[2]]
         rest = rest[match.end() :].lstrip(" ,")
-    if rest or not 0 < seconds <= _LONGEST:
-        raise InputError(f"time {text!r} is not understood; expected a number with its unit, for example '30 min'")
+    if rest or not text.strip("- "):
+        wrong = comma_in_number(text)
+        trouble = f": {wrong}" if wrong else " is not understood; expected a number with its unit, for example '30 min'"
+        raise InputError(f"time {text!r}{trouble}")
+    if below_zero or seconds <= 0:
+        raise InputError(f"time {text!r} is not longer than zero; expected more, for example '30 min'")
+    if seconds > _LONGEST:
+        raise InputError(f"time {text!r} is longer than a year; expected less, for example '30 min'")
     return seconds
 
 

@@ -30,10 +30,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # an interrupt leaves nothing behind either
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise
 
 
 def read_text(path: Path) -> str:

@@ -9,8 +9,9 @@ later stages made of its old result is removed first, so that the folder never m
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -21,13 +22,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn import processes
-from litesnn.config import Recipe, with_numbers
+from litesnn.config import Recipe, reasons_in, with_numbers
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import parse_json, read_text, write_atomically
+from litesnn.system import require_supported
 from litesnn.text import short
 
 __all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
+
+require_supported()  # whoever uses this as a library hears of it at once too
 
 METRICS_VERSION = 1
 METRICS_KEYS = (
@@ -153,6 +157,16 @@ class RunFolder:
         wanted = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried, and fails, again
         return tuple(stage for stage in STAGES if wanted or stage != "pack")
 
+    def go_on_command(self, options: str = "") -> str:
+        """The command that does what is left of this run, for a shell.
+
+        Args:
+            options: further ones, as ``--threads 2``.
+        """
+        module = self.recipe().module
+        command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
+        return f"{command} --run {shlex.quote(str(self.path))} {options}".rstrip()
+
     def done(self, stage: str) -> bool:
         """Whether the stage has left its result."""
         return self.output(stage).is_file()
@@ -170,6 +184,10 @@ class RunFolder:
         if not path.exists():
             raise InputError(f"{self.path} is not a run folder: it has no recipe.toml")
         return Recipe.from_toml(read_text(path), origin=str(path))
+
+    def reasons(self) -> dict[str, str]:
+        """Why values of this run's recipe are what they are, by dotted key, where ``recipe.toml`` says so."""
+        return reasons_in((self / "recipe.toml").read_text(encoding="utf-8"))
 
     def metrics(self) -> dict[str, Any]:
         """The evaluation of this run. Raises ``InputError`` if it is missing or damaged."""
@@ -198,6 +216,31 @@ class RunFolder:
         """Whether the folder holds more than a recipe, the data that this ``recipe`` reads from it, and their pin."""
         return bool(self._strangers(besides={"recipe.toml", self.data_pin.name, *self._given(recipe)}))
 
+    def require_usable(self) -> None:
+        """Refuse, before anything takes time, a path on which no run can begin or go on.
+
+        Raises:
+            InputError: it or a folder above it is a file, nothing can be written there, it is a folder of something
+                else, or another process holds it.
+        """
+        if not self.path.is_dir():
+            place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+            if not place.is_dir():
+                raise InputError(f"{place} is a file; expected a folder for the run {self.path}")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise InputError(f"{self.path}: cannot be made: nothing can be written into {place}")
+            return
+        if not (self / "recipe.toml").exists():
+            self._require_no_strangers({DATA_FILE})
+        if (self / ".lock").exists():
+            with self.locked():
+                pass
+
+    def _require_no_strangers(self, besides: Iterable[str]) -> None:
+        """Refuse a folder that holds something else. Raises ``InputError``."""
+        if strangers := self._strangers({"recipe.toml", *besides}):  # another process may be as far
+            raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
+
     def begin(self, recipe: Recipe, reasons: Mapping[str, str] | None = None) -> None:
         """Make the folder, or check that it was made for the same recipe.
 
@@ -218,10 +261,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-            if strangers := self._strangers(
-                besides={"recipe.toml", *self._given(recipe)}
-            ):  # another process may be as far
-                raise InputError(f"{self.path} is not a run folder, and not empty: it holds {sorted(strangers)[0]}")
+            self._require_no_strangers(self._given(recipe))
         with self.locked():
             path = self / "recipe.toml"
             old = self.recipe() if path.exists() else None
@@ -289,6 +329,8 @@ class RunFolder:
         Raises:
             InputError: another process holds it, there is no such folder, or nothing can be written there.
         """
+        import fcntl  # not everywhere
+
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such run folder")
         try:

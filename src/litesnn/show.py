@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from litesnn.data.single import load_inputs
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.networks import load_network
+from litesnn.prediction_inputs import input_files
 from litesnn.raw_inputs import probabilities
+from litesnn.run_state import cut_middle
 from litesnn.runs import STAGES, RunFolder
 from litesnn.text import plain
 
-__all__ = ["info_table", "predictions", "summary_table"]
+__all__ = ["info_table", "prediction_writer", "predictions", "summary_table"]
+
+_WIDTH, _NAME_WIDTH = 80, 28
+"""Columns of a terminal at least, and those that a name may take in a title."""
 
 
 _KEPT = {True: "yes", False: "[bold red]NO[/]", None: "[yellow]not all counted[/]"}
@@ -29,23 +37,24 @@ _KEPT = {True: "yes", False: "[bold red]NO[/]", None: "[yellow]not all counted[/
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
     """What a design came to, beside its budget."""
-    table = Table(title=Text(plain(f"{metrics['recipe']} on {metrics['data']['name']}, seed {metrics['seed']}")))
+    names = [cut_middle(plain(name), _NAME_WIDTH) for name in (metrics["recipe"], metrics["data"]["name"])]
+    table = Table(title=Text(f"{names[0]} on {names[1]}, seed {metrics['seed']}"))
     for column in ("figure", "measured", "budget", "kept"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, figure in _accuracy_rows(metrics):
         table.add_row(name, figure, "", "")
     table.add_row("arithmetic", Text(plain(metrics.get("arithmetic", "float"))), "", "")
     size = "packed size, B" if metrics.get("packing", {}).get("possible", True) else "size if packed, B (estimate)"
-    names = {"packed_bytes": size, "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
+    limits = {"packed_bytes": size, "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
     for row in metrics["budgets"]:
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
         kept = "" if row["limit"] is None else _KEPT[row["kept"]]
-        table.add_row(names[row["name"]], f"{row['value']:,.0f}", limit, kept)
+        table.add_row(limits[row["name"]], f"{row['value']:,.0f}", limit, kept)
     table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
     if engine := metrics.get("engine"):
         table.add_row("additions of the native engine", f"{engine['additions']:,.0f}", "", "")
     table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
-    table.add_row("model size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
+    table.add_row("size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
     table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
@@ -82,26 +91,83 @@ def info_table(path: Path) -> Table:
     return _model_table(path, model)
 
 
-def predictions(model_path: Path, inputs: Sequence[Path], *, reference: bool = False) -> Iterator[dict[str, Any]]:
+def predictions(
+    model_path: Path,
+    inputs: Sequence[Path],
+    *,
+    reference: bool = False,
+    top: int = 1,
+    failed: Callable[[InputError], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[dict[str, Any]]:
     """For every input its class, the class's probability and the logits, by the native engine or the reference.
 
+    Args:
+        model_path: a packed model, or a run folder with one.
+        inputs: files, folders of files, or ``-`` for standard input.
+        reference: compute with the reference.
+        top: so many of the most probable classes are in ``"top"``, each with its probability.
+        failed: called with what is wrong with an input, after which the next one has its turn.
+        note: called with what a person should know of the inputs, such as files that are not read.
+
     Raises:
-        InputError: the model or an input is missing, damaged or of another shape; before anything is printed for it.
+        InputError: the model is missing or damaged, or so is an input, or that has another shape, and nobody is called;
+            before anything is printed for it.
     """
-    model = read(model_path)
+    model = read(_packed_model(model_path))
     runner = Reference(model) if reference else Engine(model)
-    for path in inputs:
-        spec = model.input
-        rows = load_inputs(path, spec.shape, spec.kind, spec.front_end, timesteps=model.timesteps).numpy()
+    for name, read_rows in input_files(inputs, model, note):
+        try:
+            rows = read_rows().numpy()
+        except InputError as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
         logits = runner.run(rows).logits[-1]
         for number, (row, share) in enumerate(zip(logits, probabilities(logits), strict=True)):
-            best = int(row.argmax())
+            best = [int(index) for index in np.argsort(-row, kind="stable")[:top]]
             yield {
-                "input": str(path) if len(rows) == 1 else f"{path}[{number}]",
-                "class": model.classes[best],
-                "probability": float(share[best]),
+                "input": name if len(rows) == 1 else f"{name}[{number}]",
+                "class": model.classes[best[0]],
+                "probability": float(share[best[0]]),
+                "top": [{"class": model.classes[index], "probability": float(share[index])} for index in best],
                 "logits": row.tolist(),
             }
+
+
+def prediction_writer(form: Literal["text", "json", "csv"]) -> Callable[[Mapping[str, Any]], None]:
+    """What prints a row of :func:`predictions`: as a line for people, as JSON, or as a row of a table with a header."""
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    header_due = True
+
+    def write(row: Mapping[str, Any]) -> None:
+        nonlocal header_due
+        classes = row["top"]
+        if form == "json":
+            print(json.dumps(row))
+        elif form == "csv":
+            if header_due:
+                ranks = ["" if rank == 0 else f"_{rank + 1}" for rank in range(len(classes))]
+                table.writerow(["input", *(f"{name}{rank}" for rank in ranks for name in ("class", "probability"))])
+                header_due = False
+            cells = [row["input"], *(value for each in classes for value in each.values())]
+            table.writerow([plain(cell) if isinstance(cell, str) else cell for cell in cells])
+        else:
+            said = ", ".join(f"{each['class']} ({each['probability']:.1%})" for each in classes)
+            print(plain(f"{row['input']}: {said}"))
+
+    return write
+
+
+def _packed_model(path: Path) -> Path:
+    """The packed model of a run folder, or the file itself. Raises ``InputError`` if the run has none."""
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if not run.done("pack"):
+        run.recipe()  # or it is no run
+    return run.need("pack")
 
 
 def _model_table(path: Path, model: PackedModel) -> Table:
@@ -111,7 +177,7 @@ def _model_table(path: Path, model: PackedModel) -> Table:
     kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
     kind += "" if model.input.front_end is None else f"; input: {model.input.front_end}"
     table = Table(
-        title=Text(plain(f"{path}: {task}, {model.timesteps} timesteps{kind}")),
+        title=Text(f"{cut_middle(plain(path), _WIDTH - 1)}:\n{plain(task)}, {model.timesteps} timesteps{kind}"),
         caption="k/s: kernel/stride; a population's first row has its bias and rate",
         box=box.SIMPLE_HEAD,
         show_edge=False,

@@ -42,6 +42,7 @@ from litesnn.runs import RunFolder
 from litesnn.search.joint import learn, read_into
 from litesnn.snn.network import InputInfo
 from litesnn.train.evaluate import (
+    again_command,
     assess,
     compare,
     energy,
@@ -157,7 +158,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     test = session.samples(data.test(), network.info)
     curve = validation_curve(run, data)
     run.start("evaluate")
-    metrics = preamble(recipe, data, len(test), "litesnn compress --recipe recipe.toml --run AGAIN")
+    metrics = preamble(recipe, data, len(test), again_command(run))
     measured = measure(network, test)
     given = network.given
     assert recipe.module is not None

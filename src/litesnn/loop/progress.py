@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from litesnn import processes
@@ -104,8 +112,37 @@ class RunningMeans:
         return {key: total / self._counts[key] for key, total in zip(self._totals, totals.tolist(), strict=True)}
 
 
-def progress_bar(console: Console) -> Progress:
-    """A progress bar with counts, times and one free field, ``status``."""
+class EpochLines:
+    """A line for each status of a task, where no terminal can show a bar; called as a :class:`Progress` is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._names: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def add_task(self, description: str, **_: object) -> TaskID:
+        """Begin a task. Returns its number."""
+        self._names.append(description)
+        return TaskID(len(self._names) - 1)
+
+    def advance(self, task_id: TaskID) -> None:
+        """A step is done, which is worth no line."""
+
+    def update(self, task_id: TaskID, *, status: str | None = None, **_: object) -> None:
+        """Show a new status of a task."""
+        if status is not None:
+            self._console.print(f"{self._names[task_id]}: {status}", soft_wrap=True, markup=False, highlight=False)
+
+
+def progress_bar(console: Console) -> Progress | EpochLines:
+    """A progress bar with counts, times and one free field, ``status``; in a file or a pipe a line for each status."""
+    if not console.is_terminal:
+        return EpochLines(console)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

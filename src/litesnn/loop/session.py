@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,15 @@ class Session:
         call = self.on_epoch
         if call is not None:
             processes.first_does(lambda: call(epoch) and None)
+
+    def options(self) -> str:
+        """The options of the command line that make another session compute like this one, threads included."""
+        words = ["--device", str(self.device), "--threads", str(torch.get_num_threads())]
+        if self.memory is not None:
+            words += ["--memory", f"{self.memory} B"]
+        words += ["--compile"] if self.execution.compiled else []
+        words += ["--bf16"] if self.execution.half else []
+        return shlex.join(words)
 
     def plan(self, stage: str, footprint: Callable[[Execution], Footprint], *batches: int) -> StepPlan:
         """How to compute the steps of a stage on batches of so many images, which all processes share.

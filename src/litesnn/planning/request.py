@@ -2,14 +2,15 @@
 
 In: the words of a command line or of a call. Out: a recipe to begin the run with, or none if the run goes on with its
 own. Naming a recipe, a module or nothing but ``digits`` takes what is written, scaled to the data if it is a shipped
-recipe for others; all else is made from the data.
+recipe for others; all else is made from the data. No data are ever taken that nobody named: without any, a run goes on
+that is there.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ class Request:
     changes: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     weights: str | Path | None = None
+    from_run: str | Path | None = None
+    """A run whose recipe this one begins with."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
-        words = (self.data, self.budget, self.recipe, self.seed, self.time, self.model, self.weights)
+        words = (self.data, self.budget, self.recipe, self.seed, self.time, self.model, self.weights, self.from_run)
         return not self.changes and all(word is None for word in words)
 
     def values(self) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class Request:
             return self.recipe
         if self.model is not None:
             return "compress"
-        return "digits" if self.data in (None, "digits") and self.time is None else None
+        return "digits" if self.data == "digits" and self.time is None else None
 
 
 @dataclass(frozen=True)
@@ -131,36 +134,54 @@ def begin(folder: RunFolder, request: Request, session: Session, *, spent: float
 def _begin(folder: RunFolder, request: Request, session: Session, workers: int, began: float) -> Begun:
     if request.weights is not None and request.model is None:
         raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
+    folder.require_usable()
     exists = (folder / "recipe.toml").exists()
     if exists and (request.is_empty or _names_only_module(request, folder)):
         return _resumed(folder)
     said, seconds = request.values(), request.seconds()
     if seconds is not None and request.recipe is not None:
         raise InputError("--time is for a recipe that is made, and --recipe names one that is written: leave out one")
-    if exists and request.recipe is None and request.model is None:
+    if request.from_run is not None:
+        return _as_another(folder, request, said, seconds)
+    if exists and request.recipe is None:
         found = folder.recipe()
-        changes = said if seconds is None else said | {"made.seconds": seconds}
-        lowered = Recipe.from_toml(found.to_toml(), origin="settings", changes=changes)
-        if folder.may_change(found, lowered):
-            return Begun(lowered)
-        if found.made is not None or (request.written is None and folder.has_results(found)):
-            said_now = said if seconds is None else said | {"made.seconds": seconds}
-            wished = Recipe.from_toml(found.to_toml(), origin="settings", changes=said_now)
-            difference = first_difference(found.model_dump(), wished.model_dump())
-            if difference is None:
-                return _resumed(folder)
-            if folder.has_results(wished):
-                raise InputError(f"{folder.path} holds a run with another recipe ({difference}); choose another folder")
+        wished = _wished(found, said, seconds)
+        difference = first_difference(found.model_dump(), wished.model_dump())
+        if difference is None:
+            return _resumed(folder)
+        if folder.may_change(found, wished):
+            return Begun(wished)
+        if folder.has_results(wished):
+            raise InputError(
+                f"{folder.path} holds a run with another recipe ({difference}); choose another folder, "
+                f"for example with --from {folder.path}, which takes over what stays the same"
+            )
+        if request.data is None:
+            if found.made is not None and (request.budget is not None or seconds is not None):
+                raise InputError(
+                    f"{folder.path}: its recipe was made for another budget or time ({difference}); say --data "
+                    f"{found.data.source} and all else that holds, and it is made anew"
+                )
+            if wished.module is not None:
+                require_allowed(wished.module, str(folder / "recipe.toml"))
+            return Begun(wished, _reasons(folder, found, wished))
     if request.written is not None:
         recipe = load_recipe(request.written, {"made": None} | said)
         if recipe.module is not None:
             require_allowed(recipe.module, f"recipe {request.written}")
+        if "source" not in recipe.data.model_fields_set:
+            raise InputError(f"recipe {request.written} names no data; expected --data, as in --data ./my-images")
         if str(request.written) not in shipped_recipes() or recipe.data == load_recipe(request.written).data:
             return Begun(recipe)
         if request.model is not None:
             return Begun(recipe)
         data = load(recipe.data, recipe.front_ends)
         return Begun(*scaled(recipe, data, said), data)
+    if "data.source" not in said and "source" not in said.get("data", {}):
+        raise InputError(
+            f"{folder.path}: nothing to resume here, and no data for a new run; expected --data, as in --data digits "
+            "or --data ./my-images, or --run with the folder of a run that was begun"
+        )
     plan = make_plan(
         said,
         seconds or DEFAULT_SECONDS[session.device.type],
@@ -184,3 +205,56 @@ def _resumed(folder: RunFolder) -> Begun:
     if (module := folder.recipe().module) is not None:
         require_allowed(module, str(folder / "recipe.toml"))
     return Begun()
+
+
+def _wished(found: Recipe, said: Mapping[str, Any], seconds: float | None) -> Recipe:
+    """The recipe of a run with what was said in place of its own values."""
+    return found.changed(said if seconds is None else {**said, "made.seconds": seconds})
+
+
+def _reasons(run: RunFolder, found: Recipe, wished: Recipe) -> dict[str, str]:
+    """The reasons of a run's recipe for the values that another one has too."""
+    before, now = dict(_values(found.model_dump())), dict(_values(wished.model_dump()))
+    return {key: reason for key, reason in run.reasons().items() if before.get(key) == now.get(key)}
+
+
+def _values(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _as_another(folder: RunFolder, request: Request, said: Mapping[str, Any], seconds: float | None) -> Begun:
+    """A new run with the recipe of another one, but for what was said; or one that was begun like this before."""
+    assert request.from_run is not None
+    if request.recipe is not None or request.model is not None:
+        raise InputError("--from takes the recipe of a run, and --recipe or --model name another: leave out one")
+    source = RunFolder(request.from_run)
+    found = source.recipe()
+    if source.path.resolve() == folder.path.resolve():
+        raise InputError(f"--from {source.path} is the run itself; expected --run with another folder")
+    if seconds is not None and found.made is None:
+        raise InputError(f"--time is for a recipe that is made, and that of {source.path} was written: leave it out")
+    if request.budget is not None and found.made is not None:
+        raise InputError(
+            f"{source.path}: its recipe was made for another budget; leave out --from, and one is made for this budget"
+        )
+    wished = _wished(found, said, seconds)
+    if wished.module is not None:
+        require_allowed(wished.module, str(source / "recipe.toml"))
+    if (folder / "recipe.toml").exists():
+        mine = folder.recipe()
+        if first_difference(mine.model_dump(), _with_epochs_of(mine, wished).model_dump()) is None:
+            return Begun()
+    return Begun(wished, _reasons(source, found, wished))
+
+
+def _with_epochs_of(run: Recipe, recipe: Recipe) -> Recipe:
+    """A recipe with the epochs that a run has set anew for its own since it began, if it does that."""
+    if run.made is None or recipe.made is None or not run.made.epochs_follow:
+        return recipe
+    train = recipe.train.model_copy(update={"epochs": run.train.epochs, "epoch_steps": run.train.epoch_steps})
+    made = recipe.made.model_copy(update={"training": run.made.training})
+    return recipe.model_copy(update={"train": train, "made": made})

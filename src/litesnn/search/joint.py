@@ -399,6 +399,8 @@ def learn(
             constraint.multiplier = saved.multipliers[key]
     steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
+    if done:
+        session.show(f"[dim]search: goes on with epoch {done + 1} of {epochs}[/]")
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
     with progress_bar(session.console) as bar:
         task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
@@ -417,13 +419,14 @@ def learn(
                     sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
                     sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
-            row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
             measured = {"epoch": epoch + 1} | sums.means()
             require_converging(run, recipe, "search", measured, module.parameters())
             row |= measured | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
+            row["options"] = session.options()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
-            bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
+            bar.update(task, status=f"epoch {epoch + 1} of {epochs}, {kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
             save_state(checkpoint, "search state", module, state.optimizers, memory)

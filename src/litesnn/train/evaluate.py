@@ -74,7 +74,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     test = session.samples(data.test(), network.info)
     curve = validation_curve(run, data)
     run.start("evaluate")
-    metrics = preamble(recipe, data, len(test), "litesnn design --recipe recipe.toml --run AGAIN")
+    metrics = preamble(recipe, data, len(test), again_command(run))
     metrics["arithmetic"] = network.genotype.arithmetic
     with Watch(network) as watch:
         measured = measure(network, test)
@@ -106,6 +106,22 @@ def require_trained_on(info: InputInfo, data: Data, path: Path) -> None:
     """
     if (info.shape, info.classes) != (data.shape, data.classes):
         raise InputError(f"{path} was trained on other data than {data.name}: shapes or classes differ")
+
+
+def again_command(run: RunFolder) -> str:
+    """The command that makes a run again, if given in its folder: on the device and threads that it was trained with.
+
+    Raises:
+        InputError: the log of the training is damaged.
+    """
+    module, log = run.recipe().module, run / "train.jsonl"
+    command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
+    try:
+        rows = JsonLog.read(log) if log.exists() else []
+        options = str(rows[-1].get("options", "")) if rows else ""
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{log} is damaged: {error}") from None
+    return f"{command} --recipe recipe.toml --run AGAIN {options}".rstrip()
 
 
 def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, Any]:

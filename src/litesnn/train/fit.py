@@ -324,6 +324,8 @@ def fit_learner(
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
+    if done:
+        session.show(f"[dim]train: goes on with epoch {done + 1} of {schedule.epochs}[/]")
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
     taken = JsonLog.numbers(run / "train.jsonl", "seconds") if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
@@ -349,10 +351,11 @@ def fit_learner(
             if training.activity is not None:
                 training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
             row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
-            row["micro_batches"] = plan.micro_batches
+            row["micro_batches"], row["options"] = plan.micro_batches, session.options()
             row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
             log.write(row)
-            bar.update(task, status=f"validation accuracy {measured['validation_accuracy']:.1%}")
+            accuracy = f"validation accuracy {measured['validation_accuracy']:.1%}"
+            bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {accuracy}")
             if is_best:
                 save(best_path)
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}

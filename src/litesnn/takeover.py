@@ -1,0 +1,111 @@
+"""Stages of one run that another takes over: those whose part of the recipe is the same in both.
+
+In: a run folder with results, and one that was begun with a recipe of which some values differ. Out: the results of the
+search, of the derivation and of training, as far as no value that they depend on has changed. Evaluation, packing and
+report are soon made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from litesnn.config import Recipe
+from litesnn.errors import InputError
+from litesnn.files import write_atomically
+from litesnn.runs import STAGES, RunFolder
+
+__all__ = ["Takeover", "first_touched", "take_over"]
+
+_FILES = {
+    "search": ("search.jsonl", STAGES["search"]),
+    "derive": (STAGES["derive"],),
+    "train": ("train.jsonl", STAGES["train"]),
+}
+"""The stages that can be taken over, with what they write; what shows that they are done comes last."""
+
+_DATA_PIN = "data.json"  # what the data were, if the run has kept that: each stage looks whether they still are
+
+_LATER = {
+    "version": "report",
+    "name": "evaluate",
+    "description": "evaluate",
+    "data.test_limit": "evaluate",
+    "train": "train",
+    "made": "train",
+    "model.spatial_edges": "derive",
+    "search.fill": "derive",
+}
+"""The first stage that a key or a whole section matters to; all others matter to the search already."""
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """What was taken over, and the first change that something else has to be done for, in words."""
+
+    stages: tuple[str, ...]
+    change: str | None
+    files: tuple[str, ...] = ()
+    """What was copied."""
+
+    def describe(self, source: RunFolder) -> str:
+        """A line for people."""
+        taken = ", ".join(self.stages) if self.stages else "nothing but the recipe"
+        return f"taken over from {source.path}: {taken}" + (f" ({self.change})" if self.change else "")
+
+
+def first_touched(old: Recipe, new: Recipe) -> tuple[str, str] | None:
+    """The first stage to which a value matters that differs, and what differs; ``None`` if nothing does."""
+    order = list(STAGES)
+    found = [
+        (_LATER.get(key) or _LATER.get(key.partition(".")[0], "search"), f"{key} was {before!r}, now {after!r}")
+        for key, before, after in _changes(old.model_dump(), new.model_dump())
+    ]
+    return min(found, key=lambda row: order.index(row[0]), default=None)
+
+
+def take_over(source: RunFolder, run: RunFolder) -> Takeover:
+    """Copy the results that stay the same into a run, which was begun; what it has already stays.
+
+    Raises:
+        InputError: a file cannot be read or written.
+    """
+    touched = first_touched(source.recipe(), run.recipe())
+    stages: list[str] = []
+    files: list[str] = []
+    for stage, names in _FILES.items():
+        if touched is not None and list(STAGES).index(stage) >= list(STAGES).index(touched[0]):
+            break
+        if not source.done(stage):
+            break
+        if run.done(stage):
+            if _read(run, STAGES[stage]) != _read(source, STAGES[stage]):
+                break  # a result of its own: what follows has to come from that
+            stages.append(stage)
+            continue
+        if run.checkpoint(stage).exists():
+            break
+        for name in (_DATA_PIN, *names):
+            if (source / name).exists() and not (run / name).exists():
+                write_atomically(run / name, _read(source, name))
+                files.append(name)
+        stages.append(stage)
+    return Takeover(tuple(stages), None if touched is None else touched[1], tuple(files))
+
+
+def _read(run: RunFolder, name: str) -> bytes:
+    try:
+        return (run / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{run / name}: cannot be read: {error.strerror or error}") from None
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys whose values differ, with both."""
+    for key in new:
+        before, after = old[key], new[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield prefix + key, before, after
