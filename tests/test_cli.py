@@ -615,8 +615,8 @@ def test_recipes() -> None:
 
 
 def test_lists_fit_80_columns(finished: Path) -> None:
-    helps: list[list[str | Path]] = [[name, "-h"] for name in COMMANDS]
-    for words in (["recipes"], ["list", finished.parent], ["info", finished], *helps):
+    every: list[list[str | Path]] = [["recipes"], ["list", finished.parent], ["info", finished]]
+    for words in [*every, *([name, "-h"] for name in COMMANDS)]:
         outcome = litesnn(*words, columns=80)
         assert outcome.code == 0, outcome
         assert max(map(len, outcome.out.splitlines())) <= 80, words
