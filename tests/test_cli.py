@@ -616,7 +616,8 @@ def test_recipes() -> None:
 
 def test_lists_fit_80_columns(finished: Path) -> None:
     every: list[list[str | Path]] = [["recipes"], ["list", finished.parent], ["info", finished]]
-    for words in [*every, *([name, "-h"] for name in COMMANDS)]:
+    every += [[name, "-h"] for name in COMMANDS]
+    for words in every:
         outcome = litesnn(*words, columns=80)
         assert outcome.code == 0, outcome
         assert max(map(len, outcome.out.splitlines())) <= 80, words

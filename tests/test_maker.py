@@ -62,7 +62,7 @@ def check(plan: Plan, said: Mapping[str, Any], seconds: float) -> None:
         )
         if largest < 0.8 * budget.packed_bytes:
             assert not reason.startswith(f"the widest candidate fills {budget.packed_bytes:,} B")
-            assert "a larger model.width would use more" in "".join(unused_budget(recipe, info))
+            assert "more time or a larger model.width would use more" in "".join(unused_budget(recipe, info))
         elif recipe.model.width > 1:
             assert largest <= 1.8 * budget.packed_bytes
     assert recipe.timesteps <= (budget.timesteps or 4)
@@ -367,6 +367,14 @@ def test_a_network_that_time_makes_narrow_may_have_more_bits(monkeypatch: pytest
         recipe = plan_for({}, seconds).recipe
         assert "would see" in plan_for({}, seconds).reasons["model.width"]
         assert recipe.search.bits == (1, 2, 4)
+
+
+def test_few_rows_get_steps_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 epochs of a search and 300 of training are few steps of 42 rows."""
+    pretend(monkeypatch, data_of((1, 8, 8), classes=2, rows=42), step=0.001)
+    recipe = plan_for({}, 180).recipe
+    assert recipe.search.epochs * (recipe.search.epoch_steps or 0) >= 500
+    assert recipe.train.epochs * (recipe.train.epoch_steps or 0) >= 3000
 
 
 def test_mirroring_follows_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,8 @@ _LINEAR_VALUES = 16_000_000
 """Values of the training inputs from which on the linear classifier of the evaluation takes the longest."""
 
 _SEARCH_EPOCHS, _MOST_SEARCH_EPOCHS, _LEAST_SEARCH_STEPS = 10, 40, 30
-_MOST_EPOCHS = 300
+_ENOUGH_SEARCH_STEPS = 600  # of little data, 40 epochs are fewer
+_MOST_EPOCHS, _ENOUGH_STEPS = 300, 3000
 _FEW_EPOCHS = 10  # training is divided into so many at least: each ends with a validation and a checkpoint
 
 
@@ -224,7 +225,7 @@ def _tail_seconds(data: Data, image: float) -> float:
 
 
 def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[int, int]:
-    """How many epochs of how many steps fit into the time: at least one step, at most 300 epochs.
+    """How many epochs of how many steps fit into the time: at least one step, at most 300 epochs or 3000 steps.
 
     An epoch is one pass over the training rows, or a part of one where only a few passes fit.
     """
@@ -232,9 +233,14 @@ def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[
     steps = steps_per_epoch(data.train.y, size, None)
     whole = seconds / (steps * pace.step + len(data.validation.y) * pace.image)
     if whole >= _FEW_EPOCHS:
-        return min(int(whole), _MOST_EPOCHS), steps
+        return min(int(whole), _most_epochs(steps)), steps
     short = (seconds / _FEW_EPOCHS - len(data.validation.y) * pace.image) / pace.step
     return _FEW_EPOCHS, max(1, min(steps, int(short)))
+
+
+def _most_epochs(steps: int) -> int:
+    """Beyond this, epochs of so many steps are of no use."""
+    return max(_MOST_EPOCHS, math.ceil(_ENOUGH_STEPS / steps))
 
 
 def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Plan:
@@ -381,7 +387,7 @@ def _what_fills(width: int, budget: Budget, by_bytes: int, by_work: int) -> str:
     """Why a width is what it is: of two limits, the bytes allow ``by_bytes`` and the Bit-SynOps ``by_work``."""
     if width == _WIDEST:
         return "no wider network is tried"
-    of_work = f"{budget.bit_synops or 0:.3g} Bit-SynOps"
+    of_work = f"{budget.bit_synops or 0:,.0f} Bit-SynOps"
     return (
         f"the widest candidate fills {of_work if by_work < by_bytes else f'{budget.packed_bytes or _PACKED_BYTES:,} B'}"
     )
@@ -472,7 +478,7 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
     if not fixed:
         steps = max(1, min(most, int(epochs / wanted)))
     if steps < recipe.timesteps:
-        cause = "the time allows" if steps < most else f"{budget.bit_synops:.3g} Bit-SynOps allow"
+        cause = "the time allows" if steps < most else f"{budget.bit_synops:,.0f} Bit-SynOps allow"
         allowed = "the budget allows" if budget.timesteps else "would be tried"
         draft.set("search.timesteps", steps, f"{recipe.timesteps} {allowed}, but {cause} {steps}")
     if steps > 1 and not fixed:
@@ -501,7 +507,7 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     pace = measure.search(recipe)
     per_epoch = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, None)
     share = int(_SEARCH_SHARE * seconds / pace.step)
-    steps = max(_LEAST_SEARCH_STEPS, min(share, _MOST_SEARCH_EPOCHS * per_epoch))
+    steps = max(_LEAST_SEARCH_STEPS, min(share, max(_MOST_SEARCH_EPOCHS * per_epoch, _ENOUGH_SEARCH_STEPS)))
     epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
     cause = "a fifth of the time" if steps == share else "more than a fifth of the time, for fewer would be of no use"
     cause = cause if steps >= share else "longer searches are of no use"
@@ -522,7 +528,7 @@ def _searched(recipe: Recipe, data: Data) -> range:
 def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
     recipe = draft.recipe()
     epochs, steps = _epochs_in(seconds, recipe, data, pace)
-    cause = "what the time allows" if epochs < _MOST_EPOCHS else "more are of no use, whatever the time"
+    cause = "what the time allows" if epochs < _most_epochs(steps) else "more are of no use, whatever the time"
     draft.set("train.epochs", epochs, f"{cause} at {pace.step:.2g} s a step; set anew before training")
     draft.set("train.epoch_steps", steps)
     return int(recipe.train.epochs) if draft.has_said("train.epochs") else epochs

@@ -171,7 +171,7 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
             require_allowed(recipe.module, f"recipe {request.written}")
         if "source" not in recipe.data.model_fields_set:
             raise InputError(f"recipe {request.written} names no data; expected --data, as in --data ./my-images")
-        if str(request.written) not in shipped_recipes() or recipe.data == load_recipe(request.written).data:
+        if str(request.written) not in shipped_recipes() or _is_for(str(request.written), recipe):
             return Begun(recipe)
         if request.model is not None:
             return Begun(recipe)
@@ -190,6 +190,12 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         spent=time.perf_counter() - began,
     )
     return Begun(plan.recipe, plan.reasons, plan.data, plan)
+
+
+def _is_for(shipped: str, recipe: Recipe) -> bool:
+    """Whether a shipped recipe names the data that a recipe made of it has."""
+    data = load_recipe(shipped).data
+    return "source" in data.model_fields_set and recipe.data == data
 
 
 def _names_only_module(request: Request, folder: RunFolder) -> bool:

@@ -287,9 +287,10 @@ def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
     if budget.packed_bytes is not None:
         most = largest_candidate(recipe, info)
         if most < 0.8 * budget.packed_bytes:
+            more = "a larger model.width" if recipe.made is None else "more time or a larger model.width"
             notes.append(
-                f"the largest network of this recipe needs {most:,} of the {budget.packed_bytes:,} B allowed; a larger "
-                "model.width would use more"
+                f"the largest network of this recipe needs {most:,} of the {budget.packed_bytes:,} B allowed; "
+                f"{more} would use more"
             )
     if budget.timesteps is not None and recipe.search.timesteps < budget.timesteps:
         notes.append(f"T <= {budget.timesteps} is allowed, but search.timesteps is {recipe.search.timesteps}")
