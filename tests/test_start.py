@@ -45,7 +45,6 @@ def loaded(program: str, *arguments: str) -> tuple[int, set[str], float]:
         (["export", "nir", "--help"], 0),
         (["-h"], 0),
         (["predict", "-h"], 0),
-        (["--show-completion", "bash"], 0),
     ],
 )
 def test_help_needs_no_torch(arguments: list[str], code: int) -> None:
