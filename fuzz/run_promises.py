@@ -165,7 +165,8 @@ class Promises:
         integerize(network)
         shape = network.info.shape
         if not network.info.frames and max(shape) < 64:
-            network.predict(torch.zeros(1, *shape))
+            kind = torch.uint8 if network.info.kind == "image" else torch.float32
+            network.predict(torch.zeros(1, *shape, dtype=kind))
 
 
 def _require_line(error: InputError, named: str) -> None:

@@ -86,7 +86,7 @@ def test_bad_arguments(problem: Problem, tmp_path: Path) -> None:
     with pytest.raises(litesnn.InputError, match="not understood"):
         litesnn.design(budget="much", run=run)
     with pytest.raises(litesnn.InputError, match=r"unknown key 'search\.speed'"):
-        litesnn.design(changes={"search.speed": 1}, run=run)
+        litesnn.design(data="digits", changes={"search.speed": 1}, run=run)
     with pytest.raises(litesnn.InputError, match="no recipe"):
         litesnn.design(recipe="none", run=run)
     assert not run.exists()
@@ -135,7 +135,9 @@ def test_arguments_of_another_kind_are_refused_in_one_line(
 
 
 def test_only_design_makes_a_recipe_for_data_without_one(problem: Problem) -> None:
-    assert make_recipe() == make_recipe(data="digits") == load_recipe("digits")
+    assert make_recipe(recipe="digits") == make_recipe(data="digits") == load_recipe("digits")
+    with pytest.raises(litesnn.InputError, match="no data are named"):
+        make_recipe()
     assert make_recipe(data=str(problem.data), recipe=problem.recipe).data.source == str(problem.data)
     with pytest.raises(litesnn.InputError, match=r"data '.*blobs\.npz': nobody has written a recipe for it"):
         make_recipe(data=str(problem.data))

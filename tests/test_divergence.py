@@ -93,4 +93,4 @@ def test_a_diverged_result_of_an_older_search_is_refused_by_name(
     save_tensors(run.output("search"), "search", tensors, info)
     outcome = litesnn("derive", run.path)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert f"{run.output('search')}: alpha holds values that are no numbers" in outcome.err
+    assert f"{run.output('search')}: 'alpha' holds values that are no numbers" in outcome.err

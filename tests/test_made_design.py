@@ -229,7 +229,7 @@ def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> Non
     module = ModuleSettings(file="net.py", name="Net", sha256="0", weights=None, weights_sha256=None)
     recipe = Recipe.from_toml("", changes={"data.source": str(problem.data)}).model_copy(update={"module": module})
     RunFolder(tmp_path / "run").begin(recipe)
-    assert "leave out --dry-run" in refused(litesnn("design", "--run", tmp_path / "run", "--dry-run"))
+    assert "add --model net.py:Net" in refused(litesnn("design", "--run", tmp_path / "run", "--dry-run"))
 
 
 @pytest.mark.parametrize(

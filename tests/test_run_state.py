@@ -6,13 +6,15 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from fake_run import fake_genotype, fake_metrics
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.run_state import cut_middle, find_runs, run_table, state_lines
-from litesnn.runs import METRICS_KEYS, STAGES, RunFolder
+from litesnn.runs import STAGES, RunFolder
 
 
 def begun(path: Path, **changes: object) -> RunFolder:
@@ -24,15 +26,9 @@ def begun(path: Path, **changes: object) -> RunFolder:
 def evaluated(run: RunFolder) -> RunFolder:
     for stage in ("search", "derive", "train"):
         run.output(stage).write_text("")
-    found: dict[str, object] = {
-        "version": 1,
-        "test_accuracy": 0.912,
-        "packed_bytes": 7999,
-        "bit_synops": 9.8e5,
-        "timesteps": 3,
-    }
-    found |= {"budgets": [{"name": "packed_bytes", "kept": True}]}
-    run.output("evaluate").write_text(json.dumps(dict.fromkeys(METRICS_KEYS, 0) | found))
+    found = fake_metrics(fake_genotype(), np.random.default_rng(0), classes=["a", "b"], paper=False)
+    found |= {"test_accuracy": 0.912, "packed_bytes": 7999, "bit_synops": 9.8e5, "timesteps": 3}
+    run.output("evaluate").write_text(json.dumps(found))
     return run
 
 

@@ -53,7 +53,7 @@ def test_a_packed_model_fits_80_columns_and_adds_up(tmp_path: Path, cells: int, 
     model = cell_model(np.random.default_rng(0), cells=cells, width=width, keep=keep)
     text = shown(model, tmp_path)
     assert max(map(len, text)) <= 80
-    assert "…" not in "".join(text)
+    assert "…" not in "".join(text[1:])  # the title may cut a long path
     sizes = bytes_column(text)
     bundles = sum(len(population.synapses) for population in model.populations)
     table = text[text.index(next(line for line in text if "─" in line)) + 1 :]

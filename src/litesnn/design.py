@@ -277,7 +277,7 @@ def make_recipe(
 ) -> Recipe:
     """A written recipe with what a person names in place of its own values.
 
-    Left out, the recipe is "digits", for these data alone, or "compress" with ``model``, a given module as
+    Left out, the recipe is "digits" for the data of this name, or "compress" with ``model``, a given module as
     ``FILE.py:Class`` that may start from ``weights``. :func:`design` makes a recipe for all other data.
 
     Raises:
@@ -288,6 +288,8 @@ def make_recipe(
         raise InputError(f"data: expected a name as recipes have it, found {kind}; arrays are for design()")
     request = Request(data, budget, recipe, seed, None, changes or {}, model, weights)
     written = request.written
+    if written is None and data is None:
+        raise InputError("no data are named; expected data='digits', or a recipe that names its own")
     if written is None:
         raise InputError(f"data {data!r}: nobody has written a recipe for it; name one, or let design() make it")
     return load_recipe(written, {"made": None} | request.values())

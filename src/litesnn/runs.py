@@ -71,7 +71,7 @@ class _Limit(_Part):
     name: Literal["packed_bytes", "bit_synops", "timesteps"]
     value: float
     limit: float | None
-    kept: bool
+    kept: bool | None
 
 
 class _DataSet(_Part):
