@@ -449,6 +449,7 @@ def test_a_network_for_other_data(copy: Path, tmp_path: Path) -> None:
     assert "there are 4 classes, not 3" in refused(litesnn("evaluate", copy))
     (copy / "data.json").unlink()  # as in runs from before there was one
     assert "was trained on other data than four" in refused(litesnn("evaluate", copy))
+    assert not (copy / "data.json").exists()  # what was refused is not kept
 
 
 # --- info, predict, recipes ---

@@ -158,18 +158,21 @@ class Job:
             execution = self.session.execution
             if self.session.memory is not None or execution.compiled or execution.half:
                 raise InputError("--memory, --compile and --bf16 do nothing for a given module; leave them out")
-            keep_pin(self.run, self.data)
-            return GIVEN_STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
-        work = STAGE_FUNCTIONS[stage]
-        if stage not in SHARED_STAGES:
-            data = self.data
+            data, work = self.data, GIVEN_STAGE_FUNCTIONS[stage]
             keep_pin(self.run, data)
-            return Path(processes.first_does(lambda: str(work(self.run, data, self.session))))
-        require_equal_parts(self.run.recipe(), [stage])
-        require_equal_parts(self.run.recipe(), [stage], self.data)
-        keep_pin(self.run, self.data)
-        processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
-        return work(self.run, self.data, self.session)
+            made = work(self.run, data, self.session)
+        elif stage not in SHARED_STAGES:
+            data, work = self.data, STAGE_FUNCTIONS[stage]
+            keep_pin(self.run, data)
+            made = Path(processes.first_does(lambda: str(work(self.run, data, self.session))))
+        else:
+            require_equal_parts(self.run.recipe(), [stage])
+            require_equal_parts(self.run.recipe(), [stage], self.data)
+            keep_pin(self.run, self.data)
+            processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
+            made = STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
+        keep_pin(self.run, self.data, fit=True)
+        return made
 
     def take_over(self, source: RunFolder) -> None:
         """Take over what the recipes of ``source`` and of this run make alike, if the data are those of ``source``.

@@ -52,15 +52,18 @@ def _require_same(run: RunFolder, data: Data) -> None:
         _refuse(run, data, change)
 
 
-def keep_pin(run: RunFolder, data: Data) -> None:
+def keep_pin(run: RunFolder, data: Data, *, fit: bool = False) -> None:
     """Keep what the data of a run are, if that is not kept already; they are :func:`pinned`.
+
+    Of a run with results that has no pin, as older ones are, they are kept only when a stage has found that they
+    ``fit`` these.
 
     Raises:
         InputError: the file cannot be written.
     """
 
     def keep() -> None:
-        if _read(run) is None:
+        if _read(run) is None and (fit or not run.has_results(run.recipe())):
             _write(run, _pin(data))
 
     processes.first_does(keep)
