@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fake_run import fake_genotype, fake_metrics
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.run_state import cut_middle, find_runs, run_table, state_lines
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import METRICS_KEYS, STAGES, RunFolder
 
 
 def begun(path: Path, **changes: object) -> RunFolder:
@@ -26,7 +27,8 @@ def begun(path: Path, **changes: object) -> RunFolder:
 def evaluated(run: RunFolder) -> RunFolder:
     for stage in ("search", "derive", "train"):
         run.output(stage).write_text("")
-    found = fake_metrics(fake_genotype(), np.random.default_rng(0), classes=["a", "b"], paper=False)
+    found: dict[str, Any] = dict.fromkeys(METRICS_KEYS, 0) | {"recipe": "mine", "data": {"name": "blobs", "test": 30}}
+    found |= fake_metrics(fake_genotype(), np.random.default_rng(0), classes=["a", "b"], paper=False)
     found |= {"test_accuracy": 0.912, "packed_bytes": 7999, "bit_synops": 9.8e5, "timesteps": 3}
     run.output("evaluate").write_text(json.dumps(found))
     return run
