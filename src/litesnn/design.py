@@ -399,7 +399,8 @@ def compress(
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
-        threads, on_epoch: as for :func:`design`.
+        threads: as for :func:`design`.
+        on_epoch: as for :func:`design`.
 
     Raises:
         InputError: bad input; the message says what was expected. A module that cannot be packed is no error: the
