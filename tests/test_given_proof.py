@@ -330,6 +330,29 @@ def halved() -> nn.Module:
 
 
 @torch.no_grad()
+def test_a_norm_of_a_channel_without_weights_may_round_its_bias() -> None:
+    """All its weights are pruned and its variance is next to nothing: bias less mean is multiplied by hundreds."""
+
+    def make() -> nn.Module:
+        return Row(conv(1, 4), nn.BatchNorm2d(4), Lif(), *tail())
+
+    torch.manual_seed(0)
+    net = lively(make)
+    layer, norm = net.given.layers["layers.0"], net.given.net.get_submodule("layers.1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert layer.bias is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    layer.scores[1:3] = layer.scores.min() - 1  # half of the weights are kept
+    layer.bias[1:3] = torch.tensor([0.2490123, 12.34567])
+    norm.running_mean[1:3] = torch.tensor([0.2490199, 12.34512])
+    norm.running_var[1:3] = 3e-7
+    module = make()
+    agreement = compare_with_module(module, net, packed(net), pixels())
+    assert agreement.predictions_equal == 16
+
+
+@torch.no_grad()
 def test_a_wrong_fold_is_found_and_names_the_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fold that all norms are torch's: the packed file and the deployed form agree with each other alone."""
 

@@ -10,7 +10,8 @@ Then every part of the file computes from *the module's own spikes*, which keeps
 
 - The currents of each neuron may differ by ``(n + 16)·2⁻²⁴·Σ|terms|`` of its n summands, the bound on any order of
   float32 sums, and by what float16 makes of a scale that no weight can hold: that of an identity, of a layer that
-  makes currents of several neurons, and of what is rounded to zero.
+  makes currents of several neurons, and of what is rounded to zero; and by 16 roundings of the biases and means that
+  the module adds by themselves, which cancel in the file.
 - Its spikes may differ where the membrane is as close to the threshold as the currents may differ, and 2⁻²⁰ of both
   for the module's own rounding and the leak, which is measured.
 - The readout of the module's spikes may differ from its outputs by the rounding of float32.
@@ -37,9 +38,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from litesnn.compression.deploy import Folding, exact_populations, packed_model, prove_equal
-from litesnn.compression.graph import Graph, leaves_of
+from litesnn.compression.graph import Graph, Leaf, Node, Norm, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice, steps_of
+from litesnn.compression.norms import affine_of
 from litesnn.compression.plain import settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.tape import tensors_in
@@ -54,6 +56,8 @@ __all__ = ["Agreement", "compare_with_module", "rehearse"]
 _BATCH = 32
 _FLOAT32 = 2.0**-24
 _NEURON = 2.0**-20
+_ROUNDINGS = 16
+"""Of float32, for what a module adds that is no summand of the file."""
 _REHEARSED_IMAGES = 4
 _REHEARSED_CHOICE = (2, 0.7)
 
@@ -165,9 +169,36 @@ def _fill(module: nn.Module, network: SteppedNetwork, graph: Graph) -> list[_Gap
             else:
                 shift = torch.zeros_like(bias)
             _put(module, summand.layer, layer, replace(plain, scale=plain.scale * ratio), shift)
-        gaps.append(_Gap(tuple(scales), _between(own_bias, group.bias)))
+        constants = torch.zeros_like(bias)
+        if population.current is not None:
+            unit = torch.full_like(bias, graph.lif.threshold / population.lif.threshold)
+            constants = _constants(population.current, given, unit)
+        gap = _between(own_bias, group.bias) + _ROUNDINGS * _FLOAT32 * constants.numpy()
+        gaps.append(_Gap(tuple(scales), gap.astype(np.float32)))
     _put_readout(module, graph, given.layers[graph.readout], folding)
     return gaps
+
+
+def _constants(node: Node, given: Given, gain: Tensor) -> Tensor:
+    """The magnitudes [O] of the biases and means that the module adds by themselves, of which the file has the sum.
+
+    They can cancel: a channel that is nearly constant has a small variance, so that its norm multiplies the rounding of
+    a bias less its mean by a large gain.
+    """
+    match node:
+        case Leaf():
+            bias = None if node.layer is None else given.layers[node.layer].bias
+            return torch.zeros_like(gain) if bias is None else (gain * bias.detach().double()).abs()
+        case Sum():
+            return _constants(node.left, given, gain) + _constants(node.right, given, gain)
+        case Norm():
+            norm = given.net.get_submodule(node.name)
+            assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            assert norm.running_mean is not None
+            affine = affine_of(norm)
+            inner = gain * affine.gain
+            own = (inner * norm.running_mean.double()).abs() + (gain * affine.offset).abs()
+            return own + _constants(node.child, given, inner)
 
 
 def _is_compressed(module: nn.Module) -> bool:
