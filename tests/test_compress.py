@@ -440,10 +440,10 @@ def test_a_network_for_other_data(copy: Path, place: Path, tmp_path: Path, comma
         np.savez(tmp_path / "other.npz", **arrays, classes=np.array(["x", "y", "z"]))
     text = (copy / "recipe.toml").read_text()
     (copy / "recipe.toml").write_text(text.replace(str(place / "blobs.npz"), str(tmp_path / "other.npz")))
-    assert "class 0 is called 'x', not '0'" in refused(litesnn(command, copy))
+    assert "class 0 is called 'x', not '0'" in refused(litesnn(command, copy, *named(place)))
     (copy / "data.json").unlink()  # as in runs from before there was one
     before = stamps(copy)
-    assert "other: the data have changed since" in refused(litesnn(command, copy, *named(place)))
+    assert "was trained on other data than other" in refused(litesnn(command, copy, *named(place)))
     assert stamps(copy) | {".lock": 0} == before | {".lock": 0}
 
 

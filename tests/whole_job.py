@@ -177,10 +177,10 @@ def begin(path: Path, data: Path, changes: Mapping[str, Any] | None = None) -> t
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """A log's rows without the time they took."""
+    """A log's rows without the time they took and the options with which they were computed."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
     for row in found:
-        del row["seconds"]
+        del row["seconds"], row["options"]
     return found
 
 
