@@ -106,7 +106,6 @@ class Given(nn.Module):
         self.currents: Mapping[str, Currents] = {}
         self.fired: dict[str, Tensor] = {}
         self._unfolded_norms: set[int] = set()
-        self._guard = Guard()
         self._other_bytes = 0
         self.learn()
         for name, neuron in self.neurons.items():
@@ -166,7 +165,8 @@ class Given(nn.Module):
         Raises:
             ValueError: there are fewer frames than timesteps.
         """
-        with self._guard if self._guard.met else nullcontext():
+        # Outputs are right without it, and what a module does in training need not be what it does in evaluation.
+        with Guard() if torch.is_grad_enabled() else nullcontext():
             return steps_of(self.net, x, timesteps, self)
 
     def refuse(self, reason: str | None) -> None:
@@ -259,7 +259,7 @@ class Given(nn.Module):
         """What the module makes of a batch, if it is of a shape that it may be of."""
         by = "×".join(map(str, self.info.shape))
         try:
-            with self._guard:
+            with Guard():
                 output = _output(call())
         except Exception as error:  # whatever somebody's forward raises
             raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
@@ -306,7 +306,7 @@ class Given(nn.Module):
             outputs = []
             for _ in range(2):
                 self._reset()
-                with torch.random.fork_rng(devices=[]), self._guard:
+                with torch.random.fork_rng(devices=[]), Guard():
                     torch.manual_seed(0)
                     outputs.append(_output(self.net(scale * image)))
             first, second = outputs
