@@ -67,6 +67,20 @@ class Mixing(Lif):
         return super().forward(torch.conv2d(x, self.mix, stride=[2, 2]))
 
 
+class OnlyInTraining(nn.Module):
+    """Has an auxiliary path with a strided 1 × 1 convolution, which evaluation does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.neuron, self.head = nn.Conv2d(1, 4, 3, padding=1), Lif(), nn.Linear(4, 3)
+        self.weight = nn.Parameter(torch.randn(4, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.neuron(self.conv(x))
+        out: Tensor = self.head(spikes.mean((2, 3)))
+        return out + F.conv2d(spikes, self.weight, stride=2).mean() if self.training else out
+
+
 def channels_last(*sizes: int) -> Tensor:
     values = torch.randn(sizes, generator=torch.Generator().manual_seed(sum(sizes)))
     return values.contiguous(memory_format=torch.channels_last)
@@ -104,6 +118,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "border": lambda: layer(CompressedLayer(nn.Conv2d(4, 6, 1, 2, padding_mode="reflect"))),
     "given": lambda: given(lambda: Row(nn.Conv2d(1, 4, 3, padding=1), Lif(), nn.Conv2d(4, 4, 1, 2), Lif(), *tail())),
     "functional": lambda: given(Functional),
+    "only in training": lambda: given(OnlyInTraining),
 }
 
 

@@ -83,7 +83,6 @@ class Given(nn.Module):
         self.neuron_calls: dict[str, int] = {}
         self.neurons = {name: leaf for name, leaf in leaves(module).items() if is_neuron(leaf)}
         self.heard: dict[str, list[Tensor]] | None = None
-        self._guard = Guard()
         self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others())
         self.learn()
         for name, neuron in self.neurons.items():
@@ -127,7 +126,8 @@ class Given(nn.Module):
             ValueError: there are fewer frames than timesteps.
         """
         reset_states(self.net)
-        with self._guard if self._guard.met else nullcontext():
+        # Outputs are right without it, and what a module does in training need not be what it does in evaluation.
+        with Guard() if torch.is_grad_enabled() else nullcontext():
             if self.own_timesteps is not None:
                 return _output(self.net(x))[:timesteps]
             seen = first_frames(x, timesteps).unbind(1) if self.info.frames else [x] * timesteps
@@ -189,7 +189,7 @@ class Given(nn.Module):
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
         by = "×".join(map(str, self.info.shape))
         try:
-            with self._guard:
+            with Guard():
                 output = _output(tape.record(self.net, lambda: self.net(image)))
         except Exception as error:  # whatever somebody's forward raises
             raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error

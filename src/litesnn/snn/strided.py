@@ -16,7 +16,7 @@ convolutions in one or three dimensions are right. A transposed convolution has 
 
 A 1 × 1 convolution with a stride s reads every s-th pixel of every s-th row. Here these pixels are taken first, and
 convolved with a stride of 1: the same sums. Whatever calls torch's convolutions in this package calls them from here;
-what a given module calls itself is caught by :class:`Guard`.
+what a given module calls itself, in steps that may have gradients, is caught by :class:`Guard`.
 
 Shapes: N maps, I input and O output channels, H × W pixels of the input and H' × W' of the output.
 """
@@ -79,26 +79,12 @@ def pixels_read(x: Tensor, stride: Pair) -> Tensor:
 
 
 class Guard(TorchFunctionMode):
-    """While it is a context, 1 × 1 convolutions with a stride that are called in torch's way are computed in ours.
-
-    Attributes:
-        met: whether there was one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.met = False
+    """While it is a context, 1 × 1 convolutions with a stride that are called in torch's way are computed in ours."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        ours = _OURS.get(func)
-        if ours is None:
-            return func(*args, **kwargs)
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
-        self.met |= _is_strided_point(weight, args[3] if len(args) > 3 else kwargs.get("stride", 1))
-        return ours(*args, **kwargs)
+        return _OURS.get(func, func)(*args, **(kwargs or {}))
 
 
 _OURS: dict[Any, Callable[..., Tensor]] = {torch.conv2d: conv2d, torch.conv_transpose2d: conv_transpose2d}
