@@ -53,6 +53,9 @@ class Request:
 
     def values(self) -> dict[str, Any]:
         """The recipe's values that were said, by dotted key. Raises ``InputError`` if one is not understood."""
+        for key in self.changes:
+            if key.partition(".")[0] == "made":
+                raise InputError(f"{key} is kept of a recipe that is made, and not set; say the time with --time")
         merged: dict[str, Any] = {}
         if self.data is not None:
             merged["data.source"] = self.data
@@ -140,9 +143,10 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
                 raise InputError(f"{folder.path} holds a run with another recipe ({difference}); choose another folder")
     if request.written is not None:
         recipe = load_recipe(request.written, {"made": None} | said)
-        if str(request.written) not in shipped_recipes() or recipe.data == load_recipe(request.written).data:
+        if str(request.written) not in shipped_recipes() or request.model is not None:
             return Begun(recipe)
-        if request.model is not None:
+        shipped = load_recipe(request.written).data
+        if recipe.data == shipped and "source" in shipped.model_fields_set:  # which "small" leaves to the person
             return Begun(recipe)
         data = load(recipe.data, recipe.front_ends)
         return Begun(*scaled(recipe, data, said), data)

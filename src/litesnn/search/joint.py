@@ -25,6 +25,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -38,6 +39,7 @@ from litesnn.budget import Budget
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
+from litesnn.files import JsonLog
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.loop.constraint import Constraint
@@ -45,6 +47,7 @@ from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import EpochLog, RunningMeans, progress_bar
+from litesnn.loop.schedule import Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import Output
@@ -374,28 +377,33 @@ def learn(
         train = joined(train, validation)
     module = supernet.module.train()
     processes.equalize(module.state_dict().values())
-    epochs, size = recipe.search.epochs, recipe.search.batch_size
+    size = recipe.search.batch_size
     plan = plan_steps(*(min(size, len(rows)) for rows in ((train,) if together else (train, validation))))
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
-    checkpoint, done = run.checkpoint("search"), 0
+    checkpoint, done, schedule = run.checkpoint("search"), 0, Schedule(recipe.search.epochs)
     if checkpoint.exists():
         saved = load_state(checkpoint, "search state", module, state.optimizers)
         done, state.rates = saved["epoch"], saved["rates"]
+        schedule = Schedule(**saved.get("schedule", asdict(schedule)))
         for key, constraint in state.constraints.items():
             constraint.multiplier = saved["multipliers"][key]
     steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
+    bound = 0.0 if recipe.made is None else recipe.made.search
+    taken = [row["seconds"] for row in JsonLog.read(run / "search.jsonl")] if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
-        task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
-        for epoch in range(done, epochs):
+        task = bar.add_task("search", total=schedule.epochs * steps, completed=done * steps, status="")
+        for epoch in itertools.count(done):
+            if epoch >= schedule.epochs:
+                break
             started, sums = time.perf_counter(), RunningMeans()
             draws = generator_for(recipe.seed, "draws", epoch)
             held_out = _endless(validation, size, recipe, epoch)
             order = generator_for(recipe.seed, "search", epoch)
             batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
-                lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
+                lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, schedule.at(epoch + step / steps))
                 set_lr(state.optimizers["weights"], lr)
                 if together:
                     sums.add(state.joint_step(x, y, draws, epoch=epoch))
@@ -403,13 +411,21 @@ def learn(
                     sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
                     sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
-            row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
             row |= sums.means() | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
             bar.update(task, status=f"{kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
+            taken.append(row["seconds"])
+            planned = recipe.search.epochs
+            changed = schedule.after(epoch + 1, taken, bound, most=planned, least=-(-planned // 2))
+            if changed != schedule:
+                session.warn(f"search: {changed.describe_change(schedule)}")
+                bar.update(task, total=changed.epochs * steps)
+            schedule = changed
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
+            memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "search state", module, state.optimizers, memory)
     log.close()
     save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
