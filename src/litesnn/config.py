@@ -24,7 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
-from litesnn.text import short
+from litesnn.text import first_complaint, short
 
 __all__ = [
     "MadeFor",
@@ -304,8 +304,7 @@ class Recipe(_Settings):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "recipe"
+            key, first = first_complaint(error, "recipe")
             if first["type"] == "extra_forbidden":
                 raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None

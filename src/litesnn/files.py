@@ -8,12 +8,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from litesnn.errors import InputError
-from litesnn.text import short
+from litesnn.text import first_complaint, short
 
-__all__ = ["JsonLog", "parse_json", "read_text", "write_atomically"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["JsonLog", "parse_json", "read_text", "validated", "write_atomically"]
+
+RecordT = TypeVar("RecordT", bound="BaseModel")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -62,6 +67,21 @@ def parse_json(text: str, origin: str, *, where: str = "") -> Any:
         raise InputError(f"{origin} is damaged: {where}nested too deep") from None
     except ValueError as error:
         raise InputError(f"{origin} is damaged: {where}{' '.join(str(error).split())}") from None
+
+
+def validated(record: type[RecordT], value: object, path: Path) -> RecordT:
+    """What a file says, as the record that it has to be.
+
+    Raises:
+        InputError: it is no such record; the message names the file and the key.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return record.model_validate(value)
+    except ValidationError as error:
+        where, first = first_complaint(error, "its description")
+        raise InputError(f"{path} is damaged: {short(where)}: {first['msg']}, not {short(first['input'])}") from None
 
 
 class JsonLog:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
+from litesnn.text import first_complaint
 
 __all__ = [
     "BIT_WIDTHS",
@@ -231,8 +232,7 @@ def _validated(record: type[RecordT], text: str, origin: str) -> RecordT:
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
+        where, first = first_complaint(error, "the file")
         raise InputError(f"{origin}: {where}: {first['msg']}") from None
 
 

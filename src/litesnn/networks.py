@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from litesnn.data.batches import generator_for
 from litesnn.errors import InputError
+from litesnn.files import validated
 from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors, validated
+from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from litesnn.errors import InputError
 from litesnn.files import JsonLog
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import STAGES, RunFolder, budgets_kept
 
 __all__ = ["cut_middle", "find_runs", "run_table", "state_lines"]
 
@@ -89,7 +89,7 @@ def _cells(run: RunFolder) -> Iterator[str]:
             yield f"{metrics['packed_bytes']:,.0f}"
             yield f"{metrics['bit_synops']:,.0f}"
             yield str(metrics.get("timesteps", ""))
-            yield "yes" if all(row["kept"] for row in metrics["budgets"]) else "NO"
+            yield {True: "yes", False: "NO", None: "?"}[budgets_kept(metrics["budgets"])]
             return
         left = next(stage for stage in STAGES if not run.done(stage))
         yield _epochs(run, left, short=True) or f"next: {left}"

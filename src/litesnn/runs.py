@@ -19,15 +19,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from litesnn import processes
 from litesnn.config import Recipe, reasons_in, with_numbers
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
-from litesnn.files import parse_json, read_text, write_atomically
+from litesnn.files import parse_json, read_text, validated, write_atomically
 from litesnn.system import require_supported
-from litesnn.text import short
 
 __all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
 
@@ -198,12 +197,7 @@ class RunFolder:
         missing = [key for key in METRICS_KEYS if key not in metrics]
         if missing:
             raise InputError(f"{path} is damaged: it has no {missing[0]}")
-        try:
-            _Metrics.model_validate(metrics)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = short(".".join(map(str, first["loc"])))
-            raise InputError(f"{path} is damaged: {where}: {first['msg']}, not {short(first['input'])}") from None
+        validated(_Metrics, metrics, path)
         return metrics
 
     def amend_metrics(self, **sections: object) -> dict[str, Any]:
@@ -267,7 +261,7 @@ class RunFolder:
             old = self.recipe() if path.exists() else None
             difference = old and first_difference(old.model_dump(), recipe.model_dump())
             if old is not None and difference and self.may_change(old, recipe):
-                values = _changed(old.model_dump(), recipe.model_dump())
+                values = {key: new for key, _, new in differences(old.model_dump(), recipe.model_dump())}
                 write_atomically(path, with_numbers(read_text(path), values, {}))
                 difference = None
             # A run that was refused before it left anything, for an impossible budget say, can be begun anew.
@@ -306,7 +300,7 @@ class RunFolder:
 
     def may_change(self, old: Recipe, new: Recipe) -> bool:
         """Whether all in which two recipes of this run differ are rates of stages that have diverged."""
-        keys = _changed(old.model_dump(), new.model_dump())
+        keys = [key for key, _, _ in differences(old.model_dump(), new.model_dump())]
         return bool(keys) and all(
             (stage := key.partition(".")[0]) in STAGES and self.diverged(stage).exists() and _is_rate(key)
             for key in keys
@@ -372,30 +366,28 @@ def held(
             yield RunFolder(scratch)
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values that differ between two recipes as nested tables, by dotted key, as they are in the new one."""
-    changed: dict[str, Any] = {}
-    for key in old.keys() | new.keys():
-        before, after = old.get(key), new.get(key)
-        if isinstance(after, dict) and isinstance(before, dict):
-            changed |= _changed(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changed[f"{prefix}{key}"] = after
-    return changed
-
-
 def _is_rate(key: str) -> bool:
     name = key.rpartition(".")[2]
     return name.endswith("lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
 
 
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first key whose value differs between two recipes as nested tables, in words; ``None`` if none does."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys whose values differ between two recipes as nested tables, each with the old and the new value."""
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)
         if isinstance(after, dict) and isinstance(before, dict):
-            if inner := first_difference(before, after, f"{prefix}{key}."):
-                return inner
+            yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            return f"{prefix}{key} was {before!r}, now {after!r}"
-    return None
+            yield f"{prefix}{key}", before, after
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first key whose value differs between two recipes as nested tables, in words; ``None`` if none does."""
+    found = ((f"{key} was {before!r}, now {after!r}") for key, before, after in differences(old, new))
+    return next(found, None)
+
+
+def budgets_kept(rows: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Whether all limits are kept, by the ``budgets`` of the metrics; ``None`` if it is not known of one."""
+    verdicts = [row["kept"] for row in rows]
+    return False if False in verdicts else None if None in verdicts else True

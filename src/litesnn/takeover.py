@@ -7,14 +7,12 @@ report are soon made anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import STAGES, RunFolder, differences
 
 __all__ = ["Takeover", "first_touched", "take_over"]
 
@@ -24,8 +22,6 @@ _FILES = {
     "train": ("train.jsonl", STAGES["train"]),
 }
 """The stages that can be taken over, with what they write; what shows that they are done comes last."""
-
-_DATA_PIN = "data.json"  # what the data were, if the run has kept that: each stage looks whether they still are
 
 _LATER = {
     "version": "report",
@@ -60,7 +56,7 @@ def first_touched(old: Recipe, new: Recipe) -> tuple[str, str] | None:
     order = list(STAGES)
     found = [
         (_LATER.get(key) or _LATER.get(key.partition(".")[0], "search"), f"{key} was {before!r}, now {after!r}")
-        for key, before, after in _changes(old.model_dump(), new.model_dump())
+        for key, before, after in differences(old.model_dump(), new.model_dump())
     ]
     return min(found, key=lambda row: order.index(row[0]), default=None)
 
@@ -86,7 +82,7 @@ def take_over(source: RunFolder, run: RunFolder) -> Takeover:
             continue
         if run.checkpoint(stage).exists():
             break
-        for name in (_DATA_PIN, *names):
+        for name in (source.data_pin.name, *names):  # each stage looks whether the data still are what they were
             if (source / name).exists() and not (run / name).exists():
                 write_atomically(run / name, _read(source, name))
                 files.append(name)
@@ -99,13 +95,3 @@ def _read(run: RunFolder, name: str) -> bytes:
         return (run / name).read_bytes()
     except OSError as error:
         raise InputError(f"{run / name}: cannot be read: {error.strerror or error}") from None
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys whose values differ, with both."""
-    for key in new:
-        before, after = old[key], new[key]
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _changes(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield prefix + key, before, after

@@ -7,8 +7,13 @@ terminal, and a half of a surrogate pair cannot even be printed.
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING
 
-__all__ = ["plain", "reason_of", "short"]
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+__all__ = ["first_complaint", "plain", "reason_of", "short"]
 
 _SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # control, format (direction, width), surrogates, line breaks
 _LONGEST = 300  # characters of a reason
@@ -29,6 +34,12 @@ def reason_of(error: BaseException, *, named: bool = False) -> str:
     said = " ".join(str(error).split())
     name = type(error).__name__
     return plain((f"{name}: {said}".removesuffix(": ") if named or not said else said)[:_LONGEST])
+
+
+def first_complaint(error: ValidationError, whole: str) -> tuple[str, ErrorDetails]:
+    """The dotted key that the first error of a validation is about (``whole`` if it is about all), and that error."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])) or whole, first
 
 
 def short(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from litesnn.compression.search import (
     searched_rates,
 )
 from litesnn.compression.source import build_module
-from litesnn.config import Recipe
+from litesnn.config import ModuleSettings, Recipe
 from litesnn.data.sources import Data
 from litesnn.deploy.pack import PROOF_IMAGES, counted
 from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
@@ -38,7 +39,7 @@ from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, sa
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
-from litesnn.runs import RunFolder
+from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import learn, read_into
 from litesnn.snn.network import InputInfo
 from litesnn.train.evaluate import (
@@ -253,8 +254,7 @@ def _judged(metrics: Mapping[str, Any], packed: bool) -> dict[str, Any]:
     for row in rows:
         if row["name"] == "packed_bytes" and row["limit"] is not None:
             row["kept"] = row["value"] <= row["limit"] if packed else None
-    verdicts = [row["kept"] for row in rows]
-    return {"budgets": rows, "budgets_kept": False if False in verdicts else None if None in verdicts else True}
+    return {"budgets": rows, "budgets_kept": budgets_kept(rows)}
 
 
 def load_compressed(run: RunFolder) -> SteppedNetwork:
@@ -280,15 +280,22 @@ def _load(path: Path, recipe: Recipe) -> SteppedNetwork:
 def _given(recipe: Recipe, info: InputInfo) -> Given:
     settings = recipe.module
     assert settings is not None
-    origin, io_bits = f"{settings.file}: class {settings.name}", recipe.model.io_bits
-
-    def build() -> nn.Module:
-        return build_module(settings, recipe.seed)
-
-    given = Given(build(), info, origin=origin, io_bits=io_bits)
-    timesteps = most_timesteps(given, recipe)
-    given.refuse(rehearse(build, info, origin=origin, io_bits=io_bits, timesteps=timesteps))
+    origin, io_bits = _origin(settings), recipe.model.io_bits
+    given = Given(build_module(settings, recipe.seed), info, origin=origin, io_bits=io_bits)
+    given.refuse(_rehearsed(settings.model_dump_json(), recipe.seed, info, io_bits, most_timesteps(given, recipe)))
     return given
+
+
+def _origin(settings: ModuleSettings) -> str:
+    return f"{settings.file}: class {settings.name}"
+
+
+@lru_cache(maxsize=4)  # it takes seconds, and each stage of a job asks; the settings have the digests of all files
+def _rehearsed(settings: str, seed: int, info: InputInfo, io_bits: int, timesteps: int) -> str | None:
+    """Why a module, by its settings as JSON, cannot be packed, or ``None``: see :func:`rehearse`."""
+    module = ModuleSettings.model_validate_json(settings)
+    build = partial(build_module, module, seed)
+    return rehearse(build, info, origin=_origin(module), io_bits=io_bits, timesteps=timesteps)
 
 
 def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:

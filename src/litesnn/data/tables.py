@@ -54,9 +54,7 @@ def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Ope
         with _quiet(datasets):
             found = datasets.load_dataset(tables.reader, data_files=dict(tables.patterns))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"{settings.source}: cannot be read as a data set: {reason_of(error.__cause__ or error)}"
-        ) from None
+        raise InputError(f"{settings.source}: cannot be read as a data set: {_reason(error)}") from None
     return _open_tables(found, settings, audio, datasets, tables.notes)
 
 
@@ -80,9 +78,7 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
             f"{name!r} is not here and the Hugging Face hub cannot be reached to look for it; {EXPECTED}"
         ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"{name!r} of the Hugging Face hub cannot be read: {reason_of(error.__cause__ or error)}"
-        ) from None
+        raise InputError(f"{name!r} of the Hugging Face hub cannot be read: {_reason(error)}") from None
     return _open_tables(found, settings, audio, datasets)
 
 

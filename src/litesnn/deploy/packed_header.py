@@ -44,6 +44,7 @@ from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind
 from litesnn.size import MAX_RICE
+from litesnn.text import first_complaint
 
 __all__ = [
     "ALL",
@@ -269,8 +270,8 @@ class _HeaderReader:
         try:
             front_end = settings.model_validate(dict(zip(fields, row[1:], strict=True)))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+            part, first = first_complaint(error, "settings")
+            raise InputError(f"{where}: {part}: {first['msg']}") from None
         if (spec.kind, spec.shape) != (front_end.kind, front_end.shape):
             expected = f"{front_end.kind} {_by(front_end.shape)}"
             refuse(f"{self.origin}: input", expected, f"{spec.kind} {_by(spec.shape)}")

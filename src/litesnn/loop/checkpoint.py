@@ -10,12 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from litesnn import processes
@@ -31,15 +30,12 @@ __all__ = [
     "save_state",
     "save_tensors",
     "seal",
-    "validated",
 ]
 
 _VERSION = 1
 
 _UNREADABLE = (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
 """RuntimeError is torch's for types and sizes that it does not take, and a description that is nested too deep."""
-
-RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -98,16 +94,6 @@ def require_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise InputError(
                 f"{path}: {short(name)} holds values that are no numbers: what made them has diverged; make it anew"
             )
-
-
-def validated(record: type[RecordT], value: object, path: Path) -> RecordT:
-    """What the description of a file says, as the record that it has to be. Raises ``InputError`` naming the file."""
-    try:
-        return record.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its description"
-        raise InputError(f"{path} is damaged: {short(where)}: {first['msg']}, not {short(first['input'])}") from None
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:

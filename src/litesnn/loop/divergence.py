@@ -50,13 +50,12 @@ def require_converging(
     else:
         what = f"weights have grown to {largest:.3g}"
     write_atomically(run.diverged(stage), what + "\n")
-    command = "design" if recipe.module is None else "compress"
     rate = recipe.search.lr if stage == "search" else recipe.train.lr
     epoch = int(row["epoch"])
     onward = f"goes on after epoch {epoch - 1}" if epoch > 1 else "begins it anew"
     raise InputError(
         f"{run.path}: the {'search' if stage == 'search' else 'training'} diverged in epoch {epoch}: {what}. Its rate "
-        f"{stage}.lr is {rate:g}; with a lower one 'litesnn {command} --run {run.path} --set {stage}.lr=…' {onward}"
+        f"{stage}.lr is {rate:g}; with a lower one '{run.go_on_command(f'--set {stage}.lr=…')}' {onward}"
     )
 
 

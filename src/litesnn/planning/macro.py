@@ -55,8 +55,7 @@ def macro_paths(height: int, width: int, *, frames: bool = False) -> list[MacroP
 
     With ``frames`` the stem works at every timestep, and halves all that is to be halved before the first cell.
     """
-    side = math.sqrt(height * width)
-    halvings = max(0, round(math.log2(side / _FIRST_MAP)))
+    side, halvings = _side(height, width)
     if side >= _DEEP:
         tried: list[tuple[int, tuple[int, ...]]] = [] if frames else [(halvings - 1, (1, 1, 2, 2))]
         tried += [(halvings, (0, 0, 1, 1)), (halvings, (0, 1, 1)), (halvings, (1, 1, 2))]
@@ -78,10 +77,15 @@ def deep_path(height: int, width: int) -> MacroPath:
     quadruple. Few cells on large maps, and none behind a stem that reads every pixel. Behind such a stem, as few
     channels as the first cell has would let too little through.
     """
-    side = math.sqrt(height * width)
-    halvings = max(0, round(math.log2(side / _FIRST_MAP)))
+    side, halvings = _side(height, width)
     levels = (0, 1, 1, 2) if side >= _DEEP else (0, 1, 1)
     return replace(_path(halvings, levels, deepest_level(height, width)) or MacroPath(1, (0, 0)), stem_share=2)
+
+
+def _side(height: int, width: int) -> tuple[float, int]:
+    """The side of a square of as many pixels, and how often that is halved before the first cell."""
+    side = math.sqrt(height * width)
+    return side, max(0, round(math.log2(side / _FIRST_MAP)))
 
 
 def _path(halvings: int, levels: tuple[int, ...], deepest: int) -> MacroPath | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from litesnn.errors import InputError
 from litesnn.loop.session import Session
 from litesnn.planning.maker import DEFAULT_SECONDS, Plan, make_plan
 from litesnn.planning.scale import scaled
-from litesnn.runs import RunFolder, first_difference
+from litesnn.runs import RunFolder, differences, first_difference
 
 __all__ = ["Begun", "Request", "begin"]
 
@@ -220,16 +220,12 @@ def _wished(found: Recipe, said: Mapping[str, Any], seconds: float | None) -> Re
 
 def _reasons(run: RunFolder, found: Recipe, wished: Recipe) -> dict[str, str]:
     """The reasons of a run's recipe for the values that another one has too."""
-    before, now = dict(_values(found.model_dump())), dict(_values(wished.model_dump()))
-    return {key: reason for key, reason in run.reasons().items() if before.get(key) == now.get(key)}
-
-
-def _values(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _values(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    changed = [key for key, _, _ in differences(found.model_dump(), wished.model_dump())]
+    return {
+        key: reason
+        for key, reason in run.reasons().items()
+        if not any(f"{key}.".startswith(f"{part}.") for part in changed)
+    }
 
 
 def _as_another(folder: RunFolder, request: Request, said: Mapping[str, Any], seconds: float | None) -> Begun:

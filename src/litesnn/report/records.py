@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from litesnn.errors import InputError
 from litesnn.files import read_text
 from litesnn.genotype import Compressed, Genotype, read_genotype
+from litesnn.text import first_complaint
 
 __all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
 
@@ -350,6 +351,5 @@ def _record(record: type[RecordT], value: Any, origin: str) -> RecordT:
     try:
         return record.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the record"
+        where, first = first_complaint(error, "the record")
         raise InputError(f"{origin}: {where}: {first['msg']}") from None

@@ -40,6 +40,7 @@ from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
 from litesnn.errors import InputError
+from litesnn.files import validated
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import (
     load_into,
@@ -48,7 +49,6 @@ from litesnn.loop.checkpoint import (
     require_numbers,
     save_state,
     save_tensors,
-    validated,
 )
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.divergence import require_converging

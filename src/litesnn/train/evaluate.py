@@ -31,7 +31,7 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.loop.session import Session
 from litesnn.networks import load_network
-from litesnn.runs import METRICS_VERSION, RunFolder
+from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
 from litesnn.snn.backbone import Output
 from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
 from litesnn.snn.execution import Execution
@@ -404,5 +404,4 @@ def compare(metrics: Mapping[str, Any], budget: Budget, *, uncounted: Collection
         if kept and limit is not None and name in uncounted:
             kept = None
         rows.append({"name": name, "value": value, "limit": limit, "kept": kept})
-    verdicts = [row["kept"] for row in rows]
-    return {"budgets": rows, "budgets_kept": False if False in verdicts else None if None in verdicts else True}
+    return {"budgets": rows, "budgets_kept": budgets_kept(rows)}

@@ -27,9 +27,9 @@ from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
-from litesnn.files import JsonLog
+from litesnn.files import JsonLog, validated
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_state, save_state, validated
+from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.divergence import require_converging
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
