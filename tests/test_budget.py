@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from litesnn.budget import Budget, parse_bytes
+from litesnn.budget import Budget, describe_bit_synops, parse_bytes
 from litesnn.errors import InputError
 
 
@@ -134,3 +134,19 @@ def test_describe_by_hand() -> None:
 def test_limits_are_validated(limits: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         Budget.model_validate(limits)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (2e6, "2 M"),
+        (1.2345e7, "12.3 M"),
+        (999_999, "1 M"),
+        (20_000, "20 k"),
+        (999.9, "1 k"),
+        (5, "5"),
+        (3e12, "3,000 G"),
+    ],
+)
+def test_bit_synops_in_words(count: float, words: str) -> None:
+    assert describe_bit_synops(count) == f"{words} Bit-SynOps"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.optimize import milp
 
 from litesnn.budget import Budget
-from litesnn.config import Recipe
+from litesnn.config import MadeFor, Recipe
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound, to_bytes
 from litesnn.errors import InputError
@@ -486,7 +486,9 @@ def test_what_a_recipe_cannot_use_of_its_budget() -> None:
     assert unused_budget(limited(plain, round(most / 0.81)), INFO) == []
     (line,) = unused_budget(limited(plain, round(most / 0.79)), INFO)
     assert line.startswith(f"the largest network of this recipe needs {most:,} of the {round(most / 0.79):,} B allowed")
-    assert "model.width" in line
+    assert line.endswith("; a larger model.width would use more")
+    made = limited(plain, round(most / 0.79)).model_copy(update={"made": MadeFor(seconds=60)})
+    assert unused_budget(made, INFO) == [line.partition(";")[0]]  # its plan has said what the width follows from
     for allowed, lines in ((2, []), (3, []), (5, ["T <= 5 is allowed, but search.timesteps is 3"])):
         assert unused_budget(plain.model_copy(update={"budget": Budget(timesteps=allowed)}), INFO) == lines
 

@@ -102,7 +102,7 @@ def test_silent_populations_are_named() -> None:
     rates = {"stem": 0.2, "cell 1 node 0": 0.0, "cell 1 node 1": 0.00099, "cell 2 node 0": 0.001}
     said = silence(rates, "test", Budget(bit_synops=20000))
     names = "almost no spikes on test from cell 1 node 0 (0.00%), cell 1 node 1 (0.10%)"
-    assert said == f"{names}; the limit of 2e+04 Bit-SynOps may be too tight"
+    assert said == f"{names}; the limit of 20 k Bit-SynOps may be too tight"
     assert silence(rates, "validation", Budget()) == names.replace("test", "validation")
     assert silence({"stem": 0.001}, "test", Budget(bit_synops=1)) is None
 

@@ -16,13 +16,15 @@ from litesnn.data.sources import Data
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_tensors, save_tensors
+from litesnn.loop.schedule import Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info
 from litesnn.networks import build_network, load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 from litesnn.train import evaluate as evaluate_module
 from litesnn.train import fit as module
-from litesnn.train.fit import Schedule, Trainee, TrainLoop, auxiliary_cell, fit, validate
+from litesnn.train.fit import Trainee, TrainLoop, auxiliary_cell, fit, validate
+from made import Clock
 from tiny import genotype, lively_network, quantized_images
 from tiny import input_info as tiny_input
 from whole_job import Problem, begin, recipe, rows
@@ -229,7 +231,7 @@ def test_silent_populations_are_named_after_training(
     assert said[0] == []
     (line,) = said[1]
     assert line.startswith("almost no spikes on validation from stem (")
-    assert line.endswith("; the limit of 1e+06 Bit-SynOps may be too tight")
+    assert line.endswith("; the limit of 1 M Bit-SynOps may be too tight")
 
 
 def test_validation_does_not_depend_on_the_batch_size(
@@ -311,21 +313,6 @@ def test_a_schedule_by_hand() -> None:
     assert (longer.epochs, longer.since) == (10, 3)
     assert longer.at(3) == pytest.approx(shorter.at(3))
     assert shorter.within(32.1, 30, 3, 1.0, most=10) is shorter  # one more would be late
-
-
-class Clock:
-    """Time that goes on by what each epoch takes; beyond the list, by the last."""
-
-    def __init__(self, durations: list[float], *, done: int = 0) -> None:
-        self.durations, self.epoch, self.asked, self.now = durations, done, 0, 0.0
-
-    def perf_counter(self) -> float:
-        """An epoch asks twice: when it begins, and when it ends."""
-        self.asked += 1
-        if self.asked % 2 == 0:
-            self.now += self.durations[min(self.epoch, len(self.durations) - 1)]
-            self.epoch += 1
-        return self.now
 
 
 def in_time(seconds: float, **changes: Any) -> dict[str, Any]:

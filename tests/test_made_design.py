@@ -13,7 +13,7 @@ import pytest
 import litesnn as package
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.files import JsonLog
-from litesnn.planning import request, timing
+from litesnn.planning import maker, request, timing
 from litesnn.runs import RunFolder
 from litesnn.train import fit
 from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, Problem, contents, inputs, litesnn, stamps
@@ -25,6 +25,7 @@ LIMITS = "3 kB, T <= 2"
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timing, "_SECONDS", 0.0)
+        monkeypatch.setattr(maker, "_SEARCH_PATIENCE", 1e6)  # the clock is a real one, and must not cut the search
         yield
 
 

@@ -62,7 +62,7 @@ def check(plan: Plan, said: Mapping[str, Any], seconds: float) -> None:
         )
         if largest < 0.8 * budget.packed_bytes:
             assert not reason.startswith(f"the widest candidate fills {budget.packed_bytes:,} B")
-            assert "more time or a larger model.width would use more" in "".join(unused_budget(recipe, info))
+            assert f"the largest network of this recipe needs {largest:,} of " in "".join(unused_budget(recipe, info))
         elif recipe.model.width > 1:
             assert largest <= 1.8 * budget.packed_bytes
     assert recipe.timesteps <= (budget.timesteps or 4)
@@ -533,6 +533,125 @@ def test_a_written_recipe_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.lines()
 
 
+@pytest.mark.parametrize("rows", [42, 100, 200])
+def test_small_data_get_steps_enough(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    pretend(monkeypatch, data_of((1, 8, 8), classes=2, rows=rows))
+    recipe = plan_for({}, 180).recipe
+    assert 150 <= recipe.search.epochs * (recipe.search.epoch_steps or 0) <= 600
+    assert 1000 <= recipe.train.epochs * (recipe.train.epoch_steps or 0) <= 3000
+    assert recipe.timesteps == 4
+
+
+def test_larger_data_get_no_more_passes_than_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, data_of((1, 8, 8), rows=1500), step=1e-4)
+    plan = plan_for({}, 36000)
+    assert (plan.recipe.search.epochs, plan.recipe.train.epochs) == (40, 300)
+    assert plan.reasons["train.epochs"].startswith("more are of no use")
+    assert plan.reasons["search.epochs"].startswith("longer searches are of no use")
+
+
+def test_the_checkpoints_of_short_epochs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, data_of((1, 8, 8), classes=2, rows=42), step=0.001, image=0.0)
+    for name in ("train_pace", "search_pace"):
+        free: Any = vars(maker)[name]
+        monkeypatch.setattr(maker, name, lambda *a, free=free, **o: replace(free(*a, **o), epoch=0.1))
+    plan = plan_for({}, 100)
+    assert plan.estimate.seconds["training"] >= 0.1 * plan.recipe.train.epochs
+    assert plan.estimate.seconds["search"] >= 0.1 * plan.recipe.search.epochs
+    assert 60 < plan.estimate.total <= 100
+
+
+def test_most_of_a_minute_is_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, data_of((1, 8, 8), rows=1500), step=0.02)
+    calm: Any = vars(maker)["train_pace"]
+    measured: list[float] = []
+
+    def train_pace(*arguments: Any, seconds: float, **options: Any) -> Pace:
+        measured.append(seconds)
+        pace: Pace = calm(*arguments, **options)
+        return pace
+
+    monkeypatch.setattr(maker, "train_pace", train_pace)
+    plan = plan_for({}, 60)
+    assert plan.estimate.seconds["training"] > 30
+    assert plan.estimate.total <= 60
+    assert set(measured) == {1.0}
+    plan_for({}, 6000)
+    assert measured[-1] >= 2
+
+
+def test_the_least_sensible_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, data_of((1, 8, 8), rows=1500))
+    plan = plan_for({"model.width": 16, "search.timesteps": 2}, 60)
+    least = (150 * 0.02 + 1000 * 0.022) / 0.93 + plan.estimate.seconds["the rest"]
+    assert plan.estimate.least == pytest.approx(least + plan.estimate.seconds["reading and planning"])
+    assert re.search(r"; in less than (3|4)\d s it would hardly learn$", plan.estimate.describe())
+
+
+@pytest.mark.parametrize(("step", "timesteps"), [(0.077, 2), (0.04, 4)])
+def test_noise_of_a_measurement_does_not_choose_the_timesteps(
+    monkeypatch: pytest.MonkeyPatch, step: float, timesteps: int
+) -> None:
+    found = {}
+    for noise in (0.8, 0.9, 1.0, 1.1, 1.2):
+        pretend(monkeypatch, COLOUR, step=noise * step)
+        plan = plan_for({"model.width": 16})
+        found[noise] = plan.recipe.timesteps
+        if timesteps < 4:
+            assert plan.reasons["search.timesteps"] == (
+                "4 would be tried, but the time allows 2: "
+                "with more, training would see the data clearly fewer than 100 times"
+            )
+    assert set(found.values()) == {timesteps}, found
+
+
+def test_what_the_bit_synops_allow_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, GREY)
+    one = uniform_synops(plan_for({"budget": {"bit_synops": 2e6}}).recipe, input_info(GREY), bits=1)
+    said = {"budget": {"bit_synops": 2e6, "timesteps": 9}, "model.width": 16}
+    plan = plan_for(said)
+    assert one > 0
+    assert re.fullmatch(
+        rf"the budget allows 9, but 2 M Bit-SynOps allow {plan.recipe.timesteps}", plan.reasons["search.timesteps"]
+    )
+
+
+def test_more_timesteps_than_the_budget_allows_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, GREY)
+    plan = plan_for({"search.timesteps": 4, "budget": {"packed_bytes": 64000, "timesteps": 2}})
+    assert plan.notes == ("search.timesteps is 4, but the budget allows 2: T <= 2",)
+    assert plan_for({"search.timesteps": 2, "budget": {"packed_bytes": 64000, "timesteps": 2}}).notes == ()
+
+
+@pytest.mark.parametrize("epochs", [20, 4000])
+def test_said_epochs_of_training_share_its_time(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    pretend(monkeypatch, COLOUR, image=0.0)
+    free, plan = plan_for({}, 600), plan_for({"train.epochs": epochs}, 600)
+    steps = plan.recipe.train.epoch_steps or 0
+    assert steps == 78 if epochs == 20 else 1 <= steps < 78
+    assert plan.estimate.seconds["training"] <= 1.02 * free.estimate.seconds["training"]
+    assert plan.estimate.total <= 600
+
+
+def test_said_steps_of_an_epoch_give_more_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, COLOUR, image=0.0)
+    free = plan_for({}, 600)
+    plan = plan_for({"train.epoch_steps": 7, "search.epoch_steps": 7}, 600)
+    for stage in ("search", "training"):
+        assert plan.estimate.seconds[stage] == pytest.approx(free.estimate.seconds[stage], rel=0.15)
+
+
+def test_a_search_has_one_and_a_half_of_its_share_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, COLOUR)
+    made = plan_for({}, 1000).recipe.made
+    assert made is not None
+    assert 250 <= made.search <= 300
+    for key in ("search.epochs", "search.epoch_steps"):
+        made = plan_for({key: 7}, 1000).recipe.made
+        assert made is not None
+        assert made.search == 0
+
+
 # --- reasons in the file ---
 
 
@@ -576,7 +695,7 @@ def renewed(run: RunFolder, monkeypatch: pytest.MonkeyPatch, step: float) -> Rec
     return run.recipe()
 
 
-TAIL = 5 + 10 * GREY.train.x.numel() / 16e6
+TAIL = maker._REST_SECONDS + 10 * GREY.train.x.numel() / 16e6
 
 
 def test_epochs_follow_what_is_left_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,11 @@ def test_what_is_no_time_is_refused_before_anything_is_read(
         (Request(data="x.npz", budget="potato"), "budget part 'potato'"),
         (Request(recipe="nonsense"), "no recipe 'nonsense'"),
         (Request(data="x.npz", changes={"search.epoch": 3}), "unknown key 'search.epoch'"),
+        (
+            Request(data="x.npz", changes={"made.seconds": 3}),
+            "made.seconds is kept of a recipe that is made, and not set",
+        ),
+        (Request(recipe="small", changes={"made": {"seconds": 3}}), "say the time with --time"),
     ],
 )
 def test_words_that_are_refused(folder: RunFolder, planner: Planner, request_: Request, message: str) -> None:
@@ -210,6 +215,14 @@ def test_a_shipped_recipe_is_scaled_to_other_data(folder: RunFolder, planner: Pl
     assert folder.recipe() == found.recipe
 
 
+def test_a_shipped_recipe_for_any_data_is_scaled_to_the_digits_too(folder: RunFolder, planner: Planner) -> None:
+    found = begin(folder, Request(recipe="small", data="digits"), Session())
+    assert found.recipe is not None
+    assert not found.recipe.augment.flip
+    assert found.recipe.augment.crop == 1
+    assert found.reasons.keys() >= {"augment.crop", "augment.flip", "model.levels"}
+
+
 # --- a run that was begun ---
 
 
@@ -222,7 +235,7 @@ def test_a_shipped_recipe_is_scaled_to_other_data(folder: RunFolder, planner: Pl
         Request(data="blobs.npz"),
         Request(budget=Budget(packed_bytes=3000, timesteps=2), time=1200),
         Request(seed=3, changes={"search.lr": 0.3}),
-        Request(changes={"train.epochs": 12, "made.seconds": 1200}),
+        Request(time=1200, changes={"train.epochs": 12}),
     ],
 )
 def test_the_same_words_and_fewer_go_on(folder: RunFolder, planner: Planner, request_: Request, results: bool) -> None:

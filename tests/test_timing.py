@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ def test_steps_of_training_are_timed(problem: Problem) -> None:
     assert 0 < pace.best <= pace.step
     assert pace.image > 0
     assert pace.memory > 0
+    assert pace.epoch > 0
 
 
 @pytest.mark.parametrize("update", ["joint", "alternating"])
@@ -102,17 +104,30 @@ def test_the_image_is_a_warm_one_of_some_validation_rows(problem: Problem, monke
     assert seen == [7, 7]
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, durations: list[float], *, seconds: float) -> tuple[int, float, float]:
-    """Steps that are done if each takes the next duration (the last ones for ever), then what was measured."""
-    now, done = [0.0], [0]
+def timed(
+    monkeypatch: pytest.MonkeyPatch,
+    durations: list[float],
+    *,
+    seconds: float,
+    most: float = math.inf,
+    own: float = math.inf,
+    device: str = "cpu",
+) -> tuple[int, float, float]:
+    """Steps that are done if each takes the next duration (the last ones for ever), then what was measured.
+
+    The CPU works on each step for all of its duration, or for ``own`` seconds if that is less.
+    """
+    now, worked, done = [0.0], [0.0], [0]
 
     def step() -> None:
-        now[0] += durations[min(done[0], len(durations) - 1)]
+        took = durations[min(done[0], len(durations) - 1)]
+        now[0], worked[0] = now[0] + took, worked[0] + min(took, own)
         done[0] += 1
 
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0], thread_time=lambda: worked[0]))
     monkeypatch.setattr(timing, "_SECONDS", seconds)
-    median, least = timing._measured(step, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    median, least = timing._measured(step, torch.device(device), most)
     return done[0], median, least
 
 
@@ -126,6 +141,18 @@ def test_how_many_steps_are_timed(monkeypatch: pytest.MonkeyPatch, each: float, 
     done, median, least = timed(monkeypatch, [each], seconds=2.0)
     assert done == 2 + steps
     assert [median, least] == pytest.approx([each, each])
+
+
+def test_what_other_programs_take_of_the_cpu_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, best in (("cpu", 0.3), ("cuda", 1.0)):  # which works while the CPU waits
+        assert timed(monkeypatch, [9.0, 9.0, 1.0, 2.0, 4.0], seconds=0.0, own=0.3, device=device)[1:] == pytest.approx(
+            (2.0, best)
+        )
+
+
+@pytest.mark.parametrize(("most", "steps"), [(math.inf, 8), (9.0, 8), (1.0, 4), (0.0, 3)])
+def test_a_short_time_is_not_spent_on_measuring(monkeypatch: pytest.MonkeyPatch, most: float, steps: int) -> None:
+    assert timed(monkeypatch, [0.25], seconds=2.0, most=most)[0] == 2 + steps
 
 
 def test_a_genotype_is_timed_and_not_the_recipe(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litesnn.errors import InputError
 
-__all__ = ["Budget", "comma_in_number", "parse_bytes"]
+__all__ = ["Budget", "comma_in_number", "describe_bit_synops", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
@@ -72,6 +72,15 @@ class Budget(BaseModel):
         if self.timesteps is not None:
             parts.append(f"T <= {self.timesteps}")
         return ", ".join(parts) or "no limits"
+
+
+def describe_bit_synops(count: float) -> str:
+    """A number of Bit-SynOps to three digits, as people write it: ``"2 M Bit-SynOps"``."""
+    rounded = float(f"{count:.3g}")
+    for prefix, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rounded >= unit:
+            return f"{rounded / unit:,.10g} {prefix} Bit-SynOps"
+    return f"{rounded:.10g} Bit-SynOps"
 
 
 def parse_bytes(text: str) -> int:

@@ -211,6 +211,7 @@ class MadeFor(_Settings):
 
     seconds: float = Field(gt=0, description="time that the whole design is to take; training gets what is left of it")
     spent: float = Field(0.0, ge=0, description="seconds that it took to read the data and to make the recipe")
+    search: float = Field(0.0, ge=0, description="seconds that the search may take before it leaves out epochs; 0: any")
     training: float = Field(0.0, ge=0, description="seconds that were left for training; 0: no bound, or not known yet")
     epochs_follow: bool = Field(True, description="whether train.epochs are set anew when the network is known")
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litesnn.budget import Budget
+from litesnn.budget import Budget, describe_bit_synops
 from litesnn.config import Recipe, with_numbers
 from litesnn.data.batches import steps_per_epoch
 from litesnn.data.sources import Data, load
@@ -28,6 +28,7 @@ from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_synops, widest
 from litesnn.planning.mirror import why_mirror
+from litesnn.planning.scale import HARDLY_BEGUN
 from litesnn.planning.sensible import require_sensible
 from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
@@ -42,6 +43,7 @@ DEFAULT_SECONDS = {"cpu": 1800.0, "cuda": 600.0}
 _PACKED_BYTES = 64_000  # what is filled where no limit is said
 _TIMESTEPS = 4  # where no limit is said
 _SEARCH_SHARE = 0.2
+_SEARCH_PATIENCE = 1.5  # times its share of the time, which a search may take before it leaves out epochs
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
 _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
 
@@ -59,18 +61,35 @@ _OVERFILL_4_BITS = 1.1
 _LINEAR_VALUES = 16_000_000
 """Values of the training inputs from which on the linear classifier of the evaluation takes the longest."""
 
+_MEASURED_SHARE = 1 / 60
+"""Of the whole time, what the steps of one network are measured for; there are a few networks, and 2 s are enough."""
+
+_CLEARLY = 0.8
+"""A number of timesteps is left for a smaller one if training would see the data fewer than so many times as often as
+is wanted. Together with powers of two it keeps a measurement's noise from deciding."""
+
+_REST_SECONDS = 6.0
+"""Of evaluation, packing and report, whatever the data: those of the digits took 4 s of one core. Most of it is the
+report, and nothing of it can be measured before without doing it."""
+
 _SEARCH_EPOCHS, _MOST_SEARCH_EPOCHS, _LEAST_SEARCH_STEPS = 10, 40, 30
-_ENOUGH_SEARCH_STEPS = 600  # of little data, 40 epochs are fewer
-_MOST_EPOCHS, _ENOUGH_STEPS = 300, 3000
+_MOST_EPOCHS = 300
+_ENOUGH_STEPS = {"search": 600, "train": 3000}
+"""Small data, of which an epoch has only a few steps, get more epochs, up to so many steps."""
+
 _FEW_EPOCHS = 10  # training is divided into so many at least: each ends with a validation and a checkpoint
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the whole design by part, and bytes that its largest step takes."""
+    """Seconds of the whole design by part, and bytes that its largest step takes.
+
+    ``least``: seconds in which search and training have hardly begun; 0 if that is not known.
+    """
 
     seconds: Mapping[str, float]
     memory: int
+    least: float = 0.0
 
     @property
     def total(self) -> float:
@@ -80,7 +99,9 @@ class Estimate:
     def describe(self) -> str:
         """The estimate in one line."""
         parts = ", ".join(f"{part} {describe_duration(seconds)}" for part, seconds in self.seconds.items())
-        return f"about {describe_duration(self.total)} ({parts}), and {self.memory / 1e9:.1f} GB of memory for a step"
+        least = f"; in less than {describe_duration(self.least)} it would hardly learn" if self.least else ""
+        memory = f"{self.memory / 1e9:.1f} GB of memory for a step"
+        return f"about {describe_duration(self.total)} ({parts}), and {memory}{least}"
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,10 @@ class _Draft:
         """Decide as another draft of the same words has."""
         self.values, self.reasons = other.values, other.reasons
 
+    def epochs_follow(self, stage: str) -> bool:
+        """Whether the epochs of a stage may be changed on the way."""
+        return not (self.has_said(f"{stage}.epochs") or self.has_said(f"{stage}.epoch_steps"))
+
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe so far; ``changes`` are further values, with ``__`` for the dot, unless those were said."""
         further = {key.replace("__", "."): value for key, value in changes.items()}
@@ -160,12 +185,13 @@ class _Measure:
     data: Data
     session: Session
     workers: int
+    seconds: float  # for which one network is measured
 
     def training(self, recipe: Recipe, genotype: Genotype) -> Pace:
-        return train_pace(recipe, genotype, self.data, self.session, workers=self.workers)
+        return train_pace(recipe, genotype, self.data, self.session, workers=self.workers, seconds=self.seconds)
 
     def search(self, recipe: Recipe) -> Pace:
-        return search_pace(recipe, self.data, self.session, workers=self.workers)
+        return search_pace(recipe, self.data, self.session, workers=self.workers, seconds=self.seconds)
 
 
 def make_plan(
@@ -198,54 +224,73 @@ def make_plan(
         draft.set(f"{stage}.batch_size", batch, f"{len(data.train.y):,} training rows")
     _fixed_choices(draft)
     path = _macro_path(draft, info)
-    measure = _Measure(data, session, workers)
+    measure = _Measure(data, session, workers, _MEASURED_SHARE * seconds)
     paces = _timesteps(draft, measure, path, seconds - (time.perf_counter() - began))
     left = seconds - (time.perf_counter() - began)
-    searched = _search_steps(draft, measure, left)
     tail = _tail_seconds(data, paces.image)
-    epochs = _training(draft, data, paces, _MARGIN * (left - searched.seconds["search"]) - tail)
+    share = max(0.0, _SEARCH_SHARE * (left - tail))
+    search, searching = _search_steps(draft, measure, share)
+    left = seconds - (time.perf_counter() - began)
+    _training(draft, data, paces, _MARGIN * (left - searching) - tail)
     elapsed = time.perf_counter() - began
-    follow = not (draft.has_said("train.epochs") or draft.has_said("train.epoch_steps"))
-    draft.values["made"] = {"seconds": seconds, "spent": round(elapsed, 1), "training": 0, "epochs_follow": follow}
+    draft.values["made"] = {
+        "seconds": seconds,
+        "spent": round(elapsed, 1),
+        "search": round(_SEARCH_PATIENCE * max(searching, share), 1) if draft.epochs_follow("search") else 0,
+        "training": 0,
+        "epochs_follow": draft.epochs_follow("train"),
+    }
     recipe = draft.recipe()
-    trained = epochs * _epoch_seconds(recipe, data, paces)
-    parts = {"reading and planning": elapsed, **searched.seconds, "training": trained, "the rest": tail}
+    trained = recipe.train.epochs * _epoch_seconds(recipe, data, paces)
+    parts = {"reading and planning": elapsed, "search": searching, "training": trained, "the rest": tail}
+    learning = HARDLY_BEGUN["search"] * search.step + HARDLY_BEGUN["train"] * paces.step
+    budget = recipe.budget.timesteps
+    if draft.has_said("search.timesteps") and recipe.timesteps < recipe.search.timesteps:
+        notes.append(f"search.timesteps is {recipe.search.timesteps}, but the budget allows {budget}: T <= {budget}")
     if (over := sum(parts.values())) > seconds:
         notes.append(
             f"the least that can be done takes about {describe_duration(over)}, longer than the "
             f"{describe_duration(seconds)} that there are"
         )
-    return Plan(recipe, draft.reasons, tuple(notes), Estimate(parts, max(searched.memory, paces.memory)), data)
+    estimate = Estimate(parts, max(search.memory, paces.memory), elapsed + learning / _MARGIN + tail)
+    return Plan(recipe, draft.reasons, tuple(notes), estimate, data)
 
 
 def _tail_seconds(data: Data, image: float) -> float:
     """Seconds of what follows training: evaluation, packing and report; ``image``: of the deployed arithmetic."""
     linear = min(1.0, data.train.x.numel() / _LINEAR_VALUES)  # the classifier that the network is compared with
-    return 5 + 10 * linear + 3 * image * data.count_test()
+    return _REST_SECONDS + 10 * linear + 3 * image * data.count_test()
 
 
-def _epochs_in(seconds: float, recipe: Recipe, data: Data, pace: Pace) -> tuple[int, int]:
-    """How many epochs of how many steps fit into the time: at least one step, at most 300 epochs or 3000 steps.
+def _epochs_in(
+    seconds: float, recipe: Recipe, data: Data, pace: Pace, *, said: int | None = None, said_steps: int | None = None
+) -> tuple[int, int]:
+    """How many epochs of how many steps fit into the time: at least one step, at most 300 passes or 3000 steps.
 
-    An epoch is one pass over the training rows, or a part of one where only a few passes fit.
+    An epoch is one pass over the training rows, or a part of one where only a few passes fit. ``said`` are epochs, and
+    ``said_steps`` steps of each, that a person said.
     """
-    size = recipe.train.batch_size
-    steps = steps_per_epoch(data.train.y, size, None)
-    whole = seconds / (steps * pace.step + len(data.validation.y) * pace.image)
-    if whole >= _FEW_EPOCHS:
-        return min(int(whole), _most_epochs(steps)), steps
-    short = (seconds / _FEW_EPOCHS - len(data.validation.y) * pace.image) / pace.step
-    return _FEW_EPOCHS, max(1, min(steps, int(short)))
+    whole = steps_per_epoch(data.train.y, recipe.train.batch_size, None)
+    steps = steps_per_epoch(data.train.y, recipe.train.batch_size, said_steps)
+    after = len(data.validation.y) * pace.image + pace.epoch
+    fit = seconds / (steps * pace.step + after)
+    least = _FEW_EPOCHS if said_steps is None else 1
+    if said is None and fit >= least:
+        return min(int(fit), _most_epochs("train", whole, steps)), steps
+    epochs = said or least
+    short = (seconds / epochs - after) / pace.step
+    return epochs, steps if said_steps else max(1, min(steps, int(short)))
 
 
-def _most_epochs(steps: int) -> int:
-    """Beyond this, epochs of so many steps are of no use."""
-    return max(_MOST_EPOCHS, math.ceil(_ENOUGH_STEPS / steps))
+def _most_epochs(stage: str, whole: int, steps: int) -> int:
+    """Epochs of so many ``steps`` from which on more are of no use; a pass over the rows has ``whole`` steps."""
+    passes = _MOST_SEARCH_EPOCHS if stage == "search" else _MOST_EPOCHS
+    return math.ceil(max(passes * whole, _ENOUGH_STEPS[stage]) / steps)
 
 
 def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Plan:
     """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work."""
-    measure = _Measure(data, session, workers)
+    measure = _Measure(data, session, workers, math.inf)
     pace, searched = measure.training(recipe, _uniform_genotype(recipe, recipe.timesteps)), measure.search(recipe)
     steps = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, recipe.search.epoch_steps)
     parts = {
@@ -387,10 +432,9 @@ def _what_fills(width: int, budget: Budget, by_bytes: int, by_work: int) -> str:
     """Why a width is what it is: of two limits, the bytes allow ``by_bytes`` and the Bit-SynOps ``by_work``."""
     if width == _WIDEST:
         return "no wider network is tried"
-    of_work = f"{budget.bit_synops or 0:,.0f} Bit-SynOps"
-    return (
-        f"the widest candidate fills {of_work if by_work < by_bytes else f'{budget.packed_bytes or _PACKED_BYTES:,} B'}"
-    )
+    if by_work < by_bytes:
+        return f"the widest candidate fills {describe_bit_synops(budget.bit_synops or 0)}"
+    return f"the widest candidate fills {budget.packed_bytes or _PACKED_BYTES:,} B"
 
 
 def _set_bits(draft: _Draft, info: InputInfo) -> None:
@@ -440,8 +484,9 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
     """Lower T, then the work of a step, until training sees the data often enough; returns what the steps then take."""
     data = measure.data
     rows, info = len(data.train.y), input_info(data)
-    wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else 100
     recipe = draft.recipe()
+    whole = steps_per_epoch(data.train.y, recipe.train.batch_size, None)
+    wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else max(100, HARDLY_BEGUN["train"] // whole)
     most, budget = recipe.timesteps, recipe.budget
     # What an event camera saw later must not be left out, and what was said stays.
     fixed = info.frames or draft.has_said("search.timesteps")
@@ -454,7 +499,7 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         pace = measure.training(recipe, _uniform_genotype(recipe, steps))
         left = (1 - _SEARCH_SHARE) * _MARGIN * seconds - _tail_seconds(data, pace.image)
         # What else the machine does just now is no reason for another network.
-        return pace, left / _epoch_seconds(recipe, data, replace(pace, step=pace.best))
+        return pace, left / (whole * pace.best + len(data.validation.y) * pace.image + pace.epoch)
 
     pace, epochs = pace_at(steps)
     free = not any(map(draft.has_said, ("model.width", "model.levels", "model.stem_stride", "search.bits")))
@@ -476,11 +521,14 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         pace, epochs = pace_at(steps)
     _set_bits(draft, info)
     if not fixed:
-        steps = max(1, min(most, int(epochs / wanted)))
+        enough = [t for t in (2, 4, 8, 16, 32, most) if t <= most and epochs >= _CLEARLY * wanted * t]
+        steps = max(enough, default=1)
     if steps < recipe.timesteps:
-        cause = "the time allows" if steps < most else f"{budget.bit_synops:,.0f} Bit-SynOps allow"
-        allowed = "the budget allows" if budget.timesteps else "would be tried"
-        draft.set("search.timesteps", steps, f"{recipe.timesteps} {allowed}, but {cause} {steps}")
+        cause = f"{describe_bit_synops(budget.bit_synops or 0)} allow {steps}"
+        if steps < most:
+            cause = f"the time allows {steps}: with more, training would see the data clearly fewer than {wanted} times"
+        allowed = f"the budget allows {recipe.timesteps}" if budget.timesteps else f"{recipe.timesteps} would be tried"
+        draft.set("search.timesteps", steps, f"{allowed}, but {cause}")
     if steps > 1 and not fixed:
         pace, _ = pace_at(steps)
     return pace
@@ -502,12 +550,13 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
     )
 
 
-def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
+def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> tuple[Pace, float]:
+    """Set the epochs that fit into the search's share of the time; returns its pace, and what it will take."""
     recipe, data = draft.recipe(), measure.data
-    pace = measure.search(recipe)
-    per_epoch = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, None)
-    share = int(_SEARCH_SHARE * seconds / pace.step)
-    steps = max(_LEAST_SEARCH_STEPS, min(share, max(_MOST_SEARCH_EPOCHS * per_epoch, _ENOUGH_SEARCH_STEPS)))
+    pace, rows, size = measure.search(recipe), _searched(recipe, data), recipe.search.batch_size
+    whole, per_epoch = steps_per_epoch(rows, size, None), steps_per_epoch(rows, size, recipe.search.epoch_steps)
+    share = int(seconds / (pace.step + pace.epoch / per_epoch))
+    steps = max(_LEAST_SEARCH_STEPS, min(share, per_epoch * _most_epochs("search", whole, per_epoch)))
     epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
     cause = "a fifth of the time" if steps == share else "more than a fifth of the time, for fewer would be of no use"
     cause = cause if steps >= share else "longer searches are of no use"
@@ -516,7 +565,7 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> Estimate:
     draft.set("search.warmup_epochs", max(1, epochs // 5))
     draft.set("search.architecture_warmup_epochs", max(1, epochs // 5))
     made = draft.recipe().search
-    return Estimate({"search": made.epochs * min(per_epoch, made.epoch_steps or per_epoch) * pace.step}, pace.memory)
+    return pace, made.epochs * (steps_per_epoch(rows, size, made.epoch_steps) * pace.step + pace.epoch)
 
 
 def _searched(recipe: Recipe, data: Data) -> range:
@@ -525,18 +574,22 @@ def _searched(recipe: Recipe, data: Data) -> range:
     return range(len(data.train.y) + (len(data.validation.y) if joint else 0))
 
 
-def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> int:
+def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> None:
     recipe = draft.recipe()
-    epochs, steps = _epochs_in(seconds, recipe, data, pace)
-    cause = "what the time allows" if epochs < _most_epochs(steps) else "more are of no use, whatever the time"
+    said = recipe.train.epochs if draft.has_said("train.epochs") else None
+    epochs, steps = _epochs_in(seconds, recipe, data, pace, said=said, said_steps=recipe.train.epoch_steps)
+    cause = "more are of no use, whatever the time" if _is_most(epochs, steps, recipe, data) else "what the time allows"
     draft.set("train.epochs", epochs, f"{cause} at {pace.step:.2g} s a step; set anew before training")
     draft.set("train.epoch_steps", steps)
-    return int(recipe.train.epochs) if draft.has_said("train.epochs") else epochs
+
+
+def _is_most(epochs: int, steps: int, recipe: Recipe, data: Data) -> bool:
+    return epochs == _most_epochs("train", steps_per_epoch(data.train.y, recipe.train.batch_size, None), steps)
 
 
 def _epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
     steps = steps_per_epoch(data.train.y, recipe.train.batch_size, recipe.train.epoch_steps)
-    return steps * pace.step + len(data.validation.y) * pace.image
+    return steps * pace.step + len(data.validation.y) * pace.image + pace.epoch
 
 
 def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int = 1) -> None:
@@ -550,11 +603,13 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     recipe = run.recipe()
     if recipe.made is None or not recipe.made.epochs_follow:
         return
-    pace = train_pace(recipe, Genotype.read(run.need("derive")), data, session, workers=workers)
+    measure = _Measure(data, session, workers, _MEASURED_SHARE * recipe.made.seconds)
+    pace = measure.training(recipe, Genotype.read(run.need("derive")))
     searched = _searched_seconds(run / "search.jsonl") or _SEARCH_SHARE * recipe.made.seconds
     left = _MARGIN * (recipe.made.seconds - recipe.made.spent - searched) - _tail_seconds(data, pace.image)
     epochs, steps = _epochs_in(left, recipe, data, pace)
-    cause = "what was left of the time after the search allows" if epochs < _MOST_EPOCHS else "more are of no use"
+    cause = "what was left of the time after the search allows"
+    cause = "more are of no use" if _is_most(epochs, steps, recipe, data) else cause
     reason = f"{cause} at {pace.step:.2g} s a step"
     text = (run / "recipe.toml").read_text(encoding="utf-8")
     values = {"train.epochs": epochs, "train.epoch_steps": steps, "made.training": max(1, round(left))}

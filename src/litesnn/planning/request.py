@@ -73,6 +73,9 @@ class Request:
             merged["module"] = describe_module(self.model, self.weights).model_dump(exclude_none=True)
         if not isinstance(self.changes, Mapping) or not all(isinstance(key, str) for key in self.changes):
             raise InputError(f"changes {self.changes!r}: expected dotted keys with values, as {{'search.epochs': 3}}")
+        for key in self.changes:
+            if key.partition(".")[0] == "made":
+                raise InputError(f"{key} is kept of a recipe that is made, and not set; say the time with --time")
         return merged | dict(self.changes)
 
     def seconds(self) -> float | None:
@@ -172,8 +175,6 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         if "source" not in recipe.data.model_fields_set:
             raise InputError(f"recipe {request.written} names no data; expected --data, as in --data ./my-images")
         if str(request.written) not in shipped_recipes() or _is_for(str(request.written), recipe):
-            return Begun(recipe)
-        if request.model is not None:
             return Begun(recipe)
         data = load(recipe.data, recipe.front_ends)
         return Begun(*scaled(recipe, data, said), data)

@@ -14,10 +14,10 @@ from litesnn.data.sources import Data
 from litesnn.planning.macro import deepest_level
 from litesnn.planning.mirror import why_mirror
 
-__all__ = ["scaled"]
+__all__ = ["HARDLY_BEGUN", "scaled"]
 
-_LEAST_SEARCH_STEPS, _LEAST_STEPS = 150, 1000
-"""Steps below which a search or a training of these recipes has hardly begun; epochs are added up to so many."""
+HARDLY_BEGUN = {"search": 150, "train": 1000}
+"""Steps below which a stage has hardly begun; epochs are added up to so many."""
 
 _MOST_EPOCHS = 200
 
@@ -47,13 +47,10 @@ def scaled(recipe: Recipe, data: Data, said: Collection[str]) -> tuple[Recipe, d
         if not harmless:
             changes["augment.flip"] = False, why
     searched = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
-    for stage, rows, least in (
-        ("search", searched, _LEAST_SEARCH_STEPS),
-        ("train", len(data.train.y), _LEAST_STEPS),
-    ):
+    for stage, rows in (("search", searched), ("train", len(data.train.y))):
         settings = getattr(recipe, stage)
         steps = max(1, rows // settings.batch_size)
-        epochs = max(settings.epochs, min(_MOST_EPOCHS, -(-least // steps)))
+        epochs = max(settings.epochs, min(_MOST_EPOCHS, -(-HARDLY_BEGUN[stage] // steps)))
         if epochs != settings.epochs:
             reason = f"{steps} steps an epoch with {rows:,} rows: {settings.epochs} would be too few"
             changes[f"{stage}.epochs"] = epochs, reason

@@ -6,19 +6,23 @@ In: a recipe, data and a session. Out: seconds and bytes. Networks are drawn ane
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
 from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
+from litesnn.loop.checkpoint import save_state
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
 from litesnn.search.joint import SearchLoop, build_supernet, search_footprint
@@ -38,17 +42,23 @@ _VALIDATED = 512
 class Pace:
     """Seconds of a step, and of the deployed arithmetic for one image; bytes that a step takes at its peak.
 
-    ``step`` is the median of what was measured, ``best`` the least: what it takes when nothing else wants the machine.
+    ``step`` is the median of what was measured. ``best`` is what a step takes when nothing else wants the machine: the
+    least of them, and on a CPU of the time that the CPU itself spent on one, in which other programs do not count.
+    ``epoch``: seconds that the checkpoint at the end of an epoch takes.
     """
 
     step: float
     best: float
     image: float
     memory: int
+    epoch: float = 0.0
 
 
-def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Pace:
-    """What a step of the search takes (``image`` is 0), shared by so many processes."""
+def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 1, seconds: float = math.inf) -> Pace:
+    """What a step of the search takes (``image`` is 0), shared by so many processes.
+
+    Steps are measured for 2 seconds, or for less if so many ``seconds`` are less.
+    """
     info = input_info(data)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
     supernet.train()
@@ -68,11 +78,20 @@ def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 
             loop.architecture_step(*next(held_out), draws, epoch=last)
             loop.weight_step(*next(batches), draws, epoch=last)
 
-    return Pace(*_measured(step, session.device), 0.0, plan.bytes)
+    paces = _measured(step, session.device, seconds)
+    return Pace(*paces, 0.0, plan.bytes, _checkpoint_seconds(supernet, loop.optimizers))
 
 
-def train_pace(recipe: Recipe, genotype: Genotype, data: Data, session: Session, *, workers: int = 1) -> Pace:
-    """What a step of training this genotype takes, and an image of its validation, shared by so many processes."""
+def train_pace(
+    recipe: Recipe,
+    genotype: Genotype,
+    data: Data,
+    session: Session,
+    *,
+    workers: int = 1,
+    seconds: float = math.inf,
+) -> Pace:
+    """What a step of training this genotype takes, and an image of its validation, as :func:`search_pace`."""
     info = input_info(data)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
@@ -81,13 +100,14 @@ def train_pace(recipe: Recipe, genotype: Genotype, data: Data, session: Session,
     plan = session.plan("train", partial(train_footprint, network), batch)
     loop = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
     batches = _batches(session.samples(data.train, info, recipe.augment), batch, recipe)
-    paces = _measured(lambda: loop.step(*next(batches), 0.5), session.device)
+    paces = _measured(lambda: loop.step(*next(batches), 0.5), session.device, seconds)
     rows = session.samples(data.validation, info)
     some = Samples(rows.x[:_VALIDATED], rows.y[:_VALIDATED], rows.black)
     validate(network, some)
     started = time.perf_counter()
     validate(network, some)
-    return Pace(*paces, (time.perf_counter() - started) / len(some) / workers, plan.bytes)
+    image = (time.perf_counter() - started) / len(some) / workers
+    return Pace(*paces, image, plan.bytes, _checkpoint_seconds(trainee, loop.optimizers))
 
 
 def _batches(rows: Samples, size: int, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,18 +115,31 @@ def _batches(rows: Samples, size: int, recipe: Recipe) -> Iterator[tuple[Tensor,
         yield from shuffled_batches(rows, size, generator_for(recipe.seed, "pace", turn), recipe.augment)
 
 
-def _measured(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Median and least of the seconds of some steps; the first ones, which set things up, do not count."""
+def _checkpoint_seconds(module: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> float:
+    with TemporaryDirectory(prefix="litesnn-") as folder:
+        started = time.perf_counter()
+        save_state(Path(folder) / "pace.safetensors", "pace", module, optimizers, {})
+        return time.perf_counter() - started
+
+
+def _measured(step: Callable[[], object], device: torch.device, most: float = math.inf) -> tuple[float, float]:
+    """Median and least of the seconds of some steps; the first ones, which set things up, do not count.
+
+    The main thread takes part in all that a step computes on a CPU, and waits while it sees another thread's part done.
+    So its own CPU time is what the step takes, but for what other programs took the machine away.
+    """
     seconds: list[float] = []
+    least, most = math.inf, min(most, _SECONDS)
     for _ in range(_WARM_UP):
         step()
     began = time.perf_counter()
-    while len(seconds) < _LEAST_STEPS or (len(seconds) < _MOST_STEPS and time.perf_counter() - began < _SECONDS):
+    while len(seconds) < _LEAST_STEPS or (len(seconds) < _MOST_STEPS and time.perf_counter() - began < most):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        started = time.perf_counter()
+        started, own = time.perf_counter(), time.thread_time()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds), min(seconds)
+        least = min(least, seconds[-1], time.thread_time() - own if device.type == "cpu" else math.inf)
+    return statistics.median(seconds), least

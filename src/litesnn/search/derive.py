@@ -30,7 +30,7 @@ import numpy.typing as npt
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from litesnn.budget import Budget
+from litesnn.budget import Budget, describe_bit_synops
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
@@ -282,15 +282,17 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
 
 
 def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
-    """What a recipe cannot use of its budget, in a line each."""
+    """What a recipe cannot use of its budget, in a line each.
+
+    Of a made recipe the plan has said why its networks are no wider: the time, the Bit-SynOps, or what a person said.
+    """
     budget, notes = recipe.budget, []
     if budget.packed_bytes is not None:
         most = largest_candidate(recipe, info)
         if most < 0.8 * budget.packed_bytes:
-            more = "a larger model.width" if recipe.made is None else "more time or a larger model.width"
             notes.append(
-                f"the largest network of this recipe needs {most:,} of the {budget.packed_bytes:,} B allowed; "
-                f"{more} would use more"
+                f"the largest network of this recipe needs {most:,} of the {budget.packed_bytes:,} B allowed"
+                + ("; a larger model.width would use more" if recipe.made is None else "")
             )
     if budget.timesteps is not None and recipe.search.timesteps < budget.timesteps:
         notes.append(f"T <= {budget.timesteps} is allowed, but search.timesteps is {recipe.search.timesteps}")
@@ -423,8 +425,8 @@ def _choose_with(
         return frugal, fewest, f"no choice of this wiring takes {least_bytes} B or more within {budget.describe()}"
     expected = sum(option.bit_synops[fewest - 1] for option in frugal)
     warning = (
-        f"at the search's firing rates even the cheapest choice needs {expected:.3g} Bit-SynOps, over the limit of "
-        f"{budget.bit_synops:.3g}; training will push the firing rates down"
+        f"at the search's firing rates even the cheapest choice needs {describe_bit_synops(expected)}, over the limit "
+        f"of {describe_bit_synops(budget.bit_synops)}; training will push the firing rates down"
     )
     return frugal, fewest, warning
 

@@ -25,6 +25,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -40,7 +41,7 @@ from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
 from litesnn.errors import InputError
-from litesnn.files import validated
+from litesnn.files import JsonLog, validated
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.loop.checkpoint import (
     load_into,
@@ -56,6 +57,7 @@ from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
+from litesnn.loop.schedule import SavedSchedule, Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import Output
@@ -385,14 +387,14 @@ def learn(
         train = joined(train, validation)
     module = supernet.module.train()
     processes.equalize(module.state_dict().values())
-    epochs, size = recipe.search.epochs, recipe.search.batch_size
+    size = recipe.search.batch_size
     plan = plan_steps(*(min(size, len(rows)) for rows in ((train,) if together else (train, validation))))
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
-    checkpoint, done = run.checkpoint("search"), 0
+    checkpoint, done, schedule = run.checkpoint("search"), 0, Schedule(recipe.search.epochs)
     if checkpoint.exists():
         found = load_state(checkpoint, "search state", module, state.optimizers)
-        saved = validated(_SavedState, found, checkpoint)
-        done, state.rates = saved.epoch, saved.rates
+        saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
+        done, state.rates, schedule = saved.epoch, saved.rates, saved.schedule.schedule()
         for key, constraint in state.constraints.items():
             if key not in saved.multipliers:
                 raise InputError(f"{checkpoint} is damaged: it has no multiplier of {key}")
@@ -400,18 +402,22 @@ def learn(
     steps = steps_per_epoch(train, size, recipe.search.epoch_steps)
     run.start("search")  # nothing is refused any more
     if done:
-        session.show(f"[dim]search: goes on with epoch {done + 1} of {epochs}[/]")
+        session.show(f"[dim]search: goes on with epoch {done + 1} of {schedule.epochs}[/]")
     log = EpochLog(run, "search", done_epochs=done, tensorboard=session.tensorboard)
+    bound = 0.0 if recipe.made is None else recipe.made.search
+    taken = JsonLog.numbers(run / "search.jsonl", "seconds") if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
-        task = bar.add_task("search", total=epochs * steps, completed=done * steps, status="")
-        for epoch in range(done, epochs):
+        task = bar.add_task("search", total=schedule.epochs * steps, completed=done * steps, status="")
+        for epoch in itertools.count(done):
+            if epoch >= schedule.epochs:
+                break
             started, sums = time.perf_counter(), RunningMeans()
             draws = generator_for(recipe.seed, "draws", epoch)
             held_out = _endless(validation, size, recipe, epoch)
             order = generator_for(recipe.seed, "search", epoch)
             batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
-                lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, (epoch + step / steps) / epochs)
+                lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, schedule.at(epoch + step / steps))
                 set_lr(state.optimizers["weights"], lr)
                 if together:
                     sums.add(state.joint_step(x, y, draws, epoch=epoch))
@@ -419,18 +425,26 @@ def learn(
                     sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
                     sums.add(state.weight_step(x, y, draws, epoch=epoch))
                 bar.advance(task)
-            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
             measured = {"epoch": epoch + 1} | sums.means()
             require_converging(run, recipe, "search", measured, module.parameters())
             row |= measured | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
             row["options"] = session.options()
             log.write(row)
             kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
-            bar.update(task, status=f"epoch {epoch + 1} of {epochs}, {kind} accuracy {row[key]:.1%}")
+            bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {kind} accuracy {row[key]:.1%}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
+            taken.append(row["seconds"])
+            planned = recipe.search.epochs
+            changed = schedule.after(epoch + 1, taken, bound, most=planned, least=-(-planned // 2))
+            if changed != schedule:
+                session.warn(f"search: {changed.describe_change(schedule)}")
+                bar.update(task, total=changed.epochs * steps)
+            schedule = changed
             memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
+            memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "search state", module, state.optimizers, memory)
-            session.tell(Epoch("search", epoch + 1, epochs, row))
+            session.tell(Epoch("search", epoch + 1, schedule.epochs, row))
     log.close()
     save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
     checkpoint.unlink(missing_ok=True)
@@ -489,6 +503,7 @@ class _SavedState(_Rates):
 
     epoch: int = Field(ge=1, le=2**31)
     multipliers: dict[str, float]
+    schedule: SavedSchedule
 
 
 def _constraints(budget: Budget, recipe: Recipe, device: torch.device) -> dict[str, Constraint]:

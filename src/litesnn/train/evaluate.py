@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn import processes
-from litesnn.budget import Budget
+from litesnn.budget import Budget, describe_bit_synops
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
@@ -327,7 +327,8 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     silent = [f"{name} ({rate:.2%})" for name, rate in rates.items() if rate < SILENT_RATE]
     if not silent:
         return None
-    why = "" if budget.bit_synops is None else f"; the limit of {budget.bit_synops:.3g} Bit-SynOps may be too tight"
+    limit = budget.bit_synops
+    why = "" if limit is None else f"; the limit of {describe_bit_synops(limit)} may be too tight"
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 

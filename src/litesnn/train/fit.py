@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from litesnn import processes
@@ -36,6 +36,7 @@ from litesnn.loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
+from litesnn.loop.schedule import SavedSchedule, Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
@@ -48,7 +49,6 @@ from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 __all__ = [
     "AuxiliaryHead",
     "Learner",
-    "Schedule",
     "TrainLoop",
     "Trainee",
     "auxiliary_cell",
@@ -64,12 +64,6 @@ LIMIT_MARGIN = 0.97
 """Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
 
 _EVALUATION_BATCH = 256
-
-_LATE, _EARLY = 1.05, 1.15
-"""Epochs are left out when training would take so many times its time, and taken back when it is so much too early."""
-
-_LATELY = 3
-"""Epochs, or a twentieth of all if that is more, whose pace is expected of the next ones."""
 
 
 def auxiliary_cell(cells: int) -> int | None:
@@ -142,39 +136,6 @@ class Trainee(nn.Module):
     def weights(self) -> list[nn.Parameter]:
         """All other parameters that learn."""
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many epochs there are, and how far training has come at each step.
-
-    They can be changed on the way: after epoch ``since``, at the share ``progress`` of it, the rest is passed through
-    faster, or more slowly again.
-    """
-
-    epochs: int
-    since: int = 0
-    progress: float = 0.0
-
-    def at(self, epoch: float) -> float:
-        """The share of the way after so many epochs."""
-        return self.progress + (1 - self.progress) * (epoch - self.since) / (self.epochs - self.since)
-
-    def within(self, seconds: float, spent: float, done: int, pace: float, *, most: int) -> Schedule:
-        """The schedule that ends in time, or this one if it does and leaves none of the ``most`` epochs out for it.
-
-        Args:
-            seconds: that training may take.
-            spent: seconds that it has taken.
-            done: epochs that are done.
-            pace: seconds of an epoch.
-            most: epochs that were planned.
-        """
-        left = self.epochs - done
-        epochs = min(most, done + max(1, int((seconds - spent) / pace)))
-        late = spent + left * pace > _LATE * seconds and epochs < self.epochs
-        early = epochs > self.epochs and spent + left * pace < seconds / _EARLY
-        return Schedule(epochs, done, self.at(done)) if left > 0 and (late or early) else self
 
 
 class TrainLoop(Generic[LearnerT]):
@@ -315,7 +276,7 @@ def fit_learner(
         found = load_state(checkpoint, "train state", module, training.optimizers)
         saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
         done, best = saved.epoch, saved.best
-        schedule = Schedule(**saved.schedule.model_dump())
+        schedule = saved.schedule.schedule()
         if training.activity is not None:
             training.activity.multiplier = saved.multiplier
             training.deployed_ratio = saved.deployed_ratio
@@ -327,6 +288,7 @@ def fit_learner(
     if done:
         session.show(f"[dim]train: goes on with epoch {done + 1} of {schedule.epochs}[/]")
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
+    bound = 0.0 if recipe.made is None else recipe.made.training
     taken = JsonLog.numbers(run / "train.jsonl", "seconds") if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
         task = bar.add_task("train", total=schedule.epochs * steps, completed=done * steps, status="")
@@ -347,7 +309,7 @@ def fit_learner(
             if is_best:
                 best = rank
             multiplier = 0.0 if training.activity is None else training.activity.multiplier
-            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 2)}
+            row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
             if training.activity is not None:
                 training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
             row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
@@ -361,10 +323,9 @@ def fit_learner(
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
             memory["deployed_ratio"] = training.deployed_ratio
             taken.append(row["seconds"])
-            changed = _in_time(schedule, recipe, taken, done=epoch + 1)
+            changed = schedule.after(epoch + 1, taken, bound, most=recipe.train.epochs)
             if changed != schedule:
-                pace = "longer than planned" if changed.epochs < schedule.epochs else "less time again"
-                session.warn(f"steps take {pace}: {changed.epochs} epochs instead of {schedule.epochs}")
+                session.warn(changed.describe_change(schedule))
                 bar.update(task, total=changed.epochs * steps)
             schedule = changed
             memory["schedule"] = asdict(schedule)
@@ -380,22 +341,6 @@ def fit_learner(
     return run.output("train")
 
 
-class _SavedSchedule(BaseModel):
-    """A :class:`Schedule` in a checkpoint."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    epochs: int = Field(ge=1, le=2**31)
-    since: int = Field(ge=0)
-    progress: float = Field(ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> _SavedSchedule:
-        if self.since >= self.epochs:
-            raise ValueError("it is over before it begins")
-        return self
-
-
 class _SavedState(BaseModel):
     """What a checkpoint of a training says besides tensors."""
 
@@ -405,20 +350,7 @@ class _SavedState(BaseModel):
     best: tuple[float, float, float]
     multiplier: float
     deployed_ratio: float
-    schedule: _SavedSchedule
-
-
-def _in_time(schedule: Schedule, recipe: Recipe, taken: Sequence[float], *, done: int) -> Schedule:
-    """The schedule, cut short where a recipe that was made for a time would pass it, and made longer again.
-
-    ``taken``: seconds of the epochs, of which ``done`` are done.
-    """
-    if recipe.made is None or not recipe.made.training:
-        return schedule
-    lately = taken[-max(_LATELY, schedule.epochs // 20) :]
-    pace = sum(lately) / len(lately)
-    changed = schedule.within(recipe.made.training, sum(taken), done, pace, most=recipe.train.epochs)
-    return Schedule(**processes.share(asdict(changed)))
+    schedule: SavedSchedule
 
 
 @torch.no_grad()
