@@ -583,7 +583,7 @@ def test_most_of_a_minute_is_for_training(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_least_sensible_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, data_of((1, 8, 8), rows=1500))
     plan = plan_for({"model.width": 16, "search.timesteps": 2}, 60)
-    least = (150 * 0.02 + 1000 * 0.022) / 0.93 + plan.estimate.seconds["the rest"]
+    least = (150 * 0.02 + 1000 * 0.022) / 0.96 + plan.estimate.seconds["the rest"]
     assert plan.estimate.least == pytest.approx(least + plan.estimate.seconds["reading and planning"])
     assert re.search(r"; in less than (3|4)\d s it would hardly learn$", plan.estimate.describe())
 
@@ -702,7 +702,7 @@ def test_epochs_follow_what_is_left_of_the_time(tmp_path: Path, monkeypatch: pyt
     run = made_run(tmp_path, {}, [50.0, 70.0])
     before = (run / "recipe.toml").read_text()
     recipe = renewed(run, monkeypatch, 0.5)
-    left = 0.93 * (1000 - 40 - 120) - TAIL
+    left = 0.96 * (1000 - 40 - 120) - TAIL
     assert recipe.made is not None
     assert recipe.made.training == round(left)
     assert (recipe.train.epochs, recipe.train.epoch_steps) == (int(left / (10 * 0.5)), 10)
@@ -738,7 +738,7 @@ def test_a_log_that_was_lost_is_taken_to_be_as_planned(
 ) -> None:
     recipe = renewed(made_run(tmp_path, {}, seconds), monkeypatch, 0.5)
     assert recipe.made is not None
-    assert recipe.made.training == round(0.93 * (1000 - 40 - 200) - TAIL)
+    assert recipe.made.training == round(0.96 * (1000 - 40 - 200) - TAIL)
 
 
 @pytest.mark.parametrize("text", ["nonsense\n", '{"epoch": 1}\n', "[]\n", '{"epoch": 1, "seconds": "long"}\n'])

@@ -19,7 +19,8 @@ _LATE, _EARLY = 1.05, 1.15
 """Epochs are left out when all would take so many times the time, and taken back when it is so much too early."""
 
 _LATELY = 3
-"""Epochs, or a twentieth of all if that is more, whose pace is expected of the next ones."""
+"""Epochs, or a twentieth of all if that is more, of which the fastest shows the pace of the next ones. What slows one
+down is often over soon, and learning rates that follow each slow epoch cost more accuracy than ending a little late."""
 
 _SHORTEST = 1e-3
 """Seconds that an epoch is taken to last at least: logs have three digits."""
@@ -59,14 +60,14 @@ class Schedule:
         return Schedule(epochs, done, self.at(done)) if left > 0 and (late or early) else self
 
     def after(self, done: int, taken: Sequence[float], seconds: float, *, most: int, least: int = 1) -> Schedule:
-        """:meth:`within` after so many epochs, whose seconds were ``taken``: the last ones' pace is expected to last.
+        """:meth:`within` after so many epochs, whose seconds were ``taken``: the last ones show the pace of the next.
 
         All of several processes call it, and follow the first. ``seconds`` of 0 are no bound.
         """
         if not seconds:
             return self
         lately = taken[-max(_LATELY, self.epochs // 20) :]
-        pace = max(sum(lately) / len(lately), _SHORTEST)
+        pace = max(min(lately), _SHORTEST)
         changed = self.within(seconds, sum(taken), done, pace, most=most, least=least)
         return Schedule(**processes.share(asdict(changed)))
 

@@ -47,7 +47,7 @@ _SEARCH_PATIENCE = 1.5  # times its share of the time, which a search may take b
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
 _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
 
-_MARGIN = 0.93
+_MARGIN = 0.96
 """Of the time that is left, what is planned: steps take longer now and then than those that were measured."""
 
 _WIDEST = 256  # channels of a node that are tried
