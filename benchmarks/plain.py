@@ -30,7 +30,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
-from litesnn.snn.prune import kept_count
+from litesnn.costs.size import kept_count
 from litesnn.snn.quantize import GAUSSIAN_STEP
 from litesnn.snn.strided import conv2d
 from litesnn.snn.supernet import Supernet
