@@ -15,13 +15,13 @@ import torch
 import litesnn as package
 from event_data import dataset, write_tree
 from given import MODULE
+from litesnn.commands import native_evaluation
 from litesnn.compression import stages
 from litesnn.compression.search import Candidates
 from litesnn.compression.source import allow_module, build_module, describe_module
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
 from litesnn.data.sources import load
-from litesnn.deploy import native_evaluation
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
 from litesnn.loop import checkpoint
