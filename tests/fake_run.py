@@ -82,7 +82,7 @@ def fake_train(rng: np.random.Generator, *, epochs: int) -> list[Any]:
             "validation_loss": 1.5 * np.exp(-4.4 * epoch / epochs) + 0.08,
             "validation_accuracy": float(accuracy[epoch]),
             "bit_synops": 8.2e5 + 6e5 * np.exp(-5 * epoch / epochs),
-            "activity_multiplier": 0.1,
+            "multipliers": {"bit_synops": 0.1},
             "learning_rate": 0.02,
             "best": bool(epoch == int(accuracy.argmax())),
         }

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from litesnn.costs.size import MAX_RICE, position_bits
 from litesnn.deploy.bits import (
     Positions,
     codes_to_fields,
@@ -18,7 +19,6 @@ from litesnn.deploy.bits import (
     pack_fields,
     unpack_fields,
 )
-from litesnn.size import MAX_RICE, position_bits
 
 EDGE_SIZES = [1, 3, 7, 8, 9, 31, 33, 63, 64, 65, 257]
 few = settings(max_examples=60, deadline=None, derandomize=True)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from litesnn.budget import Budget, describe_bit_synops, parse_bytes
+from litesnn.budget import Budget, parse_bytes
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.errors import InputError
 
 
@@ -149,4 +150,4 @@ def test_limits_are_validated(limits: dict[str, int]) -> None:
     ],
 )
 def test_bit_synops_in_words(count: float, words: str) -> None:
-    assert describe_bit_synops(count) == f"{words} Bit-SynOps"
+    assert BIT_SYNOPS.say(count) == f"{words} Bit-SynOps"

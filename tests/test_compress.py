@@ -15,12 +15,13 @@ import torch
 import litesnn as package
 from event_data import dataset, write_tree
 from given import MODULE
+from litesnn.commands import native_evaluation
 from litesnn.compression import stages
 from litesnn.compression.search import Candidates
 from litesnn.compression.source import allow_module, build_module, describe_module
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
 from litesnn.data.sources import load
-from litesnn.deploy import native_evaluation
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
 from litesnn.loop import checkpoint
@@ -28,7 +29,7 @@ from litesnn.runs import RunFolder
 from litesnn.search import joint
 from litesnn.train import fit
 from test_cli import refused
-from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, contents, litesnn, stamps, write_data
+from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, contents, litesnn, rows, stamps, write_data
 
 RECIPE = """
 version = 1
@@ -171,6 +172,18 @@ def test_the_choice_is_that_of_the_metrics(first: tuple[Path, Outcome]) -> None:
     ]
     assert choice.layers[-1].bits == 4
     assert choice.timesteps == metrics["timesteps"] <= 2
+
+
+@pytest.mark.parametrize("key", [key for key, cost in COSTS.items() if cost.expected is not None])
+def test_every_cost_can_be_limited(first: tuple[Path, Outcome], place: Path, tmp_path: Path, key: str) -> None:
+    limit = 1.1 * COSTS[key].measured(json.loads((first[0] / "metrics.json").read_text()))
+    limit = int(limit) if COSTS[key].whole else limit
+    outcome = compress(place, tmp_path / "run", "--set", f"budget={{{key} = {limit}}}")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (row,) = [row for row in metrics["budgets"] if row["limit"] is not None]
+    assert (row["name"], row["value"], row["kept"]) == (key, COSTS[key].measured(metrics), True)
+    assert list(rows(tmp_path / "run" / "search.jsonl")[-1]["multipliers"]) == [key]
 
 
 def test_the_engine_predicts_what_the_module_does(first: tuple[Path, Outcome]) -> None:

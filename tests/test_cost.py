@@ -9,21 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from litesnn.costs.energy import energy_record
+from litesnn.costs.size import AFFINE_BITS, layer_bytes, model_size_bits, packed_bits, position_bits
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound
-from litesnn.size import position_bits
-from litesnn.snn.cost import (
-    AFFINE_BITS,
-    ENERGY_NOTE,
-    Meter,
-    conv_output,
-    energy_table,
-    layer_bytes,
-    model_size_bits,
-    packed_bits,
-    synops,
-    tap_spikes,
-)
+from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
 from litesnn.snn.network import Network
 from tiny import genotype, input_info, lively_network, quantized_images
 
@@ -96,7 +86,7 @@ def test_meter_by_hand() -> None:
 
 
 def test_sizes_by_hand() -> None:
-    assert model_size_bits(100.0, one(4, 0.2)) == 80
+    assert model_size_bits(100.0, 1.0, one(4, 0.2)) == 80
     # 100 weights, 10 kept, 3 bits: 30 bits of codes; positions: k = 3 gives 10·4 + 90/8 = 51.25, others more
     assert position_bits(100, 10) == 51.25
     assert packed_bits(100.0, 5.0, one(3, 0.1)) == pytest.approx(30 + 51.25 + 5 * AFFINE_BITS)
@@ -108,8 +98,8 @@ def test_sizes_by_hand() -> None:
 
 def test_the_price_of_a_mixture_is_the_mean_price() -> None:
     mixture = [(2, 0.2, 0.25), (4, 0.2, 0.5), (1, 1.0, 0.25)]
-    sizes = [p * model_size_bits(64.0, one(bits, keep)) for bits, keep, p in mixture]
-    assert model_size_bits(64.0, mixture) == pytest.approx(sum(sizes))
+    sizes = [p * model_size_bits(64.0, 1.0, one(bits, keep)) for bits, keep, p in mixture]
+    assert model_size_bits(64.0, 1.0, mixture) == pytest.approx(sum(sizes))
     packed = [p * packed_bits(64.0, 8.0, one(bits, keep)) for bits, keep, p in mixture]
     assert packed_bits(64.0, 8.0, mixture) == pytest.approx(sum(packed))
 
@@ -127,7 +117,7 @@ def test_the_expectation_of_a_finished_layer_is_its_size_but_for_rounding(
 def test_fewer_bits_never_cost_more(weights: int, outputs: int, keep: float) -> None:
     for low, high in itertools.pairwise(bit_widths):
         cheap, dear = one(low, keep), one(high, keep)
-        assert model_size_bits(float(weights), cheap) < model_size_bits(float(weights), dear)
+        assert model_size_bits(float(weights), 1.0, cheap) < model_size_bits(float(weights), 1.0, dear)
         assert packed_bits(float(weights), outputs, cheap) < packed_bits(float(weights), outputs, dear)
         assert layer_bytes(weights, outputs, keep, low) <= layer_bytes(weights, outputs, keep, high)
 
@@ -135,7 +125,9 @@ def test_fewer_bits_never_cost_more(weights: int, outputs: int, keep: float) -> 
 @given(st.integers(1, 3000), st.integers(1, 60), st.sampled_from(bit_widths))
 def test_a_lower_keep_ratio_never_costs_more(weights: int, outputs: int, bits: int) -> None:
     for low, high in itertools.pairwise((*pruning_keeps, 1.0)):
-        assert model_size_bits(float(weights), one(bits, low)) < model_size_bits(float(weights), one(bits, high))
+        assert model_size_bits(float(weights), 1.0, one(bits, low)) < model_size_bits(
+            float(weights), 1.0, one(bits, high)
+        )
     for low, high in itertools.pairwise(pruning_keeps):
         cheap, dear = (packed_bits(float(weights), outputs, one(bits, keep)) for keep in (low, high))
         assert cheap <= dear
@@ -193,13 +185,17 @@ def test_the_packed_file_grows_with_bits_and_timesteps() -> None:
 
 
 def test_energy_by_hand() -> None:
-    table = energy_table()
+    record = energy_record([{"synops": 2000.0, "bits": 4}, {"synops": 1000.0, "bits": 0}], [(10_000, 4)])
+    assert record["synops_nj"] == pytest.approx(2 * 0.015 + 0.00375)  # an edge without weights adds as one of 1 bit
+    assert record["stem_nj"] == pytest.approx(10 * 0.13)
+    assert record["total_nj"] == pytest.approx(record["synops_nj"] + record["stem_nj"])
+    table = record["table_pj"]
     assert table["synop_1bit"] == pytest.approx(0.00375)
     assert table["synop_4bit"] == pytest.approx(0.015)
     assert table["stem_mac_4bit"] == pytest.approx(0.13)
     assert table["float_mac"] == 4.6
     assert len(table) == 9
     assert all(math.isfinite(value) and value > 0 for value in table.values())
-    assert "Horowitz" in ENERGY_NOTE
+    assert "Horowitz" in record["note"]
     for kind in ("synop", "stem_mac"):
         assert all(table[f"{kind}_{low}bit"] < table[f"{kind}_{low + 1}bit"] for low in (1, 2, 3))

@@ -20,12 +20,12 @@ import oracle
 import whole_job
 from event_data import dataset, encoded, random_events, write_archive, write_tree
 from firmware import SANITIZED, Firmware
+from litesnn.commands.export_c import random_inputs
 from litesnn.data.sources import Split
 from litesnn.deploy.engine import Engine, available_kernels
 from litesnn.deploy.exchange.nir_graph import TIMESTEP, nir_graph
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
-from litesnn.deploy.export_c.command import random_inputs
 from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import (

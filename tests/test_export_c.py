@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from fake_run import write_fake_run
 from firmware import SANITIZED, STRICT, Firmware
 from litesnn.cli import app
+from litesnn.commands.export_c import export, random_inputs
 from litesnn.config import load_recipe
 from litesnn.deploy.export_c import folder as export_folder
-from litesnn.deploy.export_c.command import export, random_inputs
 from litesnn.deploy.export_c.folder import RUNTIME, export_c
 from litesnn.deploy.export_c.layout import lay_out
 from litesnn.deploy.export_c.memory import Buffer, plan
@@ -482,10 +482,10 @@ def test_what_a_killed_export_left_is_gone_at_the_next_start(tmp_path: Path) -> 
     out = tmp_path / "firmware"
     program = (
         "import os, numpy as np, sys; from pathlib import Path; from packed_models import cell_model\n"
-        "from litesnn.deploy.export_c import folder, command\n"
+        "from litesnn.commands.export_c import random_inputs\nfrom litesnn.deploy.export_c import folder\n"
         "folder.readme = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         "model = cell_model(np.random.default_rng(1), cells=1, width=3)\n"
-        "folder.export_c(model, Path(sys.argv[1]), command.random_inputs(model, 1))\n"
+        "folder.export_c(model, Path(sys.argv[1]), random_inputs(model, 1))\n"
     )
     command = [sys.executable, "-c", program, str(out)]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

@@ -17,6 +17,7 @@ from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
 from litesnn.compression.search import Candidates
 from litesnn.config import Recipe
+from litesnn.costs.size import AFFINE_BITS, packed_bits
 from litesnn.deploy.packed import PackedModel, population_shapes, read, size_bound, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
@@ -259,7 +260,10 @@ def test_a_layer_that_reaches_several_neurons_is_packed_and_counted_for_each() -
 def test_a_file_never_takes_more_bytes_than_the_search_expects() -> None:
     net = lively(Membrane)
     candidates = Candidates(net.given, Recipe.from_toml("[search]\nbits = [2]\nkeeps = [0.5]\ntimesteps = 3"))
-    expected = float(candidates.expected_packed_bits(candidates.mixes())) / 8 + candidates.header_bytes
+    expected = (
+        float(candidates.expected_bits(candidates.mixes(), packed_bits, affine=AFFINE_BITS)) / 8
+        + candidates.header_bytes
+    )
     assert size_bound(packed(net)) <= expected <= 1.5 * size_bound(packed(net))
 
 
@@ -736,7 +740,7 @@ def test_gradients_reach_weights_scores_and_shares() -> None:
     candidates = Candidates(given(conv(1, 4), Soft(), conv(4, 4), Soft(), *tail()), recipe)
     mixes = candidates.mixes()
     out = candidates(pixels().float() - 128, mixes).logits
-    (out.square().mean() + candidates.expected_packed_bits(mixes) / 1e5).backward()
+    (out.square().mean() + candidates.expected_bits(mixes, packed_bits, affine=AFFINE_BITS) / 1e5).backward()
     for name, parameter in candidates.named_parameters():
         if name not in ("psi", "given.net.layers.6.scores"):  # ψ weighs losses; the last layer is not pruned
             assert parameter.grad is not None, name

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from litesnn.cli import app
-from litesnn.deploy import native_evaluation
+from litesnn.commands import native_evaluation
 from whole_job import litesnn
 
 ROOT = Path(__file__).parents[1]

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 import whole_job
+from litesnn.commands.exchange import export_nir, export_onnx
 from litesnn.data.batches import Samples
 from litesnn.data.sources import load
-from litesnn.deploy.exchange.command import export_nir, export_onnx
 from litesnn.deploy.exchange.nir_graph import TIMESTEP
 from litesnn.deploy.exchange.source import used_populations
 from litesnn.deploy.integerize import integerize

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litesnn.snn.kernels import CompiledKernels, Incoming, Node, TorchKernels, kernels_for
+from litesnn.snn.kernels import CompiledKernels, Incoming, Node, TorchKernels
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.native_library import instruction_sets, use_instruction_set
+from litesnn.snn.select_kernels import kernels_for
 
 NEURON = Neuron()
 PLAIN, NATIVE = TorchKernels(), NativeKernels()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from litesnn.deploy.exchange.command import export_onnx
+from litesnn.commands.exchange import export_onnx
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, write

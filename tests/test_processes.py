@@ -254,8 +254,7 @@ def training_gradients(data_path: Path) -> dict[str, Array]:
         means.add(training.step(x, y, 0.1))
         found = {key: torch.tensor(value) for key, value in means.means().items()}
         found |= gradients_of(trainee, training.optimizers.values(), "gradient")
-        assert training.activity is not None
-        found["multiplier"] = torch.tensor(training.activity.multiplier)
+        found["multiplier"] = torch.tensor(training.multipliers["bit_synops"])
         return arrays(found | {f"after {key}": value for key, value in trainee.state_dict().items()})
 
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litesnn.snn.prune import initial_scores, keep_mask, kept_count
+from litesnn.costs.size import kept_count
+from litesnn.snn.prune import initial_scores, keep_mask
 
 
 @pytest.mark.parametrize(

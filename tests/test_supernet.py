@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
+from litesnn.costs import COSTS
+from litesnn.costs.size import AFFINE_BITS
 from litesnn.genotype import OPS, Edge, Genotype
+from litesnn.loop.expectation import Mixed
 from litesnn.networks import build_network
 from litesnn.search.joint import build_supernet
-from litesnn.snn.cost import AFFINE_BITS, Meter
+from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network
 from litesnn.snn.supernet import Choices, Supernet, cell_width
 from tiny import (
@@ -60,6 +63,18 @@ def derived_from(supernet: Supernet, gene: Genotype, shape: tuple[int, int, int]
     return network.train()
 
 
+def expected(supernet: Supernet, cost: str, meter: Meter | None = None, psi: Tensor | None = None) -> Tensor:
+    """The expectation of a cost, by default with the supernet's own ψ."""
+    row = COSTS[cost].expected
+    assert row is not None
+    psi = supernet.psi.softmax(0) if psi is None else psi
+    return row(Mixed(supernet, supernet.mixes(), meter or Meter(), psi, frames=False))
+
+
+def packed_bits_of(supernet: Supernet) -> Tensor:
+    return 8 * (expected(supernet, "packed_bytes") - supernet.header_bytes)
+
+
 @settings(max_examples=15)
 @given(genotypes(every_edge=True), shapes, st.integers(0, 2**31))
 def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[int, int, int], seed: int) -> None:
@@ -74,7 +89,7 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
     assert torch.equal(ours, theirs)
 
     measured = float(meters[1].bit_synops().sum().detach())
-    assert float(supernet.expected_bit_synops(meters[0]).detach()) == pytest.approx(measured, rel=1e-5)
+    assert float(expected(supernet, "bit_synops", meters[0]).detach()) == pytest.approx(measured, rel=1e-5)
     assert set(meters[1].layers) <= set(meters[0].layers)
     for name, layer in meters[1].layers.items():
         torch.testing.assert_close(meters[0].layers[name].synops, layer.synops)
@@ -85,7 +100,7 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
     layers = network.layers()
     # The search counts κ·params, the network whole weights: at most half a weight apart, or one for tiny layers.
     rounding = sum(layer.bits for layer in layers if layer.keep < 1)
-    size = float(supernet.expected_model_size_bits(mixes).detach())
+    size = 8 * float(expected(supernet, "model_size_bytes").detach())
     assert size == pytest.approx(network.model_size_bits(), abs=rounding + 1)
     biases = gene.stem.channels + 3 + sum(gene.nodes * cell.width for cell in gene.cells)
     identities = sum(
@@ -95,10 +110,10 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
         if network.backbone.cell(index).connection(edge).conv is None
     )
     packed = 8 * most_layer_bytes(network) + AFFINE_BITS * (biases + identities)
-    expected = float(supernet.expected_packed_bits(mixes).detach())
-    assert abs(packed - expected) <= sum(layer.bits + 40 + 16 for layer in layers)
+    most = float(packed_bits_of(supernet).detach())
+    assert abs(packed - most) <= sum(layer.bits + 40 + 16 for layer in layers)
     if all(cell.keep == 1 for cell in gene.cells):
-        assert expected <= packed + 1e-3 * packed
+        assert most <= packed + 1e-3 * packed
 
 
 def test_the_networks_compared_above_spike() -> None:
@@ -108,7 +123,7 @@ def test_the_networks_compared_above_spike() -> None:
     meter = Meter()
     supernet(quantized_images(shape), meter=meter)
     assert all(0 < float(rate.detach().mean()) < 1 for rate in meter.rates.values())
-    assert float(supernet.expected_bit_synops(meter).detach()) > 0
+    assert float(expected(supernet, "bit_synops", meter).detach()) > 0
 
 
 def test_the_whole_supernet_is_the_oracles_with_every_gradient() -> None:
@@ -172,7 +187,7 @@ def test_the_expected_cost_of_the_search_does_not_depend_on_the_batch_size() -> 
     for batch in (x, torch.cat([x, x, x])):
         meter = Meter()
         supernet(batch, meter=meter)
-        costs.append(float(supernet.expected_bit_synops(meter).detach()))
+        costs.append(float(expected(supernet, "bit_synops", meter).detach()))
     assert costs[0] > 0
     assert costs[1] == pytest.approx(costs[0], rel=1e-2)  # statistics of the batch round differently
 
@@ -184,10 +199,10 @@ def test_expected_bit_synops_by_hand() -> None:
     meter.add(["b"], torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[4.0, 4.0, 4.0]]))
     # Bit-SynOps per step 24, 44, 64; up to a step 24, 68, 132
     psi = torch.tensor([0.5, 0.25, 0.25])
-    assert float(supernet.expected_bit_synops(meter, psi)) == 0.5 * 24 + 0.25 * 68 + 0.25 * 132
+    assert float(expected(supernet, "bit_synops", meter, psi)) == 0.5 * 24 + 0.25 * 68 + 0.25 * 132
     with torch.no_grad():
         supernet.psi.copy_(psi.log())
-    assert float(supernet.expected_bit_synops(meter).detach()) == pytest.approx(62)
+    assert float(expected(supernet, "bit_synops", meter).detach()) == pytest.approx(62)
 
 
 def test_sizes_are_expectations_over_the_candidates() -> None:
@@ -201,21 +216,19 @@ def test_sizes_are_expectations_over_the_candidates() -> None:
     for b, k in itertools.product(range(4), range(len(KEEPS))):
         with torch.no_grad():
             supernet.beta.fill_(-1e4)[0, b, k] = 1e4
-        mixes = supernet.mixes()
-        found = torch.stack([supernet.expected_model_size_bits(mixes), supernet.expected_packed_bits(mixes)]).detach()
+        found = torch.stack([8 * expected(supernet, "model_size_bytes"), packed_bits_of(supernet)]).detach()
         sizes += probabilities[b, k] * found
     with torch.no_grad():
         supernet.beta.copy_(beta)
-    mixes = supernet.mixes()
-    assert float(supernet.expected_model_size_bits(mixes).detach()) == pytest.approx(float(sizes[0]), rel=1e-5)
-    assert float(supernet.expected_packed_bits(mixes).detach()) == pytest.approx(float(sizes[1]), rel=1e-5)
+    assert 8 * float(expected(supernet, "model_size_bytes").detach()) == pytest.approx(float(sizes[0]), rel=1e-5)
+    assert float(packed_bits_of(supernet).detach()) == pytest.approx(float(sizes[1]), rel=1e-5)
 
 
 def test_costs_pull_on_bits_keeps_widths_and_ops() -> None:
     supernet = build_supernet(recipe(), (1, 8, 8), 3)
     mixes, meter = supernet.mixes(), Meter()
     supernet(quantized_images((1, 8, 8)), mixes, meter=meter)
-    for cost in (supernet.expected_packed_bits(mixes), supernet.expected_bit_synops(meter)):
+    for cost in (packed_bits_of(supernet), expected(supernet, "bit_synops", meter)):
         beta, width, alpha = torch.autograd.grad(
             cost, [supernet.beta, supernet.width, supernet.alpha], retain_graph=True
         )
@@ -224,7 +237,7 @@ def test_costs_pull_on_bits_keeps_widths_and_ops() -> None:
         assert (width[:, 0] < 0).all()
         assert (width[:, -1] > 0).all()
         assert (alpha[:, -1] > 0).all()  # conv3x3 is the dearest op
-    (psi,) = torch.autograd.grad(supernet.expected_bit_synops(meter), supernet.psi)
+    (psi,) = torch.autograd.grad(expected(supernet, "bit_synops", meter), supernet.psi)
     assert psi[0] < 0 < psi[-1]
 
 

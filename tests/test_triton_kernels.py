@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from litesnn.snn.kernels import Incoming, Kernels, Node, TorchKernels, kernels_for
+from litesnn.snn.kernels import Incoming, Kernels, Node, TorchKernels
 from litesnn.snn.membrane import Neuron
+from litesnn.snn.select_kernels import kernels_for
 
 pytest.importorskip("triton")
 CUDA = torch.cuda.is_available()

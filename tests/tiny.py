@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from litesnn.config import Recipe
+from litesnn.costs.size import layer_bytes
 from litesnn.deploy.integerize import integerize
 from litesnn.genotype import OPS, ArithmeticName, CellGene, Edge, Genotype, StemGene
 from litesnn.networks import build_network
-from litesnn.snn.cost import layer_bytes
 from litesnn.snn.network import InputInfo, Network
 
 KEEPS = (0.05, 0.3, 0.5, 0.9, 1.0)

@@ -1,7 +1,7 @@
 """What a network may cost: a vocabulary without torch.
 
-A budget is a record of up to three limits. People write it as one line of text,
-``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; files hold it as plain numbers.
+A budget is a record of limits, of which each cost of :mod:`litesnn.costs` can have one. People write it as one line of
+text, ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; files hold it as plain numbers.
 Prefixes are decimal (1 kB = 1000 bytes); ``KiB`` and ``MiB`` are binary.
 """
 
@@ -9,38 +9,29 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from litesnn.costs import COSTS
+from litesnn.costs.cost import NUMBER
+from litesnn.costs.size import PACKED_BYTES
 from litesnn.errors import InputError
 
-__all__ = ["Budget", "comma_in_number", "describe_bit_synops", "parse_bytes"]
+__all__ = ["Budget", "comma_in_number", "parse_bytes"]
 
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-_PART_PATTERNS = {
-    "packed_bytes": re.compile(rf"(?:packed )?{_NUMBER} ?(?P<unit>ki|mi|gi|k|m|g|)(?:b|bytes?)(?: packed)?"),
-    "bit_synops": re.compile(rf"{_NUMBER} ?(?P<unit>k|m|g|) ?bit-?synops?(?: per inference)?"),
-    "timesteps": re.compile(  # a number alone is none: 8 may be meant as kilobytes
-        r"(?:t ?(?:<=|≤|=) ?(?P<number>\d+)(?: ?timesteps?)?|(?:at most )?(?P<worded>\d+) ?timesteps?)(?P<unit>)"
-    ),
-}
-_UNDERSTOOD = "expected bytes ('8 kB', '64 KiB'), '1 M Bit-SynOps' or timesteps ('T <= 4'), with commas between them"
 _COMMA = re.compile(r"\d[\d.]*(?:,\d+)+(?:[.,]\d+)*")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
-class Budget(BaseModel):
-    """Limits on the finished network; a limit of ``None`` is no limit."""
+class _Limits(BaseModel):
+    """Limits on the finished network by the keys of :data:`litesnn.costs.COSTS`; a limit of ``None`` is no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    packed_bytes: int | None = Field(None, gt=0, lt=2**63, description="most bytes of the packed file on disk")
-    bit_synops: float | None = Field(None, gt=0, description="most Bit-SynOps per inference, mean over the test set")
-    timesteps: int | None = Field(None, ge=1, le=64, description="most timesteps per inference")
-
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> Self:
         """Read ``"8 kB, 1 M Bit-SynOps, T <= 4"``; the parts may stand in any order and any may be missing.
 
         Raises:
@@ -62,25 +53,47 @@ class Budget(BaseModel):
             first = error.errors()[0]
             raise InputError(f"budget {text!r}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
 
+    def limit(self, key: str) -> float | None:
+        """The limit on the cost with a key, or ``None`` if there is none."""
+        value: float | None = getattr(self, key)
+        return value
+
+    def limits(self) -> dict[str, float]:
+        """The limits that there are, by the keys of their costs."""
+        return {key: value for key in COSTS if (value := self.limit(key)) is not None}
+
+    def without(self, keys: Collection[str]) -> Self:
+        """The budget without the limits on some costs."""
+        return self.model_copy(update=dict.fromkeys(keys))
+
     def describe(self) -> str:
         """The budget as one line that :meth:`parse` reads back."""
-        parts = []
-        if self.packed_bytes is not None:
-            parts.append(f"{self.packed_bytes} B packed")
-        if self.bit_synops is not None:
-            parts.append(f"{self.bit_synops:.15g} Bit-SynOps")
-        if self.timesteps is not None:
-            parts.append(f"T <= {self.timesteps}")
-        return ", ".join(parts) or "no limits"
+        return ", ".join(COSTS[key].write(limit) for key, limit in self.limits().items()) or "no limits"
 
 
-def describe_bit_synops(count: float) -> str:
-    """A number of Bit-SynOps to three digits, as people write it: ``"2 M Bit-SynOps"``."""
-    rounded = float(f"{count:.3g}")
-    for prefix, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if rounded >= unit:
-            return f"{rounded / unit:,.10g} {prefix} Bit-SynOps"
-    return f"{rounded:.10g} Bit-SynOps"
+if TYPE_CHECKING:
+
+    class Budget(_Limits):
+        """Limits on the finished network; those that are named in code, of all that there are."""
+
+        packed_bytes: int | None = None
+        bit_synops: float | None = None
+        timesteps: int | None = None
+
+else:
+    Budget = create_model(
+        "Budget",
+        __base__=_Limits,
+        __module__=__name__,
+        __doc__="Limits on the finished network, one for each cost; a limit of ``None`` is no limit.",
+        **{
+            key: (
+                (int if cost.whole else float) | None,
+                Field(None, gt=0, le=cost.most, description=cost.meaning),
+            )
+            for key, cost in COSTS.items()
+        },
+    )
 
 
 def parse_bytes(text: str) -> int:
@@ -89,13 +102,12 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: it is not understood, or not greater than zero.
     """
-    match = _PART_PATTERNS["packed_bytes"].fullmatch(text.strip().lower())
-    value = int(float(match["number"]) * _UNITS[match["unit"]]) if match else 0
-    if value <= 0:
+    value = PACKED_BYTES.read(text.strip().lower())
+    if value is None or not 1 <= value < math.inf:
         wrong = comma_in_number(text)
         trouble = f": {wrong}" if wrong else " is not understood; expected bytes with a unit, for example '6 GB'"
         raise InputError(f"size {text!r}{trouble}")
-    return value
+    return int(value)
 
 
 def comma_in_number(text: str) -> str | None:
@@ -113,13 +125,15 @@ def comma_in_number(text: str) -> str | None:
 
 
 def _parse_part(part: str, text: str) -> tuple[str, float]:
-    for key, pattern in _PART_PATTERNS.items():
-        if match := pattern.fullmatch(part.removeprefix("-").lstrip().lower()):
-            value = float(match["number"] or match["worded"]) * _UNITS[match["unit"]]
+    positive = part.removeprefix("-").lstrip().lower()
+    for key, cost in COSTS.items():
+        if (value := cost.read(positive)) is not None:
             if not math.isfinite(value):
                 raise InputError(f"budget part {part!r} is too large")
             # 1.001 kB are 1001 bytes, though 1.001 · 1000 is a little less in binary
-            value = value if key == "bit_synops" else int(value + 1e-6)
+            value = int(value + 1e-6) if cost.whole else value
             return key, -value if part.startswith("-") else value
-    trouble = "is a number without a unit" if re.fullmatch(_NUMBER, part) else "is not understood"
-    raise InputError(f"budget part {part!r} of {text!r} {trouble}; {_UNDERSTOOD}")
+    trouble = "is a number without a unit" if re.fullmatch(NUMBER, part) else "is not understood"
+    *first, last = (cost.expects for cost in COSTS.values())
+    understood = f"expected {', '.join(first)} or {last}, with commas between them"
+    raise InputError(f"budget part {part!r} of {text!r} {trouble}; {understood}")

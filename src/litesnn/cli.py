@@ -361,7 +361,7 @@ def export_c(
     """Write a folder of C99 that runs the packed network on a microcontroller, with a self-test."""
     from rich.console import Console
 
-    from litesnn.deploy.export_c.command import export, firmware_summary
+    from litesnn.commands.export_c import export, firmware_summary
 
     raise_again()
     firmware = export(path, out, targets or ())
@@ -383,7 +383,7 @@ def export_to_nir(
     ] = False,
 ) -> None:
     """Write the packed network as NIR, for simulators and neuromorphic chips."""
-    from litesnn.deploy.exchange.command import export_nir
+    from litesnn.commands.exchange import export_nir
 
     raise_again()
     print(plain(export_nir(path, out, fires_at_threshold=fires_at_threshold).summary()))
@@ -395,7 +395,7 @@ def export_to_onnx(
     out: Annotated[Path, typer.Option("-o", "--out", help="the file to write")] = Path("model.onnx"),
 ) -> None:
     """Write the packed network as ONNX, low-bit weights and all timesteps in one graph."""
-    from litesnn.deploy.exchange.command import export_onnx
+    from litesnn.commands.exchange import export_onnx
 
     raise_again()
     print(plain(export_onnx(path, out).summary()))
@@ -673,7 +673,7 @@ def _do_stage(stage: str, folder: RunFolder, session: Session, begun: Begun | No
 def _evaluate_native(folder: RunFolder, threads: int) -> None:
     from rich.console import Console
 
-    from litesnn.deploy.native_evaluation import engine_table, evaluate_native
+    from litesnn.commands.native_evaluation import engine_table, evaluate_native
     from litesnn.design import Job, check_budgets
     from litesnn.runs import held
 

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from litesnn import processes
 from litesnn.config import Recipe, reasons_in, with_numbers
+from litesnn.costs import COSTS
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import parse_json, read_text, validated, write_atomically
@@ -67,10 +68,17 @@ class _Part(BaseModel):
 
 
 class _Limit(_Part):
-    name: Literal["packed_bytes", "bit_synops", "timesteps"]
+    name: str
     value: float
     limit: float | None
     kept: bool | None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in COSTS:
+            raise ValueError(f"expected one of {', '.join(COSTS)}")
+        return name
 
 
 class _DataSet(_Part):

@@ -14,6 +14,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from litesnn.costs import COSTS
+from litesnn.costs.size import PACKED_BYTES
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
@@ -45,17 +47,18 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         table.add_row(name, figure, "", "")
     table.add_row("arithmetic", Text(plain(metrics.get("arithmetic", "float"))), "", "")
     size = "packed size, B" if metrics.get("packing", {}).get("possible", True) else "size if packed, B (estimate)"
-    limits = {"packed_bytes": size, "bit_synops": "Bit-SynOps", "timesteps": "timesteps"}
-    for row in metrics["budgets"]:
+    compared = {row["name"]: row for row in metrics["budgets"]}
+    for key, row in compared.items():
+        cost = COSTS[key]
         limit = "" if row["limit"] is None else f"{row['limit']:,.0f}"
         kept = "" if row["limit"] is None else _KEPT[row["kept"]]
-        table.add_row(limits[row["name"]], f"{row['value']:,.0f}", limit, kept)
-    table.add_row("SynOps", f"{metrics['synops']:,.0f}", "", "")
+        table.add_row(size if cost is PACKED_BYTES else cost.row, f"{row['value']:,.0f}", limit, kept)
+    others = {key: (cost.row, cost.measured(metrics)) for key, cost in COSTS.items() if key not in compared}
+    others["stem_macs"] = "stem MACs", metrics["stem_macs"]
     if engine := metrics.get("engine"):
-        table.add_row("additions of the native engine", f"{engine['additions']:,.0f}", "", "")
-    table.add_row("stem MACs", f"{metrics['stem_macs']:,.0f}", "", "")
-    table.add_row("size without positions, B", f"{metrics['model_size_bytes']:,.0f}", "", "")
-    table.add_row("energy estimate, nJ", f"{metrics['energy']['total_nj']:,.2f}", "", "")
+        others["additions"] = "additions of the native engine", engine["additions"]
+    for name, value in others.values():
+        table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:,.2f}", "", "")
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
         table.add_row(f"[{colour}]warning[/]", Text(plain(warning["label"]), style=colour), "", "")

@@ -9,6 +9,7 @@ Shapes: T timesteps, B batch, I input and O output channels, H × W pixels; a li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +69,7 @@ class CompressedLayer(CompConv):
         spread: how often what reads it gets each output [V, K], after :meth:`pool`; else ``None``.
         reads: what its input is: the image, other real numbers, or spikes.
         spikes_per_unit: of spikes: how many of them an input of 1 stands for (the pixels of an average).
+        places: pixels of the output, or vectors that a linear layer turns into others, in the last call.
         heard: mean input per sample of every call [I, H, W] since :meth:`listen`, or ``None``.
         deployed: how to compute instead with integers, or ``None``.
         accumulated: the integer accumulators of its last call with integers.
@@ -95,6 +97,7 @@ class CompressedLayer(CompConv):
         self.reads: Kind = "analog"
         self.spikes_per_unit = 1.0
         self.heard: list[Tensor] | None = None
+        self.places = 0
         self.deployed: Deployed | None = None
         self.accumulated: Tensor | None = None
         self.register_buffer("spread", None, persistent=False)
@@ -173,6 +176,7 @@ class CompressedLayer(CompConv):
         return out if self.spread is None else F.linear(out, self.spread)
 
     def _computed(self, x: Tensor) -> Tensor:
+        self.places = self._places(x)
         if self.heard is not None:
             self.heard.append(self._mean_input(x))
         if (deployed := self.deployed) is None:
@@ -215,9 +219,17 @@ class CompressedLayer(CompConv):
 
     def macs(self) -> int:
         """Multiply-accumulates of one call with the weights that are kept; padding counts as work."""
-        assert self.heard
-        height, width = (axis.outputs(size) for axis, size in zip(self.axes, self.heard[0].shape[1:], strict=True))
-        return int(self._masks[0].sum()) * height * width
+        return int(self._masks[0].sum()) * self.places
+
+    def whole_macs(self) -> int:
+        """:meth:`macs` if all weights were kept."""
+        return self.weight.numel() * self.places
+
+    def _places(self, x: Tensor) -> int:
+        """Places of the output at which the kernel is applied."""
+        if self.is_linear:
+            return x[0, ..., 0].numel()
+        return math.prod(axis.outputs(size) for axis, size in zip(self.axes, x.shape[-2:], strict=True))
 
     def _mean_input(self, x: Tensor) -> Tensor:
         """Mean spikes per sample [I, H, W]; of what are no spikes, how many values are not zero."""

@@ -31,17 +31,17 @@ from litesnn.compression.source import line_of
 from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
 from litesnn.compression.tape import Tape, Value, leaves, tensors_in
 from litesnn.compression.votes import before_votes
+from litesnn.costs.size import AFFINE_BITS, kept_count, layer_bytes
 from litesnn.deploy.limits import MAX_WEIGHTS
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
 from litesnn.snn.compconv import Compression
-from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes
+from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo
 from litesnn.snn.predictor import Predictor
-from litesnn.snn.prune import kept_count
 from litesnn.snn.strided import Guard
 
 __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of", "whole_cost"]
@@ -123,6 +123,18 @@ class Given(nn.Module):
     def copies(self, name: str) -> int:
         """How often a layer is in the packed file, and computed: once for each population that its currents reach."""
         return 1 if self.graph is None else self.graph.copies[name]
+
+    def analog(self, *, frames: bool) -> list[tuple[str, float, bool]]:
+        """Every layer that reads real numbers: its name, MACs of a pass with all weights, whether each timestep is one.
+
+        What reads an image has the same work at every timestep, which counts once.
+        """
+        static = None if frames else "image"
+        return [
+            (name, layer.whole_macs() * (self.calls[name] * self.copies(name)), layer.reads != static)
+            for name, layer in self.layers.items()
+            if layer.reads != "spikes"
+        ]
 
     @property
     def header_bytes(self) -> int:
@@ -491,21 +503,11 @@ class SteppedNetwork(Predictor):
         )
 
     def analog_macs(self) -> list[tuple[float, int]]:
-        """MACs per inference, and bits, of every layer that was last heard to read real numbers.
-
-        What reads an image has the same work at every timestep, which counts once.
-        """
-        static = None if self.info.frames else "image"
+        """MACs per inference with the weights that are kept, and bits, of every layer that reads real numbers."""
+        bits, layers = {gene.name: gene.bits for gene in self.choice.layers}, self.given.layers
         return [
-            (
-                layer.macs()
-                * (self.given.calls[gene.name] * self.given.copies(gene.name))
-                * (1 if layer.reads == static else self.timesteps),
-                gene.bits,
-            )
-            for gene in self.choice.layers
-            for layer in [self.given.layers[gene.name]]
-            if layer.reads != "spikes"
+            (macs // layers[name].whole_macs() * layers[name].macs() * (self.timesteps if every else 1), bits[name])
+            for name, macs, every in self.given.analog(frames=self.info.frames)
         ]
 
 

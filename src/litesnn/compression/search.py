@@ -17,13 +17,24 @@ from torch import Tensor, nn
 
 from litesnn.compression.network import Given, extras, run, whole_cost
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.cost import AnalogLayer, Cost, LayerBits, Piece
 from litesnn.genotype import Compressed
-from litesnn.search.derive import FloatArray, Option, choose_within, fill_budget, largest, require_fits, smallest
+from litesnn.search.derive import (
+    FloatArray,
+    Option,
+    choose_within,
+    fill_budget,
+    largest,
+    priced,
+    priced_costs,
+    require_each,
+)
 from litesnn.snn.backbone import Output
 from litesnn.snn.compconv import Compression
-from litesnn.snn.cost import AFFINE_BITS, Meter, layer_bytes, model_size_bits, packed_bits
+from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.supernet import draw, weigh_timesteps
+from litesnn.snn.supernet import draw
 
 __all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enough", "searched_rates"]
 
@@ -96,30 +107,25 @@ class Candidates(nn.Module):
         mixes = self.mixes() if mixes is None else mixes
         return run(self.given, x, self._named(mixes), len(self.psi), meter=meter, whole=True)
 
-    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
-        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""
-        return weigh_timesteps(meter, self.psi.softmax(0) if psi is None else psi)
-
-    def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
-        """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
+    def expected_bits(self, mixes: Sequence[Compression], layer: LayerBits, *, affine: float) -> Tensor:
+        """Expected bits of all layers in a packed file, with ``affine`` for each output's bias; a scalar."""
         one = self.psi.new_ones(())
         rows = [(self.given.copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
         return torch.stack(
             [
-                copies
-                * (
-                    packed_bits(one * layer.weight.numel(), one * layer.outputs, mix.pairs())
-                    + AFFINE_BITS * layer.outputs
-                )
-                for copies, layer, mix in rows
+                copies * (layer(one * part.weight.numel(), one * part.outputs, mix.pairs()) + affine * part.outputs)
+                for copies, part, mix in rows
             ]
         ).sum()
 
-    def expected_model_size_bits(self, mixes: Sequence[Compression]) -> Tensor:
-        """Expected model size by the paper's definition, in bits; a scalar."""
-        one = self.psi.new_ones(())
-        rows = [(self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
-        return torch.stack([model_size_bits(one * layer.weight.numel(), mix.pairs()) for layer, mix in rows]).sum()
+    def analog_layers(self, mixes: Sequence[Compression], *, frames: bool) -> list[AnalogLayer]:
+        """The layers that read real numbers: each candidate with its share of the MACs."""
+        named = self._named(mixes)
+        return [
+            AnalogLayer(share * keep * macs, bits, every_timestep)
+            for name, macs, every_timestep in self.given.analog(frames=frames)
+            for bits, keep, share in named[name].pairs()
+        ]
 
     def describe(self) -> dict[str, Any]:
         """β as probabilities, for the log."""
@@ -158,7 +164,7 @@ def choose_layers(
     Raises:
         InputError: no choice fits the packed-size budget.
     """
-    options = _options(candidates, rates)
+    options = _options(candidates, rates, priced_costs(recipe.budget))
     names = list(candidates.given.layers)
 
     def record(chosen: Sequence[Option], steps: int) -> tuple[Compressed, int]:
@@ -170,7 +176,13 @@ def choose_layers(
         return finish(steps, picked)
 
     psi = candidates.psi.detach().double().log_softmax(0).cpu().numpy()
-    require_fits(record(smallest(options), 1)[1], recipe.budget, "the smallest choice", "search.keeps or search.bits")
+    require_each(
+        options,
+        recipe.budget,
+        which="the smallest choice",
+        remedy="search.keeps or search.bits",
+        bytes_of=lambda chosen: record(chosen, 1)[1],
+    )
 
     def choose(least_bytes: int) -> tuple[Compressed, str | None]:
         chosen, steps, warning = choose_within(
@@ -189,7 +201,8 @@ def require_small_enough(
     """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
     silent = [0.0] * len(candidates.psi)
     rates = dict.fromkeys(searched_rates(candidates.given), silent)
-    free = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"bit_synops": None})})
+    certain = recipe.budget.without([key for key, cost in COSTS.items() if cost.is_work])
+    free = recipe.model_copy(update={"budget": certain})
     choose_layers(candidates, rates, free, finish)
 
 
@@ -200,9 +213,10 @@ def searched_rates(given: Given) -> list[str]:
     return [whole_cost(name) for name in names]
 
 
-def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> list[list[Option]]:
+def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]], costs: Sequence[Cost]) -> list[list[Option]]:
     """Every choice of every layer with its price; the last layer has one."""
-    given, options = candidates.given, []
+    given, options, timesteps = candidates.given, [], len(candidates.psi)
+    analog = {name: (macs, every) for name, macs, every in given.analog(frames=given.info.frames)}
     scores = dict(
         zip(
             given.searched,
@@ -213,9 +227,11 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
     others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _ in extras(given.graph)]
     fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
     for name, layer in given.layers.items():
-        work = np.zeros(len(candidates.psi))
+        work, macs = np.zeros(timesteps), np.zeros(timesteps)
         if layer.reads == "spikes":
             work = np.asarray(rates[whole_cost(name)], np.float64)
+        elif name in analog:
+            macs[: None if analog[name][1] else 1] = analog[name][0]
         pairs = (
             [(0, 0, given.io_bits, 1.0)]
             if name == given.last
@@ -223,20 +239,19 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
                 (b, k, bits, keep) for b, bits in enumerate(candidates.bits) for k, keep in enumerate(candidates.keeps)
             ]
         )
-        options.append(
-            [
-                Option(
-                    older=0,
-                    newer=0,
-                    width=0,
-                    bits=b,
-                    keep=k,
-                    score=0.0 if name == given.last else scores[name][b][k],
-                    size=given.copies(name) * layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
-                    bit_synops=(work * keep * bits + fixed).cumsum(),
-                )
-                for b, k, bits, keep in pairs
-            ]
-        )
+        row = []
+        for b, k, bits, keep in pairs:
+            # Everything is counted once for each of the layer's copies; operations have been, when they were measured.
+            layers = [Piece("layer", layer.weight.numel(), layer.outputs, bits, keep)] * given.copies(name)
+            done = [Piece("identity", synops=fixed), Piece("layer", bits=bits, synops=work * keep, macs=macs * keep)]
+            score = 0.0 if name == given.last else scores[name][b][k]
+            row.append(Option(0, 0, 0, b, k, score, _prices(layers, done, costs, timesteps)))
+        options.append(row)
         fixed = np.zeros_like(fixed)  # it is counted with the first layer
     return options
+
+
+def _prices(stored: Sequence[Piece], done: Sequence[Piece], costs: Sequence[Cost], timesteps: int) -> dict[str, Any]:
+    """Prices of what is stored, and of what is done."""
+    work = [cost for cost in costs if cost.is_work]
+    return priced(stored, [cost for cost in costs if not cost.is_work], timesteps) | priced(done, work, timesteps)

@@ -29,6 +29,8 @@ from litesnn.compression.search import (
 )
 from litesnn.compression.source import build_module
 from litesnn.config import ModuleSettings, Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.energy import energy_record
 from litesnn.data.sources import Data
 from litesnn.deploy.pack import PROOF_IMAGES, counted
 from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
@@ -46,7 +48,6 @@ from litesnn.train.evaluate import (
     again_command,
     assess,
     compare,
-    energy,
     measure,
     preamble,
     require_trained_on,
@@ -76,8 +77,9 @@ def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
     require_small_enough(candidates, recipe, lambda *choice: _finish(given, *choice))
     if given.reason is not None:
         session.warn(f"there will be no packed file: {given.reason}")
-    if given.uncounted and recipe.budget.bit_synops is not None:
-        session.warn(f"the limit on Bit-SynOps cannot be held against all: {_uncounted(given)}")
+    limited = [COSTS[key].title for key in recipe.budget.limits() if COSTS[key].is_work]
+    if given.uncounted and limited:
+        session.warn(f"the limit on {' and '.join(limited)} cannot be held against all: {_uncounted(given)}")
     return learn(run, data, session, candidates.to(session.device), _plan(session))
 
 
@@ -164,6 +166,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     given = network.given
     assert recipe.module is not None
     stems = network.analog_macs()
+    work = [key for key, cost in COSTS.items() if cost.is_work]
     metrics |= measured.summary(network.info.classes)
     metrics |= assess(network, measured, data, test, curve, session)
     metrics |= {
@@ -200,8 +203,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     metrics["packed_bytes"] = (
         network.estimated_bytes() if given.graph is None else len(to_bytes(_packed(network, measured.rates)))
     )
-    metrics["energy"] = energy(metrics["layers"], stems)
-    metrics |= compare(metrics, recipe.budget, uncounted={"bit_synops"} if given.uncounted else ())
+    metrics["energy"] = energy_record(metrics["layers"], stems)
+    metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ())
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
     note = silence(rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]

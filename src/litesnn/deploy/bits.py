@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.size import MAX_RICE
+from litesnn.costs.size import MAX_RICE
 
 __all__ = [
     "Coding",

@@ -46,6 +46,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.costs.size import MAX_RICE, position_bits
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.json_checks import refuse
 from litesnn.deploy.limits import MAX_HEADER_BYTES
@@ -89,7 +90,6 @@ from litesnn.deploy.packed_streams import (
 )
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
-from litesnn.size import MAX_RICE, position_bits
 
 __all__ = [
     "IMAGE",

@@ -17,6 +17,7 @@ from typing import get_args
 import numpy as np
 from pydantic import ValidationError
 
+from litesnn.costs.size import MAX_RICE
 from litesnn.deploy.json_checks import (
     checked_integer,
     checked_list,
@@ -43,7 +44,6 @@ from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind
-from litesnn.size import MAX_RICE
 from litesnn.text import first_complaint
 
 __all__ = [

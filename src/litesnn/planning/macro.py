@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from litesnn.config import Recipe
+from litesnn.costs.size import packed_bits
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.search.derive import costliest_wirings, priced_options
-from litesnn.snn.cost import packed_bits
+from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.network import InputInfo
 
 __all__ = [
@@ -106,7 +108,9 @@ def deepest_level(height: int, width: int) -> int:
 def uniform_bytes(recipe: Recipe, info: InputInfo, *, bits: int) -> int:
     """Packed bytes, near enough, of a recipe's widest network with so many bits everywhere and the costliest wiring."""
     model = recipe.model
-    stem = packed_bits(9 * info.shape[0] * model.stem_channels, model.stem_channels, [(model.io_bits, 1.0, 1.0)])
+    stem = packed_bits(
+        STEM_KERNEL**2 * info.shape[0] * model.stem_channels, model.stem_channels, [(model.io_bits, 1.0, 1.0)]
+    )
     return round(_HEADER_BYTES + stem / 8 + max(size for size, _ in _uniform(recipe, info, bits)))
 
 
@@ -122,7 +126,9 @@ def _uniform(recipe: Recipe, info: InputInfo, bits: int) -> list[tuple[int, floa
     found = []
     for edges in costliest_wirings(only):
         chosen = [row[0] for row in priced_options(only, info, edges, RATE)]
-        found.append((sum(option.size for option in chosen), float(sum(option.bit_synops[0] for option in chosen))))
+        found.append(
+            (sum(option.size for option in chosen), float(sum(option.prices[BIT_SYNOPS.key][0] for option in chosen)))
+        )
     return found
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litesnn.budget import Budget, describe_bit_synops
+from litesnn.budget import Budget
 from litesnn.config import Recipe, with_numbers
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.batches import steps_per_epoch
 from litesnn.data.sources import Data, load
 from litesnn.data.survey import suggest_settings
@@ -433,7 +434,7 @@ def _what_fills(width: int, budget: Budget, by_bytes: int, by_work: int) -> str:
     if width == _WIDEST:
         return "no wider network is tried"
     if by_work < by_bytes:
-        return f"the widest candidate fills {describe_bit_synops(budget.bit_synops or 0)}"
+        return f"the widest candidate fills {BIT_SYNOPS.say(budget.bit_synops or 0)}"
     return f"the widest candidate fills {budget.packed_bytes or _PACKED_BYTES:,} B"
 
 
@@ -524,7 +525,7 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         enough = [t for t in (2, 4, 8, 16, 32, most) if t <= most and epochs >= _CLEARLY * wanted * t]
         steps = max(enough, default=1)
     if steps < recipe.timesteps:
-        cause = f"{describe_bit_synops(budget.bit_synops or 0)} allow {steps}"
+        cause = f"{BIT_SYNOPS.say(budget.bit_synops or 0)} allow {steps}"
         if steps < most:
             cause = f"the time allows {steps}: with more, training would see the data clearly fewer than {wanted} times"
         allowed = f"the budget allows {recipe.timesteps}" if budget.timesteps else f"{recipe.timesteps} would be tried"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from litesnn.costs import COSTS
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed, Genotype, all_edges
@@ -36,8 +37,6 @@ __all__ = ["Examples", "wilson_interval", "write_report"]
 MAX_EXAMPLES = 8
 NUMBERED_CLASSES = 12
 """The confusion matrix shows its numbers up to this many classes."""
-
-BUDGET_NAMES = {"packed_bytes": "Packed size", "bit_synops": "Bit-SynOps", "timesteps": "Timesteps"}
 
 
 @dataclass(frozen=True)
@@ -275,18 +274,22 @@ def _verdict(metrics: Metrics) -> tuple[str, str]:
     limited = [row for row in metrics.budgets if row.limit is not None]
     if not limited:
         return "none", "No budget was set"
-    over = [BUDGET_NAMES.get(row.name, row.name) for row in limited if row.kept is False]
+    over = [_cost_title(row.name) for row in limited if row.kept is False]
     if over or metrics.budgets_kept is False:
         return "over", "Over budget: " + (", ".join(over) or "see below")
-    if unknown := [BUDGET_NAMES.get(row.name, row.name) for row in limited if row.kept is None]:
+    if unknown := [_cost_title(row.name) for row in limited if row.kept is None]:
         return "over", "Not known to be kept, as not all is counted: " + ", ".join(unknown)
     count = {1: "The budget is", 2: "Both budgets are", 3: "All three budgets are"}
     return "kept", count.get(len(limited), f"All {len(limited)} budgets are") + " kept"
 
 
+def _cost_title(key: str) -> str:
+    return COSTS[key].title if key in COSTS else key
+
+
 def _budget_bar(row: Any) -> Bar | None:
-    unit = "B" if row.name == "packed_bytes" else ""
-    label = BUDGET_NAMES.get(row.name, row.name)
+    unit = COSTS[row.name].unit if row.name in COSTS else ""
+    label = _cost_title(row.name)
     if row.limit is None:
         return None
     share = row.value / row.limit
@@ -412,10 +415,11 @@ def _search_figures(run: Run) -> list[Figure]:
         drawing = plots.timestep_shares(epochs, [line.psi for line in lines], alt=alt)
         figures.append(Figure("How many timesteps", caption, _drawn(drawing)))
     figures += _learning_figures("search", lines)
-    for key, title, unit in (("packed_bytes", "Expected packed size", "B"), ("bit_synops", "Expected Bit-SynOps", "")):
-        values = [getattr(line, key) for line in lines]
+    for key, cost in COSTS.items():
+        values = [line.costs.get(key) for line in lines]
         if _present(values):
-            limit = limits.get(key)
+            limit, unit = limits.get(key), cost.unit
+            title = f"Expected {cost.title[0].lower() + cost.title[1:] if cost.title[1:].islower() else cost.title}"
             caption = f"{title} of the mixture, from {_ends(values, unit)}"
             caption += f"; the budget is {si(limit, unit)}." if limit else "; no budget was set on it."
             drawing = plots.curves(
@@ -425,7 +429,7 @@ def _search_figures(run: Run) -> list[Figure]:
             figures.append(Figure(title, caption + " Logarithmic scale.", _drawn(drawing)))
     keys = sorted({key for line in lines for key in line.multipliers})
     if keys:
-        series = {BUDGET_NAMES.get(key, key): [line.multipliers.get(key) for line in lines] for key in keys}
+        series = {_cost_title(key): [line.multipliers.get(key) for line in lines] for key in keys}
         caption = "The price of each limit: it rises while the limit is broken and falls back once it is kept."
         drawing = plots.curves("multipliers", epochs, series, alt=caption)
         figures.append(Figure("Multipliers", caption, _drawn(drawing)))
@@ -466,15 +470,18 @@ def _train_figures(run: Run) -> list[Figure]:
     figures, lines = [], run.train
     if lines:
         figures += _learning_figures("train", lines)
-        values = [line.bit_synops for line in lines]
-        if _present(values):
-            limit = next((row.limit for row in run.metrics.budgets if row.name == "bit_synops"), None)
-            caption = f"Bit-SynOps per inference while training, from {_ends(values, '')}"
-            caption += f"; the budget is {si(limit)}." if limit else "; no budget was set on it."
-            drawing = plots.curves(
-                "train-activity", [line.epoch for line in lines], {"Bit-SynOps": values}, alt=caption, limit=limit
-            )
-            figures.append(Figure("Activity", caption, _drawn(drawing)))
+        limits = {row.name: row.limit for row in run.metrics.budgets}
+        for key, cost in COSTS.items():
+            values = [line.costs.get(key) for line in lines]
+            if _present(values):
+                limit, unit = limits.get(key), cost.unit
+                caption = f"{cost.title} per inference while training, from {_ends(values, unit)}"
+                caption += f"; the budget is {si(limit, unit)}." if limit else "; no budget was set on it."
+                drawing = plots.curves(
+                    f"train-{key.replace('_', '-')}", [line.epoch for line in lines], {cost.title: values},
+                    alt=caption, limit=limit, unit=unit,
+                )  # fmt: skip
+                figures.append(Figure("Activity", caption, _drawn(drawing)))
     return figures
 
 

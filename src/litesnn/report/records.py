@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from litesnn.costs import COSTS
 from litesnn.errors import InputError
 from litesnn.files import read_text
 from litesnn.genotype import Compressed, Genotype, read_genotype
@@ -259,7 +260,20 @@ class Metrics(_Record):
         return self
 
 
-class SearchEpoch(_Record):
+class _Epoch(_Record):
+    """One line of a log; ``costs`` are those of :data:`litesnn.costs.COSTS` that it has, by key."""
+
+    costs: dict[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = values | {"costs": {key: values[key] for key in COSTS if values.get(key) is not None}}
+        return values
+
+
+class SearchEpoch(_Epoch):
     """One line of ``search.jsonl``."""
 
     epoch: _Count
@@ -278,13 +292,11 @@ class SearchEpoch(_Record):
     keep_choices: tuple[float, ...] = ()
     width: tuple[tuple[float, ...], ...] = ()
     width_choices: tuple[float, ...] = ()
-    packed_bytes: float | None = None
-    bit_synops: float | None = None
     multipliers: dict[str, float] = {}
     learning_rate: float | None = None
 
 
-class TrainEpoch(_Record):
+class TrainEpoch(_Epoch):
     """One line of ``train.jsonl``."""
 
     epoch: _Count
@@ -293,8 +305,6 @@ class TrainEpoch(_Record):
     train_accuracy: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
-    bit_synops: float | None = None
-    activity_multiplier: float | None = None
     learning_rate: float | None = None
     best: bool = False
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
 from litesnn.errors import InputError
 from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.search.derive import Preferences, choose, largest_file, wiring
@@ -132,8 +133,8 @@ def _widest(
     for _ in range(12):  # the size grows with the width: bisection
         middle = (low + high) / 2
         search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (keep,), "widths": (middle,)})
-        # Only the size decides here: the limit on Bit-SynOps is training's business, as for every network.
-        budget = recipe.budget.model_copy(update={"bit_synops": None})
+        # Only sizes decide here: limits on work are training's business, as for every network.
+        budget = recipe.budget.without([key for key, cost in COSTS.items() if cost.is_work])
         trial = recipe.model_copy(update={"search": search, "budget": budget})
         try:
             best = choose(indifferent, trial, info, edges=edges)[0]

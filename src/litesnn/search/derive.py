@@ -20,18 +20,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from litesnn.budget import Budget, describe_bit_synops
+from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.cost import Cost, Piece
+from litesnn.costs.size import PACKED_BYTES
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound
@@ -42,7 +46,8 @@ from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
 from litesnn.runs import RunFolder
 from litesnn.search.joint import read_search
-from litesnn.snn.cost import AFFINE_BITS, conv_output, layer_bytes
+from litesnn.snn.backbone import STEM_KERNEL
+from litesnn.snn.cost import conv_output
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
 
@@ -60,7 +65,10 @@ __all__ = [
     "largest_file",
     "learned_preferences",
     "preference",
+    "priced",
+    "priced_costs",
     "priced_options",
+    "require_each",
     "require_fits",
     "require_possible",
     "smallest",
@@ -71,6 +79,7 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+_REMEDY = "model.width, search.keeps or search.widths"
 ChosenT = TypeVar("ChosenT")
 
 
@@ -99,8 +108,35 @@ class Option:
     bits: int
     keep: int
     score: float
-    size: int  # bytes
-    bit_synops: FloatArray  # [T], cumulative
+    prices: Mapping[str, Any]
+    """By the key of a cost: a number, or for what depends on firing rates what it comes to after each timestep [T]."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the packed file."""
+        size: int = self.prices[PACKED_BYTES.key]
+        return size
+
+
+def priced_costs(budget: Budget) -> list[Cost]:
+    """The costs that options are priced at: those with a limit, and those that are always compared."""
+    limited = budget.limits()
+    return [cost for key, cost in COSTS.items() if cost.price and (cost.always_compared or key in limited)]
+
+
+def priced(pieces: Sequence[Piece], costs: Iterable[Cost], timesteps: int) -> dict[str, Any]:
+    """What some pieces cost together, as :attr:`Option.prices`."""
+    found: dict[str, Any] = {}
+    for cost in costs:
+        assert cost.price is not None
+        if cost.is_work:
+            work = np.zeros(timesteps)
+            for piece in pieces:
+                work += cost.price(piece)
+            found[cost.key] = work.cumsum()
+        else:
+            found[cost.key] = sum(map(cost.price, pieces))
+    return found
 
 
 def derive(run: RunFolder, data: Data, session: Session) -> Path:
@@ -202,8 +238,18 @@ def choose(
     def most_bytes(chosen: Sequence[Option], steps: int) -> int:
         return largest_file(_genotype(chosen, steps, edges, recipe), info)
 
-    _require(most_bytes(smallest(options), 1), recipe, "the smallest network of the chosen wiring")
-    chosen, steps, warning = choose_within(options, preferences.psi, recipe.budget, most_bytes, least_bytes=least_bytes)
+    rest = _rest(recipe, info, len(preferences.psi))
+    require_each(
+        options,
+        recipe.budget,
+        which="the smallest network of the chosen wiring",
+        remedy=_REMEDY,
+        bytes_of=lambda chosen: most_bytes(chosen, 1),
+        rest=rest,
+    )
+    chosen, steps, warning = choose_within(
+        options, preferences.psi, recipe.budget, most_bytes, rest=rest, least_bytes=least_bytes
+    )
     return _genotype(chosen, steps, edges, recipe), warning
 
 
@@ -213,6 +259,7 @@ def choose_within(
     budget: Budget,
     most_bytes: Callable[[Sequence[Option], int], int],
     *,
+    rest: Mapping[str, Any] | None = None,
     least_bytes: int = 0,
 ) -> tuple[list[Option], int, str | None]:
     """The exact choice of one option per cell and of T: options, T, and a warning as of :func:`choose`.
@@ -222,6 +269,7 @@ def choose_within(
         psi: log-probability of each T.
         budget: the limits.
         most_bytes: of the file that a choice at some T can take, header included.
+        rest: prices of what there is whatever is chosen; of the packed size, which ``most_bytes`` knows, nothing.
         least_bytes: as of :func:`choose`.
 
     Raises:
@@ -230,7 +278,9 @@ def choose_within(
     least = smallest(options)
     overhead = most_bytes(least, 1) - sum(option.size for option in least)
     while True:
-        chosen, steps, warning = _choose_with(options, psi, budget, overhead, least_bytes)
+        chosen, steps, warning = _choose_with(
+            options, psi, budget, {**(rest or {}), PACKED_BYTES.key: overhead}, least_bytes
+        )
         size = most_bytes(chosen, steps)
         if budget.packed_bytes is None or size <= budget.packed_bytes:
             return chosen, steps, warning
@@ -270,15 +320,18 @@ def fill_budget(
 
 
 def require_possible(recipe: Recipe, info: InputInfo) -> None:
-    """Refuse, before anything is searched, a packed-size budget that some wiring of the search could not keep.
+    """Refuse, before anything is searched, limits on sizes that some wiring of the search could not keep.
 
     Whoever waits for a search then gets a genotype from it, whatever ops and sources it prefers.
 
     Raises:
         InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
-    need = smallest_candidate(recipe, info)
-    _require(need, recipe, "with the costliest wiring that the search may choose, the smallest network")
+    which = "with the costliest wiring that the search may choose, the smallest network"
+    require_fits(PACKED_BYTES, smallest_candidate(recipe, info), recipe.budget, which, _REMEDY)
+    for edges in costliest_wirings(recipe):
+        options, rest = priced_options(recipe, info, edges, rate=0.0), _rest(recipe, info, recipe.timesteps)
+        require_each(options, recipe.budget, which=which, remedy=_REMEDY, bytes_of=None, rest=rest)
 
 
 def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
@@ -372,21 +425,60 @@ def wiring(preferences: Preferences, recipe: Recipe) -> tuple[Edge, ...]:
     )
 
 
-def require_fits(need: int, budget: Budget, which: str, remedy: str) -> None:
-    """Refuse a budget below ``need`` bytes, the size of the network that ``which`` says.
+def require_fits(cost: Cost, need: float, budget: Budget, which: str, remedy: str) -> None:
+    """Refuse a limit below ``need``, the cost of the network that ``which`` says.
 
     Raises:
         InputError: it is below.
     """
-    limit = budget.packed_bytes
+    limit = budget.limit(cost.key)
     if limit is not None and need > limit:
         raise InputError(
-            f"the budget of {limit} B packed cannot be kept: {which} needs {need} B; allow more, or lower {remedy}"
+            f"the budget of {cost.write(limit)} cannot be kept: {which} needs {cost.write(need)}; allow more, or lower "
+            f"{remedy}"
         )
 
 
-def _require(need: int, recipe: Recipe, which: str) -> None:
-    require_fits(need, recipe.budget, which, "model.width, search.keeps or search.widths")
+def require_each(
+    options: list[list[Option]],
+    budget: Budget,
+    *,
+    which: str,
+    remedy: str,
+    bytes_of: Callable[[list[Option]], int] | None,
+    rest: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`require_fits` of every limit that is certain before training, each with the choice that costs it least.
+
+    Args:
+        options: per cell or layer.
+        budget: the limits.
+        which: the network that is meant, for the message.
+        remedy: what can be lowered, for the message.
+        bytes_of: the packed size of a choice, which is more than its options' prices; ``None`` leaves it out.
+        rest: prices of what there is whatever is chosen.
+    """
+    for cost in priced_costs(budget):
+        if cost.is_work or budget.limit(cost.key) is None:
+            continue
+        if cost is not PACKED_BYTES:
+            least = _best(options, [-option.prices[cost.key] for row in options for option in row])
+            need = sum(option.prices[cost.key] for option in least) + (rest or {}).get(cost.key, 0)
+            require_fits(cost, need, budget, which, remedy)
+        elif bytes_of is not None:
+            require_fits(cost, bytes_of(smallest(options)), budget, which, remedy)
+
+
+def _rest(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, Any]:
+    """Prices of the stem, which is the same whatever is chosen; its bytes are counted with the whole file."""
+    model = recipe.model
+    weights = STEM_KERNEL**2 * info.shape[0] * model.stem_channels
+    macs = np.zeros(timesteps)
+    macs[: None if info.frames else 1] = weights * math.prod(
+        conv_output(size, model.stem_stride) for size in info.shape[1:]
+    )
+    stem = Piece("stem", weights, model.stem_channels, model.io_bits, macs=macs)
+    return priced([stem], priced_costs(recipe.budget), timesteps)
 
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
@@ -395,20 +487,27 @@ def largest_file(genotype: Genotype, info: InputInfo) -> int:
 
 
 def _choose_with(
-    options: list[list[Option]], psi: FloatArray, budget: Budget, overhead: int, least_bytes: int
+    options: list[list[Option]], psi: FloatArray, budget: Budget, rest: Mapping[str, Any], least_bytes: int
 ) -> tuple[list[Option], int, str | None]:
-    room = None if budget.packed_bytes is None else budget.packed_bytes - overhead
+    """:func:`choose_within` if what ``rest`` says is there whatever is chosen, the packed file's overhead included."""
+    flat = [option for row in options for option in row]
+    limited = [(cost, limit) for cost in priced_costs(budget) if (limit := budget.limit(cost.key)) is not None]
+
+    def room(cost: Cost, limit: float, steps: int) -> tuple[list[float], float]:
+        taken = rest.get(cost.key, 0.0)
+        if not cost.is_work:
+            return [option.prices[cost.key] for option in flat], limit - taken
+        taken = taken[steps - 1] if isinstance(taken, np.ndarray) else taken
+        return [option.prices[cost.key][steps - 1] for option in flat], limit - taken
+
+    overhead = rest[PACKED_BYTES.key]
     timesteps = [steps for steps, score in enumerate(psi, start=1) if score > -np.inf]
     best: tuple[float, int, list[Option]] | None = None
     for steps in timesteps:
-        limits: list[tuple[list[float], float]] = []
-        if room is not None:
-            limits.append(([option.size for row in options for option in row], room))
+        limits = [room(cost, limit, steps) for cost, limit in limited]
         if least_bytes > overhead:
-            limits.append(([-option.size for row in options for option in row], overhead - least_bytes))
-        if budget.bit_synops is not None:
-            limits.append(([option.bit_synops[steps - 1] for row in options for option in row], budget.bit_synops))
-        found = _solve(options, [option.score for row in options for option in row], limits)
+            limits.append(([-option.size for option in flat], overhead - least_bytes))
+        found = _solve(options, [option.score for option in flat], limits)
         if found is None:
             continue
         score = sum(option.score for option in found) + psi[steps - 1]
@@ -416,19 +515,27 @@ def _choose_with(
             best = score, steps, found
     if best is not None:
         return best[2], best[1], None
-    size_only = [] if room is None else [([float(option.size) for row in options for option in row], float(room))]
-    fewest = timesteps[0]
-    frugal = _solve(options, [-option.bit_synops[fewest - 1] for row in options for option in row], size_only)
+    fewest, work = timesteps[0], [row for row in limited if row[0].is_work]
+    certain = [room(cost, limit, fewest) for cost, limit in limited if not cost.is_work]
+    scores = np.zeros(len(flat))
+    for cost, limit in work or [(BIT_SYNOPS, 1.0)]:
+        scores -= np.asarray(room(cost, limit, fewest)[0]) / limit
+    frugal = _solve(options, list(scores), certain)
     if frugal is None:  # the smallest network fits, but by less than what the header's length may vary
-        raise InputError(f"the budget of {budget.packed_bytes} B packed cannot be kept: allow a few bytes more")
-    if least_bytes or budget.bit_synops is None:
+        sizes = " and ".join(cost.write(limit) for cost, limit in limited if not cost.is_work)
+        raise InputError(f"the budget of {sizes} cannot be kept: allow a few bytes more")
+    if least_bytes or not work:
         return frugal, fewest, f"no choice of this wiring takes {least_bytes} B or more within {budget.describe()}"
-    expected = sum(option.bit_synops[fewest - 1] for option in frugal)
-    warning = (
-        f"at the search's firing rates even the cheapest choice needs {describe_bit_synops(expected)}, over the limit "
-        f"of {describe_bit_synops(budget.bit_synops)}; training will push the firing rates down"
-    )
-    return frugal, fewest, warning
+    words = []
+    for cost, limit in work:
+        prices, left = room(cost, limit, fewest)
+        price_of = dict(zip(map(id, flat), prices, strict=True))
+        need = sum(price_of[id(option)] for option in frugal) + limit - left
+        if need > limit or len(work) == 1:
+            words.append(f"{cost.say(need)}, over the limit of {cost.say(limit)}")
+    needs = " and ".join(words) or f"more than {budget.describe()} allow together"
+    rates = f"at the search's firing rates even the cheapest choice needs {needs}"
+    return frugal, fewest, f"{rates}; training will push the firing rates down"
 
 
 def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...], recipe: Recipe) -> Genotype:
@@ -457,7 +564,7 @@ def _cell_options(
     index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
 ) -> list[Option]:
     """Every way to make cell ``index``, with its price."""
-    search, model = recipe.search, recipe.model
+    search, model, costs = recipe.search, recipe.model, priced_costs(recipe.budget)
     sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
     level = model.levels[index]
     full = model.width * 2**level
@@ -475,24 +582,23 @@ def _cell_options(
             for source, before in zip(inputs, (index - 2, index - 1), strict=True)
         ]
         for (b, bits), (k, keep) in itertools.product(enumerate(search.bits), enumerate(search.keeps)):
-            size, cost = model.nodes * outputs * AFFINE_BITS // 8, np.zeros(len(preferences.psi))
+            pieces = [Piece("biases", outputs=model.nodes * outputs)]
             for edge in edges:
                 op = OPS[edge.op]
                 channels = inputs[edge.source] if edge.source < 2 else outputs
                 rate = rates[edge.source] if edge.source < 2 else inner
                 if op.identity and (edge.source >= 2 or same[edge.source]):
-                    size += outputs * AFFINE_BITS // 8
-                    cost += rate * outputs * pixels
+                    pieces.append(Piece("identity", outputs=outputs, synops=rate * outputs * pixels))
                     continue
                 weights = op.kernel**2 * channels * outputs
-                size += layer_bytes(weights, outputs, keep, bits)
-                cost += rate * keep * weights * pixels * bits
+                pieces.append(Piece("layer", weights, outputs, bits, keep, synops=rate * keep * weights * pixels))
             if index == len(model.levels) - 1:
-                classes = len(info.classes)
-                size += math.ceil(model.nodes * outputs * classes * model.io_bits / 8)
-                cost += inner * model.nodes * outputs * pixels * classes * model.io_bits
+                weights = model.nodes * outputs * len(info.classes)
+                synops = inner * weights * pixels
+                pieces.append(Piece("classifier", weights, len(info.classes), model.io_bits, synops=synops))
             score = preferences.compression[index, b, k] + preferences.width[index, width]
-            options.append(Option(older, newer, width, b, k, float(score), size, cost.cumsum()))
+            prices = priced(pieces, costs, len(preferences.psi))
+            options.append(Option(older, newer, width, b, k, float(score), prices))
     return options
 
 

@@ -36,8 +36,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from litesnn import processes
-from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.cost import AnalogLayer, LayerBits
+from litesnn.costs.size import model_size_bits
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
 from litesnn.errors import InputError
@@ -53,6 +56,7 @@ from litesnn.loop.checkpoint import (
 )
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.divergence import require_converging
+from litesnn.loop.expectation import Mixed
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
@@ -139,16 +143,12 @@ class Searchable(Protocol[MixT]):
         """Quantized images [B, C, H, W], or frames [B, T, C, H, W] → logits y_t [T, B, K]."""
         ...
 
-    def expected_packed_bits(self, mixes: list[MixT]) -> Tensor:
-        """Expected bits of the packed file, header left out; a scalar."""
+    def expected_bits(self, mixes: list[MixT], layer: LayerBits, *, affine: float) -> Tensor:
+        """Expected bits of all layers by a formula, with ``affine`` for each of their biases; a scalar."""
         ...
 
-    def expected_model_size_bits(self, mixes: list[MixT]) -> Tensor:
-        """Expected model size by the paper's definition, in bits; a scalar."""
-        ...
-
-    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
-        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar."""
+    def analog_layers(self, mixes: list[MixT], *, frames: bool) -> list[AnalogLayer]:
+        """The layers that read real numbers; ``frames``: whether the input differs at every timestep."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -208,7 +208,12 @@ class SearchLoop(Generic[NetT]):
             "scores": adam(self.scores, settings.score_lr),
             "psi": torch.optim.SGD([supernet.psi], **options(settings.psi_lr)),
         }
-        self.constraints = _constraints(recipe.budget, recipe, device) if settings.mode == "budget" else {}
+        self.constraints = _constraints(recipe, device) if settings.mode == "budget" else {}
+        self.expected = {
+            key: cost.expected
+            for key, cost in COSTS.items()
+            if cost.expected is not None and (cost.always_compared or key in self.constraints)
+        }
         self._rates: dict[str, Tensor] = {}
         self._steps: dict[tuple[object, ...], Step] = {}
 
@@ -293,15 +298,12 @@ class SearchLoop(Generic[NetT]):
             psi, mixes, meter = self.psi(epoch), self._mixes(noise), Meter()
             output = supernet(x, mixes, meter=meter, execution=self.execution)
             loss, accuracy = _weighted_loss(output.logits, y, psi)
-            mixed = supernet.mixes()
-            costs = {
-                "packed_bytes": supernet.expected_packed_bits(mixed) / 8 + supernet.header_bytes,
-                "bit_synops": supernet.expected_bit_synops(meter, psi),
-            }
+            mixed = Mixed(supernet, supernet.mixes(), meter, psi, frames=x.dim() == 5)
+            costs = {key: expected(mixed) for key, expected in self.expected.items()}
             total = loss
             if self.settings.mode == "paper":
-                total = total + self.settings.size_weight * supernet.expected_model_size_bits(mixed)
-                total = total + self.settings.synops_weight * costs["bit_synops"]
+                total = total + self.settings.size_weight * mixed.stored_bits(model_size_bits, affine=0)
+                total = total + self.settings.synops_weight * costs[BIT_SYNOPS.key]
             for key, constraint in self.constraints.items():
                 total = total + constraint.loss(costs[key])
             rates = {_RATE + name: rate for name, rate in meter.rates.items()}
@@ -506,13 +508,12 @@ class _SavedState(_Rates):
     schedule: SavedSchedule
 
 
-def _constraints(budget: Budget, recipe: Recipe, device: torch.device) -> dict[str, Constraint]:
-    limits = {"packed_bytes": budget.packed_bytes, "bit_synops": budget.bit_synops}
+def _constraints(recipe: Recipe, device: torch.device) -> dict[str, Constraint]:
     settings = recipe.search
     return {
         key: Constraint(limit, penalty=settings.penalty, dual_lr=settings.dual_lr, device=device)
-        for key, limit in limits.items()
-        if limit is not None
+        for key, limit in recipe.budget.limits().items()
+        if COSTS[key].expected is not None
     }
 
 

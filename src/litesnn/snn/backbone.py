@@ -28,7 +28,7 @@ from litesnn.snn.kernels import from_rows, to_rows
 from litesnn.snn.neuron import lif
 from litesnn.snn.quantize import step_size, weight_codes
 
-__all__ = ["INPUT_SCALE", "Backbone", "Output", "count_weights", "first_frames"]
+__all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", "first_frames"]
 
 INITIAL_GAIN = 3.0
 
@@ -40,6 +40,9 @@ _LARGEST_INPUT = 127
 _MOST_WEIGHTS = 2**28
 """Of a network that is built: 1 GiB as float32. A packed file holds a quarter of them; a supernet needs several ops for
 each of its edges."""
+
+STEM_KERNEL = 3
+"""Height and width of the stem's kernel."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Backbone(nn.Module):
         self.genotype, self.shape = genotype, shape
         self.arithmetic = ARITHMETICS[genotype.arithmetic]
         stem = genotype.stem
-        self.stem = Connection(shape[0], stem.channels, kernel=3, stride=stem.stride)
+        self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:

@@ -31,9 +31,10 @@ from litesnn import processes
 from litesnn.snn.constants import indices
 from litesnn.snn.convolve import convolve, convolve_backward, convolve_measured
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Incoming, Node, from_rows, kernels_for, to_rows
+from litesnn.snn.kernels import Incoming, Node, from_rows, to_rows
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.pointwise import Coefficients, Edges, Moments
+from litesnn.snn.select_kernels import kernels_for
 from litesnn.snn.spike_products import combine, gram, has_loops
 from litesnn.snn.winograd import Normalised
 

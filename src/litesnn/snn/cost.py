@@ -1,74 +1,30 @@
-"""What a network costs: one formula per cost, for search (tensors) and for reports (numbers) alike.
+"""What a forward pass does, counted: SynOps and Bit-SynOps of every layer, and firing rates.
 
-Every cost is per inference and per sample, and none depends on the batch size. Shapes: T timesteps, C channels,
-H × W pixels.
+All counts are per inference and per sample. Shapes: T timesteps, C channels, H × W pixels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from litesnn.size import position_bits
-from litesnn.snn.prune import kept_count
-
 __all__ = [
-    "AFFINE_BITS",
-    "ENERGY_NOTE",
     "Axis",
     "Meter",
     "conv_output",
-    "energy_table",
-    "layer_bytes",
-    "model_size_bits",
-    "packed_bits",
     "synops",
     "tap_spikes",
     "taps_along",
 ]
 
-Number = TypeVar("Number", float, Tensor)
-
-AFFINE_BITS = 16
-"""Bits of one stored scale or bias (float16)."""
-
 
 def conv_output(size: int, stride: int) -> int:
     """Height or width behind a convolution of odd kernel with padding kernel // 2."""
     return -(-size // stride)
-
-
-def model_size_bits(weights: Number, pairs: Iterable[tuple[int, float, Any]]) -> Number:
-    """Σ κ · params · bits: a layer's size by the paper's definition (section 3.2), which leaves positions out.
-
-    Args:
-        weights: weights of the layer, pruned ones included (a number, or its expectation as a tensor).
-        pairs: (bits, keep ratio, probability) of every candidate.
-    """
-    return weights * sum(p * keep * bits for bits, keep, p in pairs)  # type: ignore[no-any-return]
-
-
-def packed_bits(weights: Number, outputs: Number, pairs: Iterable[tuple[int, float, Any]]) -> Number:
-    """Bits of one layer in the packed file: codes, positions and one scale per output channel.
-
-    Positions are counted with the bound that holds for every mask, so that a budget promised before training
-    is still kept after it. Arguments as in :func:`model_size_bits`.
-    """
-    per_weight = sum(p * (keep * bits + position_bits(1.0, keep)) for bits, keep, p in pairs)
-    return weights * per_weight + AFFINE_BITS * outputs  # type: ignore[no-any-return]
-
-
-def layer_bytes(weights: int, outputs: int, keep: float, bits: int) -> int:
-    """:func:`packed_bits` of a finished layer, each stream rounded up to whole bytes as in the file."""
-    kept = kept_count(weights, keep)
-    codes = math.ceil(kept * bits / 8)
-    return codes + math.ceil(position_bits(weights, kept) / 8) + outputs * AFFINE_BITS // 8
 
 
 def tap_spikes(mean_spikes: Tensor, kernel: int, stride: int) -> Tensor:
@@ -165,30 +121,10 @@ class Meter:
         """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
         self.rates[name] = mean_spikes.mean(dim=(1, 2, 3))
 
+    def synops(self) -> Tensor:
+        """Σ over layers of SynOps, per timestep [T]."""
+        return torch.cat([used for _, used, _ in self._blocks]).sum(0)
+
     def bit_synops(self) -> Tensor:
         """Σ over layers of SynOps × bits, per timestep [T]."""
         return torch.cat([bit_used for _, _, bit_used in self._blocks]).sum(0)
-
-
-ENERGY_NOTE = (
-    "Estimate from 45 nm figures (Horowitz, ISSCC 2014): 8-bit addition 0.03 pJ, 8-bit multiplication 0.2 pJ, "
-    "32-bit float addition 0.9 pJ and multiplication 3.7 pJ; scaled linearly with the width of the weight. "
-    "Memory traffic and control are left out, so real chips need more."
-)
-
-
-def energy_table() -> Mapping[str, float]:
-    """Picojoules per operation.
-
-    ===================== ======== ==========================================================
-    operation             pJ       from (Horowitz, "Computing's energy problem", ISSCC 2014)
-    ===================== ======== ==========================================================
-    SynOp with b bits     0.03·b/8 8-bit integer addition 0.03 pJ, linear in the width
-    stem MAC 8 × b bits   0.2·b/8  8-bit multiplication 0.2 pJ, linear in one factor's width,
-                          + 0.03   and one 8-bit addition
-    float MAC             4.6      32-bit multiplication 3.7 pJ and addition 0.9 pJ
-    ===================== ======== ==========================================================
-    """
-    table = {f"synop_{bits}bit": 0.03 * bits / 8 for bits in (1, 2, 3, 4)}
-    table |= {f"stem_mac_{bits}bit": 0.2 * bits / 8 + 0.03 for bits in (1, 2, 3, 4)}
-    return table | {"float_mac": 4.6}

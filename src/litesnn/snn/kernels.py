@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["CompiledKernels", "Incoming", "Kernels", "Node", "TorchKernels", "from_rows", "kernels_for", "to_rows"]
+__all__ = ["CompiledKernels", "Incoming", "Kernels", "Node", "TorchKernels", "from_rows", "to_rows"]
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -185,24 +184,3 @@ class CompiledKernels(TorchKernels):
 def _compiled(name: str) -> Callable[..., Any]:
     """A function of :class:`TorchKernels`, compiled when it is first called for a shape."""
     return torch.compile(getattr(TorchKernels, name), dynamic=False)
-
-
-def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:
-    """The fastest kernels for tensors of this device and type, or those that torch compiles."""
-    if compiled:
-        return CompiledKernels()
-    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
-        from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
-
-        return NativeKernels()
-    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton():
-        from litesnn.snn.triton_kernels import TritonKernels
-
-        return TritonKernels()
-    return TorchKernels()
-
-
-@cache
-def _has_triton() -> bool:
-    """Whether Triton is there. CUDA builds of torch bring it on Linux."""
-    return find_spec("triton") is not None

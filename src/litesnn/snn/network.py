@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from litesnn.costs.size import kept_count
 from litesnn.genotype import Genotype
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
@@ -22,7 +23,6 @@ from litesnn.snn.compconv import CompConv, Compression
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.predictor import InputInfo, Predictor, encode
-from litesnn.snn.prune import kept_count
 
 __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
 
@@ -132,6 +132,10 @@ class Network(Predictor):
     def stem_macs(self) -> int:
         """Multiply-accumulates of the stem per inference; of frames, at every timestep. Padding counts as work."""
         return self.backbone.stem_macs() * (self.genotype.timesteps if self.info.frames else 1)
+
+    def analog_macs(self) -> list[tuple[float, int]]:
+        """MACs per inference, and bits, of the stem, the one layer that reads real numbers."""
+        return [(self.stem_macs(), self.genotype.stem.bits)]
 
     def model_size_bits(self) -> float:
         """Σ κ·params·bits, the paper's definition, with the kept weights counted."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from litesnn.snn.kernels import kernels_for
 from litesnn.snn.membrane import LEAK, SHARPNESS, THRESHOLD, Neuron, surrogate_slope
+from litesnn.snn.select_kernels import kernels_for
 
 __all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "lif", "lif_integer", "surrogate_slope"]
 

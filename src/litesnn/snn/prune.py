@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litesnn.costs.size import kept_count
 from litesnn.snn.native_library import address, library, workers
 
-__all__ = ["initial_scores", "keep_mask", "kept_count"]
-
-
-def kept_count(weights: int, keep: float) -> int:
-    """How many of ``weights`` weights a keep ratio leaves: rounded, and at least one."""
-    return max(1, min(weights, round(weights * keep)))
+__all__ = ["initial_scores", "keep_mask"]
 
 
 def initial_scores(weight: Tensor) -> Tensor:

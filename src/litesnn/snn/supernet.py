@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litesnn.costs.cost import AnalogLayer, LayerBits
 from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
 from litesnn.snn.constants import constant, indices
-from litesnn.snn.cost import AFFINE_BITS, Meter, model_size_bits, packed_bits
+from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 
-__all__ = ["Choices", "Supernet", "cell_width", "draw", "weigh_timesteps"]
+__all__ = ["Choices", "Supernet", "cell_width", "draw"]
 
 
 @dataclass(frozen=True)
@@ -173,27 +174,17 @@ class Supernet(nn.Module):
         mixes = self.mixes() if mixes is None else mixes
         return self.backbone.run(x, self.timesteps, mixes, integer=False, meter=meter, execution=execution)
 
-    def expected_bit_synops(self, meter: Meter, psi: Tensor | None = None) -> Tensor:
-        """Σ_t softmax(ψ)_t · Σ_{t'≤t} BitSynOps_{t'}, a scalar (section 3.3)."""
-        return weigh_timesteps(meter, self.psi.softmax(0) if psi is None else psi)
-
-    def expected_packed_bits(self, mixes: Sequence[CellMix]) -> Tensor:
-        """Expected bits of the derived network's packed file, header left out; a scalar."""
+    def expected_bits(self, mixes: Sequence[CellMix], layer: LayerBits, *, affine: float) -> Tensor:
+        """Expected bits of the derived network's layers, with ``affine`` for each of their biases; a scalar."""
         layers = list(self._layers(mixes))
-        biases = torch.stack([layer.biases for layer in layers]).sum()
-        parts = [
-            (layer.shares * packed_bits(layer.weights, layer.outputs, layer.compression.pairs())).sum()
-            for layer in layers
-        ]
-        return AFFINE_BITS * biases + torch.stack(parts).sum()
+        biases = torch.stack([part.biases for part in layers]).sum()
+        parts = [(part.shares * layer(part.weights, part.outputs, part.compression.pairs())).sum() for part in layers]
+        return affine * biases + torch.stack(parts).sum()
 
-    def expected_model_size_bits(self, mixes: Sequence[CellMix]) -> Tensor:
-        """Expected model size by the paper's definition, in bits; a scalar."""
-        parts = [
-            (layer.shares * model_size_bits(layer.weights, layer.compression.pairs())).sum()
-            for layer in self._layers(mixes)
-        ]
-        return torch.stack(parts).sum()
+    def analog_layers(self, mixes: Sequence[CellMix], *, frames: bool) -> list[AnalogLayer]:
+        """The stem, which reads the image once, or a frame at every timestep."""
+        backbone = self.backbone
+        return [AnalogLayer(backbone.stem_macs(), backbone.genotype.stem.bits, every_timestep=frames)]
 
     def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layers]:
         backbone, one = self.backbone, self.psi.new_ones(())
@@ -211,11 +202,6 @@ class Supernet(nn.Module):
             channels = [channels[1], width * cell.nodes]
         classes = one * len(backbone.classifier_bias)
         yield _Layers(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
-
-
-def weigh_timesteps(meter: Meter, psi: Tensor) -> Tensor:
-    """Expected Bit-SynOps, a scalar, for the probabilities ``psi`` [T] of the numbers of timesteps."""
-    return (psi * meter.bit_synops().cumsum(0)).sum()
 
 
 def draw(logits: Tensor, noise: Tensor | None) -> Tensor:

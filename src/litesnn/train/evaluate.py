@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn import processes
-from litesnn.budget import Budget, describe_bit_synops
+from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.energy import energy_record
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
@@ -33,7 +35,7 @@ from litesnn.loop.session import Session
 from litesnn.networks import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
 from litesnn.snn.backbone import Output
-from litesnn.snn.cost import ENERGY_NOTE, Meter, energy_table
+from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, Network
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
@@ -46,7 +48,6 @@ __all__ = [
     "Measured",
     "assess",
     "compare",
-    "energy",
     "evaluate",
     "measure",
     "preamble",
@@ -88,7 +89,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         neurons=metrics["neurons"],
         packed_bytes=metrics["packed_bytes"],
     )
-    metrics["energy"] = energy(metrics["layers"], [(metrics["stem_macs"], network.genotype.stem.bits)])
+    metrics["energy"] = energy_record(metrics["layers"], network.analog_macs())
     metrics |= compare(metrics, recipe.budget)
     note = silence(measured.rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
@@ -172,6 +173,10 @@ class MeasurableNetwork(Protocol):
     @property
     def timesteps(self) -> int:
         """T."""
+        ...
+
+    def analog_macs(self) -> list[tuple[float, int]]:
+        """MACs per inference, and bits, of every layer that reads real numbers."""
         ...
 
     def __call__(
@@ -327,8 +332,8 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     silent = [f"{name} ({rate:.2%})" for name, rate in rates.items() if rate < SILENT_RATE]
     if not silent:
         return None
-    limit = budget.bit_synops
-    why = "" if limit is None else f"; the limit of {describe_bit_synops(limit)} may be too tight"
+    limits = " and ".join(COSTS[key].say(limit) for key, limit in budget.limits().items() if COSTS[key].is_work)
+    why = f"; the limit of {limits} may be too tight" if limits else ""
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
@@ -383,26 +388,17 @@ def _size_rows(table: SizeTable, layers: Sequence[str], populations: Sequence[st
     ]
 
 
-def energy(layers: Sequence[Mapping[str, Any]], stems: Sequence[tuple[float, int]]) -> dict[str, Any]:
-    """Estimated nanojoules per inference, with the table behind them; ``stems``: MACs and bits of analog layers."""
-    table = energy_table()
-    stem = sum(macs * table[f"stem_mac_{bits}bit"] for macs, bits in stems) / 1000
-    spikes = (
-        sum(layer["synops"] * table[f"synop_{max(1, layer['bits'])}bit"] for layer in layers if layer["synops"]) / 1000
-    )
-    return {"total_nj": stem + spikes, "stem_nj": stem, "synops_nj": spikes, "table_pj": table, "note": ENERGY_NOTE}
-
-
 def compare(metrics: Mapping[str, Any], budget: Budget, *, uncounted: Collection[str] = ()) -> dict[str, Any]:
-    """Every figure that a budget can limit, beside its limit, and whether all limits are kept.
+    """What is limited, and what is always compared, beside the limits, and whether all limits are kept.
 
     ``uncounted``: figures of which a part is not counted; below their limits they may be kept or not: ``None``.
     """
     rows = []
-    for name in ("packed_bytes", "bit_synops", "timesteps"):
-        value, limit = metrics[name], getattr(budget, name)
+    for key, cost in COSTS.items():
+        value, limit = cost.measured(metrics), budget.limit(key)
         kept: bool | None = limit is None or value <= limit
-        if kept and limit is not None and name in uncounted:
+        if kept and limit is not None and key in uncounted:
             kept = None
-        rows.append({"name": name, "value": value, "limit": limit, "kept": kept})
+        if limit is not None or cost.always_compared:
+            rows.append({"name": key, "value": value, "limit": limit, "kept": kept})
     return {"budgets": rows, "budgets_kept": budgets_kept(rows)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,22 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.config import Recipe
+from litesnn.costs import COSTS
+from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
 from litesnn.data.sources import Data
+from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
 from litesnn.loop.divergence import require_converging
+from litesnn.loop.expectation import Fixed, work_costs
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
@@ -159,30 +163,30 @@ class TrainLoop(Generic[LearnerT]):
             ),
             "scores": torch.optim.Adam(trainee.scores(), **options(settings.score_lr, adam=True)),
         }
-        limit = recipe.budget.bit_synops
-        self.activity = (
-            None
-            if limit is None
-            else Constraint(
-                LIMIT_MARGIN * limit,
-                penalty=settings.penalty,
-                dual_lr=settings.dual_lr,
-                device=device,
-            )
-        )
+        self.limits = {
+            key: Constraint(LIMIT_MARGIN * limit, penalty=settings.penalty, dual_lr=settings.dual_lr, device=device)
+            for key, limit in recipe.budget.limits().items()
+            if COSTS[key].is_work
+        }
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
-        # a training batch counts as so many times its Bit-SynOps, as measured after the epoch before.
-        self._deployed_ratio = torch.ones((), device=device)
+        # a training batch counts as so many times its cost, as measured after the epoch before.
+        self._deployed_ratios = {key: torch.ones((), device=device) for key in self.limits}
         self._compute = recorded(self._plain_step, device, execution)
 
     @property
-    def deployed_ratio(self) -> float:
-        """Bit-SynOps as deployed ÷ those of a training batch. Reading it waits for the device."""
-        return float(self._deployed_ratio)
+    def multipliers(self) -> dict[str, float]:
+        """The multiplier of each limit. Reading waits for the device."""
+        return {key: limit.multiplier for key, limit in self.limits.items()}
 
-    @deployed_ratio.setter
-    def deployed_ratio(self, value: float) -> None:
-        self._deployed_ratio.fill_(value)
+    @property
+    def deployed_ratios(self) -> dict[str, float]:
+        """Of each limited cost what is deployed ÷ that of a training batch. Reading waits for the device."""
+        return {key: float(ratio) for key, ratio in self._deployed_ratios.items()}
+
+    @deployed_ratios.setter
+    def deployed_ratios(self, values: Mapping[str, float]) -> None:
+        for key, ratio in self._deployed_ratios.items():
+            ratio.fill_(values[key])
 
     def step(self, x: Tensor, y: Tensor, progress: float) -> Mapping[str, Tensor]:
         """One optimisation step after the fraction ``progress`` of all steps; nothing in it waits for the device.
@@ -199,8 +203,8 @@ class TrainLoop(Generic[LearnerT]):
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         found = backward_in_parts(x, y, self._forward, self.micro_batches)
-        if self.activity is not None:
-            self.activity.update(processes.agreed(found["train_bit_synops"] * self._deployed_ratio))
+        for key, limit in self.limits.items():
+            limit.update(processes.agreed(found[f"train_{key}"] * self._deployed_ratios[key]))
         processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
@@ -209,16 +213,16 @@ class TrainLoop(Generic[LearnerT]):
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a (micro-)batch, and what is logged of it."""
-        trainee, meter = self.trainee, None if self.activity is None else Meter()
+        trainee, meter = self.trainee, Meter() if self.limits else None
         output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution)
         loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
         values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
-        if self.activity is not None and meter is not None:
-            used = meter.bit_synops().sum()
-            values["train_bit_synops"] = used
-            loss = loss + self.activity.loss(used * self._deployed_ratio)
+        if meter is not None:
+            for key, used in work_costs(self.limits, Fixed(meter, trainee.network.analog_macs())).items():
+                values[f"train_{key}"] = used
+                loss = loss + self.limits[key].loss(used * self._deployed_ratios[key])
         return loss, values
 
 
@@ -277,9 +281,11 @@ def fit_learner(
         saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
         done, best = saved.epoch, saved.best
         schedule = saved.schedule.schedule()
-        if training.activity is not None:
-            training.activity.multiplier = saved.multiplier
-            training.deployed_ratio = saved.deployed_ratio
+        for key, limit in training.limits.items():
+            if key not in saved.multipliers or key not in saved.deployed_ratios:
+                raise InputError(f"{checkpoint} is damaged: it has no multiplier of {key}")
+            limit.multiplier = saved.multipliers[key]
+        training.deployed_ratios = saved.deployed_ratios
     size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     run.start("train")  # nothing is refused any more
@@ -302,17 +308,19 @@ def fit_learner(
             for step, (x, y) in enumerate(batches):
                 means.add(training.step(x, y, schedule.at(epoch + step / steps)))
                 bar.advance(task)
-            trained, measured = means.means(), validate(network, validation)
+            trained, measured = means.means(), validate(network, validation, training.limits)
             require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
-            rank = _rank(measured, None if training.activity is None else training.activity.limit)
+            rank = _rank(measured, {key: limit.limit for key, limit in training.limits.items()})
             is_best = best is None or rank > tuple(best)
             if is_best:
                 best = rank
-            multiplier = 0.0 if training.activity is None else training.activity.multiplier
+            multipliers = training.multipliers
             row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
-            if training.activity is not None:
-                training.deployed_ratio = measured["bit_synops"] / max(trained["train_bit_synops"], 1.0)
-            row |= trained | measured | {"activity_multiplier": multiplier, "best": is_best}
+            training.deployed_ratios = {
+                key: measured[key] / max(trained[f"train_{key}"], 1e-6 * limit.limit)
+                for key, limit in training.limits.items()
+            }
+            row |= trained | measured | {"multipliers": multipliers, "best": is_best}
             row["micro_batches"], row["options"] = plan.micro_batches, session.options()
             row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
             log.write(row)
@@ -320,8 +328,8 @@ def fit_learner(
             bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {accuracy}")
             if is_best:
                 save(best_path)
-            memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multiplier": multiplier}
-            memory["deployed_ratio"] = training.deployed_ratio
+            memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multipliers": multipliers}
+            memory["deployed_ratios"] = training.deployed_ratios
             taken.append(row["seconds"])
             changed = schedule.after(epoch + 1, taken, bound, most=recipe.train.epochs)
             if changed != schedule:
@@ -348,30 +356,41 @@ class _SavedState(BaseModel):
 
     epoch: int = Field(ge=1, le=2**31)
     best: tuple[float, float, float]
-    multiplier: float
-    deployed_ratio: float
+    multipliers: dict[str, float]
+    deployed_ratios: dict[str, float]
     schedule: SavedSchedule
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_limit(cls, values: Any) -> Any:
+        """Checkpoints once had the limit on Bit-SynOps alone."""
+        if isinstance(values, dict) and {"multiplier", "deployed_ratio"} <= values.keys():
+            values = {
+                "multipliers": {BIT_SYNOPS.key: values["multiplier"]},
+                "deployed_ratios": {BIT_SYNOPS.key: values["deployed_ratio"]},
+            } | values
+        return values
 
 
 @torch.no_grad()
-def validate(network: MeasurableNetwork, rows: Samples) -> dict[str, float]:
-    """Loss, accuracy and Bit-SynOps per sample of the deployed arithmetic on a split."""
+def validate(network: MeasurableNetwork, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
+    """Loss, accuracy, Bit-SynOps and further ``costs`` by key, per sample, of the deployed arithmetic on a split."""
     network.module.eval()
-    loss = correct = bit_synops = 0.0
+    keys = list(dict.fromkeys([BIT_SYNOPS.key, *costs]))
+    sums = torch.zeros(2 + len(keys), dtype=torch.float64)
     part = rows.part()
     with processes.apart():
         for x, y in part.batches(_EVALUATION_BATCH):
             meter = Meter()
             logits = network(x, meter=meter).logits[-1]
-            loss += float(F.cross_entropy(logits, y, reduction="sum"))
-            correct += int((logits.argmax(1) == y).sum())
-            bit_synops += float(meter.bit_synops().sum()) * len(y)
-    sums = processes.total_(torch.tensor([loss, correct, bit_synops], dtype=torch.float64))
-    loss, correct, bit_synops = (sums / len(rows)).tolist()
-    return {"validation_loss": loss, "validation_accuracy": correct, "bit_synops": bit_synops}
+            loss, correct = float(F.cross_entropy(logits, y, reduction="sum")), int((logits.argmax(1) == y).sum())
+            work = work_costs(keys, Fixed(meter, network.analog_macs()))
+            sums += torch.tensor([loss, correct, *(float(work[key]) * len(y) for key in keys)], dtype=torch.float64)
+    loss, correct, *used = (processes.total_(sums) / len(rows)).tolist()
+    return {"validation_loss": loss, "validation_accuracy": correct} | dict(zip(keys, used, strict=True))
 
 
-def _rank(measured: dict[str, float], limit: float | None) -> tuple[float, float, float]:
-    """Networks within the limit come before those beyond it; then accuracy counts, then loss."""
-    excess = 0.0 if limit is None else max(0.0, measured["bit_synops"] / limit - 1)
+def _rank(measured: Mapping[str, float], limits: Mapping[str, float]) -> tuple[float, float, float]:
+    """Networks within the limits come before those beyond them; then accuracy counts, then loss."""
+    excess = max((max(0.0, measured[key] / limit - 1) for key, limit in limits.items()), default=0.0)
     return (-excess, measured["validation_accuracy"], -measured["validation_loss"])
