@@ -533,6 +533,19 @@ def test_a_written_recipe_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.lines()
 
 
+def test_a_search_of_large_data_is_no_longer_than_it_must_be_where_training_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, data_of((3, 32, 32), rows=45_000), step=0.3)
+    said = {"model.width": 14, "search.timesteps": 1}
+    short, long = plan_for(said, 2400), plan_for(said, 24000)
+    steps = [plan.recipe.search.epochs * (plan.recipe.search.epoch_steps or 0) for plan in (short, long)]
+    assert 500 <= steps[0] <= 600
+    assert short.reasons["search.epochs"].startswith("training needs the time more")
+    assert steps[1] > 5000
+    assert "training needs" not in long.reasons["search.epochs"]
+
+
 @pytest.mark.parametrize("rows", [42, 100, 200])
 def test_small_data_get_steps_enough(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     pretend(monkeypatch, data_of((1, 8, 8), classes=2, rows=rows))

@@ -230,7 +230,9 @@ def make_plan(
     left = seconds - (time.perf_counter() - began)
     tail = _tail_seconds(data, paces.image)
     share = max(0.0, _SEARCH_SHARE * (left - tail))
-    search, searching = _search_steps(draft, measure, share)
+    training = _MARGIN * (left - share) - tail
+    scarce = training < _wanted_passes(draft, data) * _epoch_seconds(draft.recipe(), data, paces)
+    search, searching = _search_steps(draft, measure, share, scarce=scarce)
     left = seconds - (time.perf_counter() - began)
     _training(draft, data, paces, _MARGIN * (left - searching) - tail)
     elapsed = time.perf_counter() - began
@@ -481,13 +483,20 @@ def _set_width(draft: _Draft, path: MacroPath, width: int, why: str) -> None:
     draft.set("model.stem_channels", _stem_channels(path, width), f"{share} a node of the first cell has, 8 to 48")
 
 
+def _wanted_passes(draft: _Draft, data: Data) -> int:
+    """How often training should see the data before the time is better spent on anything else."""
+    rows = len(data.train.y)
+    if rows >= 8_000:
+        return 30 if rows >= 20_000 else 60
+    return max(100, HARDLY_BEGUN["train"] // steps_per_epoch(data.train.y, draft.recipe().train.batch_size, None))
+
+
 def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float) -> Pace:
     """Lower T, then the work of a step, until training sees the data often enough; returns what the steps then take."""
     data = measure.data
-    rows, info = len(data.train.y), input_info(data)
-    recipe = draft.recipe()
+    info, recipe = input_info(data), draft.recipe()
     whole = steps_per_epoch(data.train.y, recipe.train.batch_size, None)
-    wanted = 30 if rows >= 20_000 else 60 if rows >= 8_000 else max(100, HARDLY_BEGUN["train"] // whole)
+    wanted = _wanted_passes(draft, data)
     most, budget = recipe.timesteps, recipe.budget
     # What an event camera saw later must not be left out, and what was said stays.
     fixed = info.frames or draft.has_said("search.timesteps")
@@ -551,16 +560,22 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
     )
 
 
-def _search_steps(draft: _Draft, measure: _Measure, seconds: float) -> tuple[Pace, float]:
-    """Set the epochs that fit into the search's share of the time; returns its pace, and what it will take."""
+def _search_steps(draft: _Draft, measure: _Measure, seconds: float, *, scarce: bool) -> tuple[Pace, float]:
+    """Set the epochs that fit into the search's share of the time; returns its pace, and what it will take.
+
+    ``scarce``: training will see the data less often than is wanted. Then the search has no more steps than small data
+    get: 560 were enough for networks that were two points better than random ones of the same size (docs/results.md).
+    """
     recipe, data = draft.recipe(), measure.data
     pace, rows, size = measure.search(recipe), _searched(recipe, data), recipe.search.batch_size
     whole, per_epoch = steps_per_epoch(rows, size, None), steps_per_epoch(rows, size, recipe.search.epoch_steps)
     share = int(seconds / (pace.step + pace.epoch / per_epoch))
-    steps = max(_LEAST_SEARCH_STEPS, min(share, per_epoch * _most_epochs("search", whole, per_epoch)))
+    most = _ENOUGH_STEPS["search"] if scarce else per_epoch * _most_epochs("search", whole, per_epoch)
+    steps = max(_LEAST_SEARCH_STEPS, min(share, most))
     epochs = recipe.search.epochs if draft.has_said("search.epochs") else max(_SEARCH_EPOCHS, steps // per_epoch)
     cause = "a fifth of the time" if steps == share else "more than a fifth of the time, for fewer would be of no use"
-    cause = cause if steps >= share else "longer searches are of no use"
+    if steps < share:
+        cause = "training needs the time more" if scarce else "longer searches are of no use"
     draft.set("search.epochs", epochs, f"{cause}: {steps:,} steps of {pace.step:.3g} s")
     draft.set("search.epoch_steps", max(1, min(per_epoch, steps // epochs)))
     draft.set("search.warmup_epochs", max(1, epochs // 5))
