@@ -66,8 +66,8 @@ _MEASURED_SHARE = 1 / 60
 """Of the whole time, what the steps of one network are measured for; there are a few networks, and 2 s are enough."""
 
 _CLEARLY = 0.8
-"""Training that sees the data fewer than so many times as often as is wanted sees them clearly too seldom: fewer timesteps
-are tried then, and the search is short. Together with powers of two it keeps a measurement's noise from deciding."""
+"""Training that sees the data fewer than so many times as often as is wanted sees them clearly too seldom: fewer
+timesteps are tried, and the search is short. With powers of two it keeps a measurement's noise from deciding."""
 
 _REST_SECONDS = 6.0
 """Of evaluation, packing and report, whatever the data: those of the digits took 4 s of one core. Most of it is the
@@ -563,8 +563,8 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
 def _search_steps(draft: _Draft, measure: _Measure, seconds: float, *, scarce: bool) -> tuple[Pace, float]:
     """Set the epochs that fit into the search's share of the time; returns its pace, and what it will take.
 
-    ``scarce``: training will see the data clearly less often than is wanted. Then the search has no more steps than small data
-    get: 560 were enough for networks that were two points better than random ones of the same size (docs/results.md).
+    ``scarce``: training will see the data clearly less often than is wanted. The search then has no more steps than one
+    of small data: 560 were enough for networks two points better than random ones of the same size (docs/results.md).
     """
     recipe, data = draft.recipe(), measure.data
     pace, rows, size = measure.search(recipe), _searched(recipe, data), recipe.search.batch_size
