@@ -182,7 +182,8 @@ class TestFinding:
         refused(write(tmp_path / "a", "a.png", "b.png"), r"holds 2 images in no class folders, the first is a")
         folder = write(tmp_path / "b", "train/a.png", "test/b.png", "labels.csv")
         refused(folder, rf"expected CLASS/NAME or train/CLASS/NAME, or name their list: --data {folder}/labels\.csv")
-        refused(write(tmp_path / "c", "a.png", "a.csv", "b.csv"), "train/CLASS/NAME$")
+        refused(write(tmp_path / "c", "a.png", "a.csv", "labels.csv"), r"has the classes, as in --data .*/labels\.csv$")
+        refused(write(tmp_path / "d", "a.png"), "train/CLASS/NAME$")
 
     def test_parquet_with_a_few_pictures_beside_it(self, tmp_path: Path) -> None:
         folder = parquet(tmp_path / "a", test=4)

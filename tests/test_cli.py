@@ -3,11 +3,13 @@ from __future__ import annotations
 import csv
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from io import BytesIO, StringIO, TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -608,10 +610,12 @@ def test_recipes() -> None:
     assert [line.split()[0] for line in listed.out.splitlines()] == shipped_recipes()
     assert all(len(line.split()) > 5 for line in listed.out.splitlines())
     for name in shipped_recipes():
-        printed = litesnn("recipes", name)
+        printed = litesnn("recipes", name, columns=80)
         assert printed.code == 0
+        lines = printed.out.splitlines()
+        assert max(map(len, lines)) <= 80
         assert "search.epochs" in printed.out
-        assert all(line.split("#", 1)[1].strip() for line in printed.out.splitlines() if "." in line.split()[0])
+        assert all(before.startswith("# ") for before, line in pairwise(lines) if re.match(r"\w+\.\w+ = ", line))
     assert "no recipe 'nonsense'" in refused(litesnn("recipes", "nonsense"))
 
 

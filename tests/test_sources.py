@@ -23,7 +23,7 @@ from image_data import encoded, file_list, image_folder, npz, parquet, pictures,
 from litesnn.data import rows as rows_module
 from litesnn.data import tables
 from litesnn.data.cache import CACHE_VARIABLE
-from litesnn.data.images import decode_images, fitting_size
+from litesnn.data.images import Encoded, check_images, decode_images, fitting_size
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
@@ -356,10 +356,26 @@ class TestImages:
             ({}, "holds no parquet files, no class folders of images or of sound, and no .bin recordings"),
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no class folders of images or of sound"),
             ({"notes.txt": b"a"}, "holds no parquet files, no class folders of images or of sound"),
+            ({"a/1.heic": b"a", "b/2.HEIC": b"a", "c.db": b""}, r", but 2 \.heic \(convert them to .*\), 1 \.db$"),
+            ({"a/1.npy": b"a"}, r", but 1 \.npy \(read them in Python, and keep inputs and labels as np\.savez\("),
+            ({"train.zip": b""}, r"cannot be read as an archive"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
-            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "class 'cat' has only 1 of the 2 training inputs"),
-            ({"cat/a.png": b"a"}, "have 1 class; at least 2 are needed"),
-            ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
+            (
+                {"a/1.wav": b"a", "b/2.wav": b"b", "b/3.wav": b"b", "b/4.wav": b"b", "b/5.wav": b"b"},
+                "'a' has only 1 of the",
+            ),
+            (
+                {"cat/a.png": b"a"},
+                "holds 1 image, and a single class folder, cat; expected one folder of files for each",
+            ),
+            (
+                {"cat/a.png": b"a", "dog/a.png": b"a"},
+                "2 of 2 classes have fewer than the 2 training images they need: 'cat' has 1, 'dog' has 1$",
+            ),
+            (
+                {**{f"{name}/a.png": b"a" for name in "abcdefg"}, **{f"h/{n}.png": b"a" for n in range(5)}},
+                "7 of 8 classes have .*: 'a' has 1, 'b' has 1, 'c' has 1, 'd' has 1, 'e' has 1 and 2 more$",
+            ),
             ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"a/cat/\d.png: cannot be"),
         ],
     )
@@ -369,6 +385,32 @@ class TestImages:
             (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "a" / name).write_bytes(content)
         refused(tmp_path / "a", message)
+
+    def test_damage_of_all_splits_is_told_at_once(self, tmp_path: Path) -> None:
+        """Nobody has to mend one file for each try, the last of them after the training."""
+        layout = {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in ("cat", "dog")}
+        folder = image_folder(tmp_path / "a", layout)
+        (folder / "train/cat/0.png").write_bytes(b"")
+        (folder / "val/dog/1.png").write_bytes((folder / "val/dog/1.png").read_bytes()[:-20])
+        Image.fromarray(np.zeros((4, 5), np.uint16)).save(folder / "test/cat/2.png")
+        (folder / "test/dog/3.png").write_bytes(b"<html>")
+        refused(
+            folder, r"^4 of 24 files cannot be read: .*cat/0\.png: .*dog/1\.png: .*cat/2\.png: has more.*; and 1 more$"
+        )
+        for place in ("train/cat/0.png", "val/dog/1.png"):
+            (folder / place).unlink()
+        data = load(DataSettings(source=str(folder)))
+        with pytest.raises(
+            InputError, match=r"^2 of 8 files cannot be read: .*test/cat/2\.png: .*test/dog/3\.png: cann"
+        ):
+            data.check_test()
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+    def test_images_that_end_too_early_are_found(self, kind: str) -> None:
+        content = encoded(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8), kind=kind)
+        check_images([Encoded(content, None, "whole")])
+        with pytest.raises(InputError, match="cut: cannot be decoded"):
+            check_images([Encoded(content[: len(content) // 2], None, "cut")])
 
     def test_mixed_sizes_get_one_that_fits(self, tmp_path: Path) -> None:
         folder = image_folder(tmp_path / "a", {"cat": 6, "dog": 6}, np.zeros((50, 40, 3), np.uint8))
@@ -499,7 +541,7 @@ class TestHubAndNames:
             ("one/two/three", "is not a data set; expected 'digits', an .npz file"),
             ("has space", "is not a data set"),
             ("x" * 5000 + "/" * 2, "is not a data set"),
-            (__file__, "is not a folder, an .npz or a .csv file"),
+            (__file__, "is not a folder, an .npz or a .csv file; expected 'digits'"),
         ],
     )
     def test_refuses_names(self, source: str, message: str) -> None:

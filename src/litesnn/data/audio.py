@@ -35,7 +35,17 @@ from litesnn.extras import need
 from litesnn.front_end import LogMel, mel_filters
 from litesnn.text import reason_of
 
-__all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel", "sound_length"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Clip",
+    "Recordings",
+    "Sound",
+    "check_sound",
+    "decode",
+    "decode_clip",
+    "log_mel",
+    "sound_length",
+]
 
 AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 
@@ -178,6 +188,16 @@ def sound_length(encoded: Encoded) -> tuple[int, float]:
         known = file.frames * file.channels <= SOUND_SAMPLES
         frames = file.frames if known else len(_samples(file, encoded.name))
         return int(file.samplerate), float(frames / file.samplerate)
+
+
+def check_sound(files: Sequence[Encoded]) -> None:
+    """See by their headers that sound files can be read. Raises ``InputError`` if some are missing, bad or empty."""
+    damaged = Damaged()
+    for file in files:
+        with damaged.kept():
+            if sound_length(file)[1] == 0:
+                raise InputError(f"{file.name}: holds no sound")
+    damaged.complain(len(files))
 
 
 def _samples(file: Any, name: str) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from litesnn.errors import InputError
 __all__ = ["LabelledFiles", "count_files", "find_class_folders", "label_files"]
 
 _THINGS: dict[FileKind, str] = {"image": "image", "sound": "sound file"}
+_SHOWN_CLASSES = 5
 _Parts = tuple[str, ...]  # of a name below the folder
 
 
@@ -95,7 +96,11 @@ def label_files(
     for role, split in (("train", assigned.train), ("validation", assigned.validation), ("test", assigned.test)):
         rows = named[split] if split is not None else []
         if unknown := next((row for row in rows if row[1] not in index), None):
-            raise InputError(f"{folder / unknown[0]}: is of the class {unknown[1]!r}, which {assigned.train} has not")
+            known = ", ".join(classes[:_SHOWN_CLASSES]) + ", …" * (len(classes) > _SHOWN_CLASSES)
+            raise InputError(
+                f"{folder / unknown[0]}: is of the class {unknown[1]!r}, which {assigned.train} has not; expected "
+                f"one of {known} (files whose class nobody knows have to lie elsewhere)"
+            )
         if split is not None:
             splits[role] = ([row[0] for row in rows], np.array([index[row[1]] for row in rows], np.int64))
     return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), (*assigned.notes, *notes))

@@ -55,6 +55,7 @@ __all__ = [
     "costliest_wirings",
     "derive",
     "fill_budget",
+    "is_far_too_large",
     "largest",
     "largest_candidate",
     "largest_file",
@@ -65,6 +66,7 @@ __all__ = [
     "require_possible",
     "smallest",
     "smallest_candidate",
+    "smallest_price",
     "strongest_edges",
     "unused_budget",
     "wiring",
@@ -72,6 +74,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 ChosenT = TypeVar("ChosenT")
+
+_FAR, _HUGE = 2, 2_000_000
+"""From so many times the limit, and so many bytes, on a network is refused by its price, not built and counted."""
 
 
 @dataclass(frozen=True)
@@ -277,8 +282,9 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     Raises:
         InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
-    need = smallest_candidate(recipe, info)
-    _require(need, recipe, "with the costliest wiring that the search may choose, the smallest network")
+    if recipe.budget.packed_bytes is not None:
+        need = (smallest_price if is_far_too_large(recipe, info) else smallest_candidate)(recipe, info)
+        _require(need, recipe, "with the costliest wiring that the search may choose, the smallest network")
 
 
 def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
@@ -302,6 +308,18 @@ def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
 def smallest_candidate(recipe: Recipe, info: InputInfo) -> int:
     """Bytes that the smallest network of a recipe needs with the costliest wiring that its search may choose."""
     return max(_extreme_candidate(recipe, info, edges, smallest) for edges in costliest_wirings(recipe))
+
+
+def smallest_price(recipe: Recipe, info: InputInfo) -> int:
+    """Bytes of the cells of that network, near enough: by their prices, without building what may be huge."""
+    every = [priced_options(recipe, info, edges, rate=0.0) for edges in costliest_wirings(recipe)]
+    return max(sum(option.size for option in smallest(options)) for options in every)
+
+
+def is_far_too_large(recipe: Recipe, info: InputInfo) -> bool:
+    """Whether no network of a recipe comes near to its limit of bytes, seen without building one."""
+    limit = recipe.budget.packed_bytes
+    return limit is not None and smallest_price(recipe, info) > max(_FAR * limit, _HUGE)
 
 
 def largest_candidate(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...] | None = None) -> int:
