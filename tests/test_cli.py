@@ -662,6 +662,19 @@ def test_a_run_takes_over_what_a_change_does_not_touch(finished: Path, tmp_path:
     assert "leave out one" in refused(litesnn(*words, "--dry-run"))
 
 
+def test_python_takes_over_too(finished: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    found = package.design(from_run=finished, changes={"train.epochs": 2}, run=new, device="cpu")
+    assert found.path == new
+    assert (new / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+    assert RunFolder(new).recipe() == RunFolder(finished).recipe().changed({"train.epochs": 2})
+    with pytest.raises(
+        package.InputError, match="--from takes the recipe of a run, and --recipe or --model name another"
+    ):
+        package.design(from_run=finished, recipe="digits", run=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_other_data_are_not_taken_over(copy: Path, tmp_path: Path) -> None:
     x, y = inputs(rows=147)
     other = npz(tmp_path / "other.npz", x, y)

@@ -111,7 +111,7 @@ def test_tests_of_their_own(tmp_path: Path, data: Any) -> None:
 
 def test_names_may_be_objects(tmp_path: Path) -> None:
     names = ["odd" if label else "even" for label in Y]
-    texts = np.dtypes.StringDType()  # type: ignore[attr-defined]
+    texts = np.dtypes.StringDType()
     for labels in (Column(names), np.array(names, object), pandas.Series(names), np.array(names, texts)):
         assert as_arrays((X, labels))["y_train"].tolist() == names
     found = as_arrays((X, Column([name.encode() for name in names])))["y_train"]

@@ -242,6 +242,11 @@ def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> Non
         (["--time", "1e9 h"], "time '1e9 h' is not understood"),
         (["--time", "5 min", "--recipe", "small"], "--time is for a recipe that is made"),
         (["--budget", "100 B"], "the smallest network for 8×8 inputs and 3 classes needs "),
+        (
+            ["--set", "model.width=4000"],
+            "the smallest network for 8×8 inputs and 3 classes with model.width as said needs 3",
+        ),
+        (["--budget", "T <= 2", "--set", "model.width=65000"], "with model.width = 65000 and model.levels = "),
         (["--set", "search.epoch=3"], "unknown key 'search.epoch'"),
         (["--set", "search.epochs=0"], "search.epochs"),
         (["--set", "augment.noise=0.1"], "augment.noise is 0.1, but blobs holds no sound"),

@@ -176,7 +176,7 @@ def _array(value: Any, origin: str) -> NDArray[np.generic]:
     except ValueError as error:
         raise InputError(f"{origin}: cannot be taken for an array: {error}") from None
     if found.dtype.kind == "T":  # NumPy's texts of any length, which no file holds without Python objects
-        return found.astype(np.str_)
+        return np.array(found.tolist(), np.str_)
     return found if found.dtype.kind != "O" else _plain(found, origin, type(value).__name__)
 
 
