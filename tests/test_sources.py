@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,22 @@ from litesnn.errors import InputError
 from sounds import commands_folder
 
 
+def idx_folder(folder: Path, rows: int = 20, test: int = 4, ending: str = "") -> Path:
+    """Files as MNIST has them: images of 5 × 4 pixels, each of which holds its own number, and their labels."""
+    folder.mkdir(parents=True)
+    for split, count in {"train": rows, "t10k": test}.items():
+        images = np.stack(pictures(count, channels=1)) if count else np.zeros((0, 4, 5), np.uint8)
+        for name, array in (
+            (f"{split}-images-idx3-ubyte", images),
+            (f"{split}-labels-idx1-ubyte", np.arange(count) % 2),
+        ):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
+            content = head + array.astype(np.uint8).tobytes()
+            if count:
+                (folder / f"{name}{ending}").write_bytes(gzip.compress(content) if ending else content)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -41,6 +58,7 @@ SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
     "file list": lambda folder: file_list(folder / "a"),
+    "idx": lambda folder: idx_folder(folder / "raw"),
     "events": lambda folder: write_tree(folder / "recordings", event_data.dataset(train=20)),
     "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
@@ -341,6 +359,61 @@ class TestParquet:
         refused(parquet(tmp_path / "a"), r"class 'dog' has only 1 .* within data.train_limit = 3", train_limit=3)
 
 
+class TestIdx:
+    @pytest.mark.parametrize("ending", ["", ".gz"])
+    def test_splits_are_read(self, tmp_path: Path, ending: str) -> None:
+        idx_folder(tmp_path / "FashionMNIST" / "raw", ending=ending)
+        for place in (tmp_path, tmp_path / "FashionMNIST" / "raw"):
+            data = load(DataSettings(source=str(place)))
+            assert (data.kind, data.shape, data.classes) == ("image", (1, 4, 5), ("0", "1"))
+            assert values(data.train.x) | values(data.validation.x) == set(range(20))
+            assert (data.train.x[:, 0, 0, 0] % 2).tolist() == data.train.y.tolist()
+            assert data.test().y.tolist() == [0, 1, 0, 1]
+
+    def test_an_unpacked_file_goes_first_and_a_test_is_cut(self, tmp_path: Path) -> None:
+        folder = idx_folder(tmp_path / "a", test=0)
+        (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+        data = load(DataSettings(source=str(folder)))
+        assert len(data.train.y) + len(data.validation.y) + len(data.test().y) == 20
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            (
+                "train-labels-idx1-ubyte",
+                None,
+                "has no labels of the train, only train-images-idx3-ubyte; expected both",
+            ),
+            ("train-labels-idx1-ubyte", b"", "train-labels-idx1-ubyte: cannot be read as an IDX file"),
+            ("train-labels-idx1-ubyte", b"\0\0\x0d\1" + bytes(4), "it does not begin with 0, 0, 8"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3ab", r"its shape \[3\] takes 3 bytes, and it has 2"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3abcd", r"its shape \[3\] takes 3 bytes, and it has more"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3abc", r"has shape \[3\]; expected \[20\]"),
+            ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, "an array may 17179869184"),
+        ],
+    )
+    def test_refuses(self, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+        folder = idx_folder(tmp_path / "a")
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        refused(folder, message)
+
+    def test_several_data_sets_are_not_mixed(self, tmp_path: Path) -> None:
+        for name in ("FashionMNIST", "MNIST"):
+            idx_folder(tmp_path / name / "raw")
+        refused(
+            tmp_path, r"holds several data sets like MNIST: .*/FashionMNIST/raw, .*/MNIST/raw; expected one of these"
+        )
+
+    def test_refuses_a_test_alone_and_damaged_archives(self, tmp_path: Path) -> None:
+        refused(idx_folder(tmp_path / "a", rows=0), "has no training images; expected train-images-idx3-ubyte")
+        folder = idx_folder(tmp_path / "b", ending=".gz")
+        path = folder / "train-images-idx3-ubyte.gz"
+        path.write_bytes(path.read_bytes()[:-9])
+        refused(folder, r"train-images-idx3-ubyte\.gz: cannot be read as an IDX file")
+
+
 class TestImages:
     def test_folders_are_classes(self, tmp_path: Path) -> None:
         image_folder(tmp_path / "flat", {"cat": 8, "dog": 8})
@@ -395,7 +468,8 @@ class TestImages:
         Image.fromarray(np.zeros((4, 5), np.uint16)).save(folder / "test/cat/2.png")
         (folder / "test/dog/3.png").write_bytes(b"<html>")
         refused(
-            folder, r"^4 of 24 files cannot be read: .*cat/0\.png: .*dog/1\.png: .*cat/2\.png: has more.*; and 1 more$"
+            folder,
+            r"^4 of 24 files cannot be read: .*cat/0\.png: .*the file is empty; .*dog/1\.png: .*cat/2\.png: has more.*; and 1 more$",
         )
         for place in ("train/cat/0.png", "val/dog/1.png"):
             (folder / place).unlink()

@@ -65,6 +65,7 @@ _DAMAGE = (
 
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
 _END_BYTES = 4096
+_EMPTY = "the file is empty"
 
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
@@ -78,6 +79,12 @@ class Encoded:
     content: bytes | None
     path: str | None
     name: str
+
+    def is_empty(self) -> bool:
+        """Whether there is not a single byte."""
+        if self.content is not None:
+            return not self.content
+        return self.path is not None and os.path.isfile(self.path) and os.path.getsize(self.path) == 0
 
 
 class MixedSizesError(InputError):
@@ -257,7 +264,7 @@ def _open(encoded: Encoded) -> Iterator[Any]:
                 raise InputError(f"{encoded.name}: is {width} wide and {height} high; at most {IMAGE_PIXELS} pixels go")
             yield image
     except (*_DAMAGE, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
-        reason = reason_of(error).replace(f" {encoded.path!r}", "")
+        reason = _EMPTY if encoded.is_empty() else reason_of(error).replace(f" {encoded.path!r}", "")
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 

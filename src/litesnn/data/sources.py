@@ -28,6 +28,7 @@ from litesnn.data.damaged import DamagedFilesError
 from litesnn.data.event_files import EventFile, find_events, is_events
 from litesnn.data.events import check_events, read_frames
 from litesnn.data.file_lists import is_file_list, read_file_list
+from litesnn.data.idx_files import find_idx, read_idx
 from litesnn.data.images import Encoded, MixedSizesError, fitting_size, image_sizes
 from litesnn.data.listing import TABLES, Listing, advice_for, count_things, list_files, suffix_of
 from litesnn.data.numpy_files import read_npz
@@ -450,6 +451,38 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     )
 
 
+def _read_idx(settings: DataSettings, front_ends: FrontEnds) -> Opened:
+    """A folder with the files of MNIST or of a data set like it; see :mod:`litesnn.data.idx_files`."""
+    place = Path(settings.source).expanduser()
+    found = find_idx(place)
+
+    def read(role: Role) -> tuple[Tensor, IntArray]:
+        for what in ("images", "labels"):
+            if (role, what) not in found:
+                other = found[role, "labels" if what == "images" else "images"]
+                raise InputError(f"{place}: has no {what} of the {role}, only {other.name}; expected both")
+        x = as_inputs(read_idx(found[role, "images"]), str(found[role, "images"]))
+        y, _ = as_labels(read_idx(found[role, "labels"]), len(x), str(found[role, "labels"]))
+        return x, y
+
+    if not any(role == "train" for role, _ in found):
+        raise InputError(f"{place}: has no training images; expected train-images-idx3-ubyte, perhaps with .gz")
+    x, y = read("train")
+    classes, first = numbered_classes(y, str(found["train", "labels"]))
+
+    def rows(role: Role) -> Rows:
+        x, y = read(role)
+        return array_rows(x, y - first, settings)
+
+    has_test = any(role == "test" for role, _ in found)
+    return Opened(
+        classes,
+        "image",
+        array_rows(x, y - first, settings),
+        test=partial(rows, "test") if has_test else None,
+    )
+
+
 def _class_names(path: Path, names: Collection[str]) -> tuple[str, ...] | None:
     """The names of classes that an ``.npz`` file gives, if it does."""
     name = next((name for name in _CLASS_NAMES if name in names), None)
@@ -627,6 +660,10 @@ def _is_events(source: str) -> bool:
     return _is_path(source) and is_events(Path(source).expanduser())
 
 
+def _is_idx(source: str) -> bool:
+    return _is_path(source) and bool(find_idx(Path(source).expanduser()))
+
+
 def _is_list(source: str) -> bool:
     return is_file_list(source)
 
@@ -651,6 +688,7 @@ SOURCES: tuple[Source, ...] = (
     Source("npz", _is_npz, _read_npz),
     Source("speech commands", _is_commands, _read_commands),
     Source("file list", _is_list, _read_list, tables=True),
+    Source("idx", _is_idx, _read_idx),
     Source("events", _is_events, _read_events),
     Source("folder", _is_path, _read_folder, tables=True),
     Source("hub", _is_hub_name, _read_hub, tables=True),

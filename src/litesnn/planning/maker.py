@@ -24,6 +24,7 @@ from litesnn.data.survey import suggest_settings
 from litesnn.durations import describe_duration
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
+from litesnn.front_end import InputKind
 from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_synops, widest
@@ -44,6 +45,7 @@ _PACKED_BYTES = 64_000  # what is filled where no limit is said
 _TIMESTEPS = 4  # where no limit is said
 _SEARCH_SHARE = 0.2
 _SEARCH_PATIENCE = 1.5  # times its share of the time, which a search may take before it leaves out epochs
+_KINDS: Mapping[InputKind, str] = {"image": "images", "array": "arrays of numbers", "events": "events"}
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
 _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
 
@@ -123,10 +125,11 @@ class Plan:
         model, search, train, augment = recipe.model, recipe.search, recipe.train, recipe.augment
         rows = f"{len(data.train.y):,} training and {len(data.validation.y):,} validation rows"
         shape = "×".join(map(str, data.shape))
+        kind = "sound" if data.train.sound is not None else _KINDS[data.kind]
         changes = [f"{name} {value}" for name in _SHOWN_CHANGES if (value := getattr(augment, name))]
         of = [f" ({self.reasons[key]})" if key in self.reasons else "" for key in _SHOWN_REASONS]
         return [
-            f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape}",
+            f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape} ({kind})",
             f"budget     {recipe.budget.describe()}",
             f"network    stem stride {model.stem_stride}, cells at levels {', '.join(map(str, model.levels))}",
             f"           width up to {model.width}{of[0]}, bits {', '.join(map(str, search.bits))}",
