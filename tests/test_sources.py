@@ -469,7 +469,8 @@ class TestImages:
         (folder / "test/dog/3.png").write_bytes(b"<html>")
         refused(
             folder,
-            r"^4 of 24 files cannot be read: .*cat/0\.png: .*the file is empty; .*dog/1\.png: .*cat/2\.png: has more.*; and 1 more$",
+            r"^4 of 24 files cannot be read: .*cat/0\.png: .*the file is empty; .*dog/1\.png: .*cat/2\.png: has more"
+            ".*; and 1 more$",
         )
         for place in ("train/cat/0.png", "val/dog/1.png"):
             (folder / place).unlink()
