@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from PIL import Image
@@ -141,6 +142,7 @@ def test_refuses_files_and_columns(tmp_path: Path) -> None:
         ("list.csv", "utf-16", "pictures/{0}.png,{1}"),  # as table programs save texts
         ("list.csv", "utf-8", "pictures\\{0}.png,{1}\r"),  # as pandas does on Windows
         ("list.csv", "utf-8", "pictures/{0},{1}"),  # without endings
+        ("list.csv", "utf-8", "pictures/{0}.PNG,{1}"),
     ],
 )
 def test_lists_of_other_programs(tmp_path: Path, name: str, encoding: str, row: str) -> None:
@@ -150,6 +152,27 @@ def test_lists_of_other_programs(tmp_path: Path, name: str, encoding: str, row: 
     assert data.classes == ("cat", "dog")
     assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
     assert data.notes == ()
+
+
+def test_letters_may_be_composed_differently(tmp_path: Path) -> None:
+    """The files come from macOS, and the list from elsewhere, or the other way round."""
+    for written, listed in (("NFD", "NFC"), ("NFC", "NFD")):
+        folder = image_folder(tmp_path / written, {"a": 16})
+        for number in range(16):
+            (folder / "a" / f"{number}.png").rename(folder / "a" / normalize(written, f"grün{number}.png"))
+        rows = [normalize(listed if n % 3 else written, f"a/grün{n}.png,{'äö'[n % 2]}") for n in range(16)]
+        (folder / "list.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+        data = load(DataSettings(source=str(folder / "list.csv")))
+        assert data.classes == ("ä", "ö")
+        assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+
+
+def test_classes_that_differ_in_capitals_are_noted(tmp_path: Path) -> None:
+    text = lines("file,label", "pictures/{0}.png,{1}")
+    for number in (2, 4, 8):
+        text = text.replace(f"/{number}.png,cat", f"/{number}.png,Cat")
+    path = table(tmp_path / "a", text)
+    assert load(DataSettings(source=str(path))).notes == ("classes that differ in capitals alone: 'Cat', 'cat'",)
 
 
 def test_whole_numbers_may_be_floats(tmp_path: Path) -> None:
@@ -188,7 +211,7 @@ def test_no_folder_is_guessed(tmp_path: Path) -> None:
     (folder / "two" / "3.png").rename(folder / "two" / "3.jpg")
     Image.new("RGB", (5, 4)).save(folder / "two" / "3.bmp")
     refused(
-        folder / "list.csv", "line 5: 3 may be two/3.(bmp or two/3.jpg|jpg or two/3.bmp); expected names with endings"
+        folder / "list.csv", "line 5: 3 may be two/3.(bmp or two/3.jpg|jpg or two/3.bmp); expected its whole name"
     )
     (folder / "two" / "3.bmp").unlink()
     (folder / "two" / "3.jpg").unlink()

@@ -11,9 +11,11 @@ folders at the top decide, never those of classes or files. Everything below the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -83,12 +85,14 @@ def label_files(
 ) -> LabelledFiles:
     """The data set of files and class names of each split, as it calls its splits.
 
-    Classes are those of training, sorted; as numbers, if all are whole numbers.
+    Classes are those of training, sorted; as numbers, if all are whole numbers. A name of a class is the same however
+    its letters are composed: macOS writes an ä as a and two dots. Names that differ in capitals are noted.
 
     Raises:
         InputError: there is no training split, or a split has a class that training has not.
     """
     assigned = assign(named, str(folder))
+    named = {split: [(file, normalize("NFC", label)) for file, label in rows] for split, rows in named.items()}
     found = {name for _, name in named[assigned.train]}
     classes = sorted(found, key=lambda name: (int(name), name)) if all(map(_is_number, found)) else sorted(found)
     index = {name: label for label, name in enumerate(classes)}
@@ -103,7 +107,17 @@ def label_files(
             )
         if split is not None:
             splits[role] = ([row[0] for row in rows], np.array([index[row[1]] for row in rows], np.int64))
-    return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), (*assigned.notes, *notes))
+    notes = (*assigned.notes, *notes, *_alike(classes))
+    return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), notes)
+
+
+def _alike(classes: Sequence[str]) -> tuple[str, ...]:
+    """A note about classes that may be meant to be one."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[name.casefold()].append(name)
+    several = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return (f"classes that differ in capitals alone: {'; '.join(several[:_SHOWN_CLASSES])}",) if several else ()
 
 
 def _depth(rows: Sequence[_Parts]) -> int:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 from litesnn.data.bounds import require_file
 from litesnn.data.class_folders import LabelledFiles, label_files
@@ -135,7 +136,7 @@ class _Place:
         """The file of a name, from the folder of the list on. Raises ``InputError`` if there is none, or several."""
         found = self._all(name, self.base)
         if len(found) > 1:
-            raise InputError(f"{name} may be {' or '.join(found)}; expected names with endings")
+            raise InputError(f"{name} may be {' or '.join(found)}; expected its whole name")
         if found:
             return found[0]
         if suffix_of(name) and _media(name) is None and (self.folder / name).is_file():
@@ -144,29 +145,41 @@ class _Place:
         raise InputError(f"{name}{_NOT_THERE}{endings}")
 
     def _all(self, name: str, base: str) -> list[str]:
-        """The files that a name may mean; a name from Windows has backslashes."""
+        """The files that a name may mean.
+
+        A name from Windows has backslashes, and perhaps other capitals; on macOS letters are composed differently.
+        """
         for form in dict.fromkeys((name, name.replace("\\", "/"))):
             whole = os.path.join(base, form)
             if _media(form) is not None and (self.path.parent / whole).is_file():
                 return [whole]
             inside, last = os.path.split(whole)
-            if found := self._stems(inside).get(last, []):
-                return [os.path.join(inside, file) for file in found]
+            found = self._known(inside)
+            for wanted in (last, _plainest(last)):
+                if wanted in found:
+                    return [os.path.join(inside, file) for file in found[wanted]]
         return []
 
-    def _stems(self, inside: str) -> Mapping[str, list[str]]:
-        """The images and sound files in a folder by their names without endings."""
+    def _known(self, inside: str) -> Mapping[str, list[str]]:
+        """The images and sound files in a folder by what they may be called: without endings, and as _plainest."""
         if inside not in self._listed:
-            stems: defaultdict[str, list[str]] = defaultdict(list)
+            known: defaultdict[str, list[str]] = defaultdict(list)
             for file in _entries(self.path.parent / inside):
                 if _media(file.name) is not None and file.is_file():
-                    stems[os.path.splitext(file.name)[0]].append(file.name)
-            self._listed[inside] = stems
+                    stem = os.path.splitext(file.name)[0]
+                    for name in {stem, _plainest(stem), _plainest(file.name)}:
+                        known[name].append(file.name)
+            self._listed[inside] = known
         return self._listed[inside]
 
     @cached_property
     def _folders(self) -> list[str]:
         return sorted(entry.name for entry in _entries(self.path.parent) if entry.is_dir())
+
+
+def _plainest(name: str) -> str:
+    """A name in small letters that are composed in one way."""
+    return normalize("NFC", name).casefold()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
