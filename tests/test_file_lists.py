@@ -210,9 +210,7 @@ def test_no_folder_is_guessed(tmp_path: Path) -> None:
     )
     (folder / "two" / "3.png").rename(folder / "two" / "3.jpg")
     Image.new("RGB", (5, 4)).save(folder / "two" / "3.bmp")
-    refused(
-        folder / "list.csv", "line 5: 3 may be two/3.(bmp or two/3.jpg|jpg or two/3.bmp); expected its whole name"
-    )
+    refused(folder / "list.csv", "line 5: 3 may be two/3.(bmp or two/3.jpg|jpg or two/3.bmp); expected its whole name")
     (folder / "two" / "3.bmp").unlink()
     (folder / "two" / "3.jpg").unlink()
     refused(folder / "list.csv", "line 5: 3 is not there, nor an .* with an ending; files are named from .*two on$")

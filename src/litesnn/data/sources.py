@@ -46,6 +46,7 @@ __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "S
 
 _DEFAULTS = FrontEnds()
 _SHOWN_CLASSES = 5
+_CHECKED = 1024  # files that are looked at together
 _COLOUR_SAMPLE = 500  # images that are looked at
 _CLASS_NAMES = ("classes", "class_names")  # of an .npz file
 _GREY = 3.0  # of 256 levels; what JPEG files make of grey images is less
@@ -302,8 +303,18 @@ def _others_looked_at(*others: Callable[[], Rows]) -> Iterator[None]:
 
 
 def _check_files(rows: Rows) -> None:
-    if rows.check is not None:
-        rows.check(np.arange(len(rows.labels)))
+    """Raise ``DamagedFilesError`` if files of rows are seen to be damaged; only some are held in memory at a time."""
+    if rows.check is None:
+        return
+    errors: list[InputError] = []
+    every = np.arange(len(rows.labels))
+    for start in range(0, len(every), _CHECKED):
+        try:
+            rows.check(every[start : start + _CHECKED])
+        except DamagedFilesError as error:
+            errors.extend(error.errors)
+    if errors:
+        raise DamagedFilesError(errors, len(every))
 
 
 def _split(rows: Rows, shape: Shape | None, size: int | None, noise: Callable[[], Tensor] | None = None) -> Split:
