@@ -118,6 +118,11 @@ def test_names_may_be_objects(tmp_path: Path) -> None:
     assert found.astype(np.str_).tolist() == names
 
 
+def test_descriptions_among_arrays_are_left_out() -> None:
+    found = as_arrays({"images": X, "target": Y, "frame": None, "DESCR": "twenty", "other": [1, 2]})
+    assert set(found) == {"images", "target", "other"}
+
+
 def test_whole_labels_may_be_floats(tmp_path: Path) -> None:
     whole = Y.astype(np.float32) + 1
     for labels in (whole, torch.from_numpy(whole), pandas.Series(whole), Column(list(whole)), whole[:, None]):

@@ -84,7 +84,8 @@ def as_arrays(data: GivenData) -> dict[str, NDArray[np.generic]]:
     if isinstance(data, Mapping):
         if data and all(isinstance(name, str) and role_of(name) for name in data):
             return _joined({cast("Role", role_of(name)): _pair(part, name) for name, part in data.items()})
-        arrays = {str(name): _array(value, str(name)) for name, value in data.items()}
+        known = {str(name): value for name, value in data.items() if array_meaning(str(name))[1] or _is_array(value)}
+        arrays = {name: _array(value, name) for name, value in known.items()}  # a description, say, is no array
         find_arrays(arrays, "data")  # says what is missing
         return arrays
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in data):
