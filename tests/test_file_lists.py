@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unicodedata import normalize
 
 import pytest
@@ -156,7 +156,8 @@ def test_lists_of_other_programs(tmp_path: Path, name: str, encoding: str, row: 
 
 def test_letters_may_be_composed_differently(tmp_path: Path) -> None:
     """The files come from macOS, and the list from elsewhere, or the other way round."""
-    for written, listed in (("NFD", "NFC"), ("NFC", "NFD")):
+    pairs: tuple[tuple[Literal["NFC", "NFD"], Literal["NFC", "NFD"]], ...] = (("NFD", "NFC"), ("NFC", "NFD"))
+    for written, listed in pairs:
         folder = image_folder(tmp_path / written, {"a": 16})
         for number in range(16):
             (folder / "a" / f"{number}.png").rename(folder / "a" / normalize(written, f"grün{number}.png"))
