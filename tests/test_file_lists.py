@@ -194,6 +194,7 @@ def test_files_in_the_folder_that_the_list_is_named_after(tmp_path: Path) -> Non
     data = load(DataSettings(source=str(folder / "train.csv")))
     assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
     assert set.union(*(values(split.x) for split in (data.train, data.validation, data.test()))) == set(range(16))
+    assert data.name == "a"
     assert data.notes == (f"files of {folder / 'train.csv'} are named from {folder / 'train'} on",)
     refused(folder, rf"32 images in no class folders, .*, or name their list: --data {folder}/train\.csv$")
     (folder / "sample.csv").write_text("id,label\n")

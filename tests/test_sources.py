@@ -486,6 +486,8 @@ class TestImages:
         check_images([Encoded(content, None, "whole")])
         with pytest.raises(InputError, match="cut: cannot be decoded"):
             check_images([Encoded(content[: len(content) // 2], None, "cut")])
+        with pytest.raises(InputError, match=r"a\.HEIC: cannot be decoded .*; convert it to \.jpg or \.png$"):
+            check_images([Encoded(b"ftypheic", None, "a.HEIC")])
 
     def test_mixed_sizes_get_one_that_fits(self, tmp_path: Path) -> None:
         folder = image_folder(tmp_path / "a", {"cat": 6, "dog": 6}, np.zeros((50, 40, 3), np.uint8))

@@ -66,6 +66,7 @@ _DAMAGE = (
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
 _END_BYTES = 4096
 _EMPTY = "the file is empty"
+_OF_PHONES = (".heic", ".heif")  # which Pillow reads with a plugin alone
 
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
@@ -265,6 +266,7 @@ def _open(encoded: Encoded) -> Iterator[Any]:
             yield image
     except (*_DAMAGE, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
         reason = _EMPTY if encoded.is_empty() else reason_of(error).replace(f" {encoded.path!r}", "")
+        reason += "; convert it to .jpg or .png" * encoded.name.lower().endswith(_OF_PHONES)
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 

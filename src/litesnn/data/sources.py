@@ -35,7 +35,7 @@ from litesnn.data.numpy_files import read_npz
 from litesnn.data.rows import Opened, Rows, Shape, array_rows, find_groups, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings, FrontEnds
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
-from litesnn.data.split_names import Role, assign
+from litesnn.data.split_names import Role, assign, role_of
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
@@ -241,7 +241,7 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     opened = open_source(settings, front_ends)
     parts = part(opened, settings)
     noise, size, notes = _noise(opened, parts.train), None, parts.notes
-    with _others_looked_at(lambda: parts.validation, parts.test):
+    with _others_looked_at(parts, lambda: parts.validation, parts.test):
         try:
             train = _split(parts.train, None, None, noise)
         except MixedSizesError:
@@ -249,7 +249,7 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
             notes = (*notes, note)
             train = _split(parts.train, None, size, noise)
     shape = _shape(train.x)
-    with _others_looked_at(parts.test):
+    with _others_looked_at(parts, parts.test):
         validation = _split(parts.validation, shape, size, noise)
     mean, std = _normalisation(opened, train.x)
 
@@ -285,20 +285,21 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
 
 
 @contextmanager
-def _others_looked_at(*others: Callable[[], Rows]) -> Iterator[None]:
-    """Tell with damage of some rows also that of others: nobody should have to mend one file for each try."""
+def _others_looked_at(parts: Parts, *others: Callable[[], Rows]) -> Iterator[None]:
+    """Tell with damage of some rows also that of ``others``: nobody should have to mend one file for each try."""
     try:
         yield
     except DamagedFilesError as error:
-        errors, total = list(error.errors), error.total
+        errors, total = list(error.errors), len(parts.train.labels) + len(parts.validation.labels)
+        with suppress(InputError):  # if the test is wrong in other ways, that is told when these files are mended
+            total += len(parts.test().labels)
         for find in others:
-            with suppress(InputError):  # if the test is wrong in other ways, that is told when these files are mended
-                rows = find()
-                total += len(rows.labels)
-                try:
-                    _check_files(rows)
-                except DamagedFilesError as more:
-                    errors.extend(more.errors)
+            try:
+                _check_files(find())
+            except DamagedFilesError as more:
+                errors.extend(more.errors)
+            except InputError:
+                continue
         raise DamagedFilesError(errors, total) from None
 
 
@@ -687,7 +688,9 @@ def _name(source: str) -> str:
     if not _is_path(source):
         return source
     path = Path(source).expanduser().resolve()
-    return path.stem if _is_npz(source) or _is_list(source) else path.name
+    if not _is_npz(source) and not _is_list(source):
+        return path.name
+    return path.stem if role_of(path.stem) is None else path.parent.name  # "train" says nothing of what it trains
 
 
 def _is_hub_name(source: str) -> bool:
