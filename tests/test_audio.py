@@ -168,7 +168,7 @@ class TestDecode:
         ("content", "message"),
         [
             (b"nonsense", "a: cannot be decoded as sound"),
-            (b"", "a: cannot be decoded as sound"),
+            (b"", "a: cannot be decoded as sound: the file is empty"),
             (sound(ramp(0, 0)), "a: holds no sound"),
             (sound(np.array([0.0, np.nan]), subtype="FLOAT"), "a: holds samples that are not finite"),
             (None, "a: is missing"),

@@ -178,11 +178,18 @@ class TestFinding:
         for number, names in enumerate([(), ("a.png",), ("train/a.png", "test/b.png"), ("a.txt", "b/c.txt")]):
             assert find_class_folders(list_files(write(tmp_path / str(number), "x/", *names))) is None
 
+    def test_class_names_may_be_composed_differently(self, tmp_path: Path) -> None:
+        names = ("train/ä/1.png", "train/b/1.png", "test/a\u0308/1.png")
+        files = found(write(tmp_path / "a", *names))
+        assert files.classes == ("b", "ä")
+        assert {split: labels.tolist() for split, (_, labels) in files.splits.items()} == {"train": [0, 1], "test": [1]}
+
     def test_loose_files_get_a_hint(self, tmp_path: Path) -> None:
         refused(write(tmp_path / "a", "a.png", "b.png"), r"holds 2 images in no class folders, the first is a")
         folder = write(tmp_path / "b", "train/a.png", "test/b.png", "labels.csv")
         refused(folder, rf"expected CLASS/NAME or train/CLASS/NAME, or name their list: --data {folder}/labels\.csv")
-        refused(write(tmp_path / "c", "a.png", "a.csv", "b.csv"), "train/CLASS/NAME$")
+        refused(write(tmp_path / "c", "a.png", "a.csv", "labels.csv"), r"has the classes, as in --data .*/labels\.csv$")
+        refused(write(tmp_path / "d", "a.png"), "train/CLASS/NAME$")
 
     def test_parquet_with_a_few_pictures_beside_it(self, tmp_path: Path) -> None:
         folder = parquet(tmp_path / "a", test=4)

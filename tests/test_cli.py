@@ -3,11 +3,13 @@ from __future__ import annotations
 import csv
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from io import BytesIO, StringIO, TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -608,10 +610,12 @@ def test_recipes() -> None:
     assert [line.split()[0] for line in listed.out.splitlines()] == shipped_recipes()
     assert all(len(line.split()) > 5 for line in listed.out.splitlines())
     for name in shipped_recipes():
-        printed = litesnn("recipes", name)
+        printed = litesnn("recipes", name, columns=80)
         assert printed.code == 0
+        lines = printed.out.splitlines()
+        assert max(map(len, lines)) <= 80
         assert "search.epochs" in printed.out
-        assert all(line.split("#", 1)[1].strip() for line in printed.out.splitlines() if "." in line.split()[0])
+        assert all(before.startswith("# ") for before, line in pairwise(lines) if re.match(r"\w+\.\w+ = ", line))
     assert "no recipe 'nonsense'" in refused(litesnn("recipes", "nonsense"))
 
 
@@ -656,6 +660,19 @@ def test_a_run_takes_over_what_a_change_does_not_touch(finished: Path, tmp_path:
         assert (new / name).read_bytes() == (finished / name).read_bytes()
     assert RunFolder(new).recipe() == RunFolder(finished).recipe().changed({"train.epochs": 2})
     assert "leave out one" in refused(litesnn(*words, "--dry-run"))
+
+
+def test_python_takes_over_too(finished: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    found = package.design(from_run=finished, changes={"train.epochs": 2}, run=new, device="cpu")
+    assert found.path == new
+    assert (new / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+    assert RunFolder(new).recipe() == RunFolder(finished).recipe().changed({"train.epochs": 2})
+    with pytest.raises(
+        package.InputError, match="--from takes the recipe of a run, and --recipe or --model name another"
+    ):
+        package.design(from_run=finished, recipe="digits", run=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_data_are_not_taken_over(copy: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data import event_files
 from litesnn.data.augment import AugmentSettings, augment
 from litesnn.data.batches import generator_for
+from litesnn.data.damaged import Damaged
 from litesnn.data.event_files import EventFile, contents, find_events, is_events
 from litesnn.data.events import decode_events, event_frames, read_frames
 from litesnn.data.sources import Data, DataSettings, FrontEnds, load
@@ -210,7 +211,7 @@ class TestPlaces:
         for place in (write_tree(tmp_path / "a", files), write_archive(tmp_path / "a.zip", files)):
             assert loaded(place).notes == (f"2 files of {place} not read: 1 .md, 1 .aedat",)
         os.mkfifo(tmp_path / "a" / "Train" / "lit" / "2.bin")
-        assert "1 .bin" in loaded(tmp_path / "a").notes[0]
+        assert "1 that cannot be data (pipe, device or broken link: Train/lit/2.bin)" in loaded(tmp_path / "a").notes[0]
 
     def test_test_rows_are_not_read_before_they_are_asked_for(self, tmp_path: Path) -> None:
         data = loaded(write_tree(tmp_path / "a", dataset() | {"Test/lit/9.bin": b"damaged"}))
@@ -328,6 +329,40 @@ class TestPlaces:
         assert len(loaded(place).test().y) == 4
         assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
 
+    def test_missing_recordings_are_told_together(self, tmp_path: Path) -> None:
+        rows, _ = find_events(write_tree(tmp_path / "a", dataset())).splits["train"]
+        for file in rows[:5]:
+            file.path.unlink()
+        with pytest.raises(
+            InputError, match=r"^5 of 12 files cannot be read: .*0\.bin: .*1\.bin: .*2\.bin: .*; and 2 more$"
+        ):
+            read_frames(rows, SMALL, 3)
+
+    def test_bad_recordings_of_the_test_are_seen_early(self, tmp_path: Path) -> None:
+        place = write_tree(tmp_path / "a", dataset())
+        data = loaded(place)
+        data.check_test()
+        for number, content in enumerate((b"", b"1234")):
+            next(place.glob(f"Test/lit/*{number}.bin")).write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"2 of 4 files cannot be read: .*holds no events; .*no whole events of 5$"
+        ):
+            data.check_test()
+
+    @pytest.mark.parametrize("name", ["images.zip", "images.tar.gz"])
+    def test_archives_of_other_things(self, tmp_path: Path, name: str) -> None:
+        files = {f"pets/{kind}/{n}.png": b"a" for kind in ("cat", "dog") for n in range(2)}
+        with pytest.raises(
+            InputError, match=r"holds no \.bin recordings, but 4 \.png; .*: unpack it, and name the folder$"
+        ):
+            loaded(write_archive(tmp_path / name, files))
+
+    def test_an_archive_of_images_beside_them_is_no_place_of_events(self, tmp_path: Path) -> None:
+        write_archive(tmp_path / "train.zip", {"cat/1.png": b"a"})
+        assert not is_events(tmp_path)
+        write_archive(tmp_path / "test.zip", {"lit/1.bin": b"a"})
+        assert is_events(tmp_path)
+
     def test_recordings_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(event_files, "RECORDING_BYTES", 10)
         for place in (write_tree(tmp_path / "a", dataset()), write_archive(tmp_path / "b.zip", dataset())):
@@ -357,9 +392,9 @@ class TestCache:
         read: list[Path] = []
         real = event_files.contents
 
-        def counted(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
+        def counted(files: Sequence[EventFile], damaged: Damaged) -> Iterator[tuple[int, str, bytes]]:
             read.extend(file.path for file in files)
-            return real(files)
+            return real(files, damaged)
 
         monkeypatch.setattr("litesnn.data.events.contents", counted)
         place = write_tree(tmp_path / "a", dataset())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
+from PIL import Image
 
 from image_data import file_list, image_folder, values
 from litesnn.data.cache import CACHE_VARIABLE
@@ -92,7 +94,23 @@ def test_sound(tmp_path: Path) -> None:
         ("file,label\npictures/0.png,\n", "line 2: has no label"),
         ("file,label\n,cat\n", "line 2: has no file"),
         ("file,label\npictures/99.png,cat\n", "line 2: pictures/99.png is not there; files are named from"),
-        ("file,label\npictures/0,cat\n", "line 2: pictures/0 is neither an image nor sound by its suffix ''"),
+        (
+            "file,label\npictures/99,cat\n",
+            "line 2: pictures/99 is not there, nor an image or sound of this name with an",
+        ),
+        ("file,label\nlist.csv,cat\n", "line 2: list.csv is neither an image nor sound by its suffix '.csv'"),
+        ("id,breed\npictures/0.png,a\n", "has no column of labels; .*; name it, as in --set data.label_column=breed$"),
+        ("what,breed,label\n", "names of files; .*; name it, as in --set data.image_column=what$"),
+        ("pictures/0.png,a\npictures/1.png,b\n", "; expected a first line with names of columns, such as file,label$"),
+        (
+            "label," + ",".join(f"pixel{n}" for n in range(30)),
+            "pixel6 and 23 more, none of .* is read as arrays: shape",
+        ),
+        (
+            "file,label\n1.png,a\npictures/0.png,\n\n2.png,a\n3.png,b\npictures/1.png,b\n",
+            "list.csv: 4 of 5 rows cannot be used: line 2: 1.png is not there; line 3: has no label; line 5: 2.png is "
+            "not there; and 1 more; files are named from .*a on$",
+        ),
         ("file,label\npictures/0.png,a\n\npictures/0.png,b\n", r"line 4: pictures/0\.png is named in line 2 already"),
         ("file,label,split\npictures/0.png,a,fold1\n", "line 2: the split is 'fold1'; expected one of train, valid"),
         ('file,label\n"pictures/0.png,a\n', "line 2: cannot be read as CSV"),
@@ -111,11 +129,93 @@ def test_refuses_files_and_columns(tmp_path: Path) -> None:
     refused(tmp_path / "none.csv", "no such file or folder")
     path = table(tmp_path / "a", lines("file,label", "pictures/{0}.png,{1}"))
     refused(path, "its columns are file, label, not kind", label_column="kind")
-    (tmp_path / "a" / "b.csv").write_bytes(b"\xff\xfe")
-    refused(tmp_path / "a" / "b.csv", "cannot be read: 'utf-8' codec")
+    (tmp_path / "a" / "b.csv").write_bytes("file,label\na.png,groß\n".encode("latin-1"))
+    refused(tmp_path / "a" / "b.csv", "cannot be read as text: 'utf-8' codec .*; expected UTF-8")
     (tmp_path / "a" / "x.wav").write_bytes(sound(ramp(0)))
     (tmp_path / "a" / "c.csv").write_text("file,label\nx.wav,a\npictures/0.png,b\n")
     refused(tmp_path / "a" / "c.csv", "names both images and sound")
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "row"),
+    [
+        ("list.csv", "utf-16", "pictures/{0}.png,{1}"),  # as table programs save texts
+        ("list.csv", "utf-8", "pictures\\{0}.png,{1}\r"),  # as pandas does on Windows
+        ("list.csv", "utf-8", "pictures/{0},{1}"),  # without endings
+        ("list.csv", "utf-8", "pictures/{0}.PNG,{1}"),
+    ],
+)
+def test_lists_of_other_programs(tmp_path: Path, name: str, encoding: str, row: str) -> None:
+    table(tmp_path / "a", "")
+    (tmp_path / "a" / name).write_text(lines("file,label", row), encoding=encoding)
+    data = load(DataSettings(source=str(tmp_path / "a" / name)))
+    assert data.classes == ("cat", "dog")
+    assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+    assert data.notes == ()
+
+
+def test_letters_may_be_composed_differently(tmp_path: Path) -> None:
+    """The files come from macOS, and the list from elsewhere, or the other way round."""
+    pairs: tuple[tuple[Literal["NFC", "NFD"], Literal["NFC", "NFD"]], ...] = (("NFD", "NFC"), ("NFC", "NFD"))
+    for written, listed in pairs:
+        folder = image_folder(tmp_path / written, {"a": 16})
+        for number in range(16):
+            (folder / "a" / f"{number}.png").rename(folder / "a" / normalize(written, f"grün{number}.png"))
+        rows = [normalize(listed if n % 3 else written, f"a/grün{n}.png,{'äö'[n % 2]}") for n in range(16)]
+        (folder / "list.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+        data = load(DataSettings(source=str(folder / "list.csv")))
+        assert data.classes == ("ä", "ö")
+        assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+
+
+def test_classes_that_differ_in_capitals_are_noted(tmp_path: Path) -> None:
+    text = lines("file,label", "pictures/{0}.png,{1}")
+    for number in (2, 4, 8):
+        text = text.replace(f"/{number}.png,cat", f"/{number}.png,Cat")
+    path = table(tmp_path / "a", text)
+    assert load(DataSettings(source=str(path))).notes == ("classes that differ in capitals alone: 'Cat', 'cat'",)
+
+
+def test_whole_numbers_may_be_floats(tmp_path: Path) -> None:
+    """Pandas writes them so where a column once had a gap."""
+    rows = "\n".join(f"pictures/{n}.png,{10 * (n % 2) + 2}.0" for n in range(16))
+    path = table(tmp_path / "a", f"file,label\n{rows}\n")
+    assert load(DataSettings(source=str(path))).classes == ("2", "12")
+    path.write_text(f"file,label\n{rows}\n".replace("12.0", "12.5"))
+    assert load(DataSettings(source=str(path))).classes == ("12.5", "2.0")
+
+
+def test_files_in_the_folder_that_the_list_is_named_after(tmp_path: Path) -> None:
+    """As competitions have it: ``train.csv`` with numbers, ``train`` with pictures, and ``test`` with others."""
+    folder = image_folder(tmp_path / "a", {"train": 16, "test": 16})
+    for number in range(16):
+        Image.new("RGB", (5, 4), (200, 0, 0)).save(folder / "test" / f"{number}.png")
+    (folder / "train.csv").write_text(lines("id,label", "{0},{1}"))
+    data = load(DataSettings(source=str(folder / "train.csv")))
+    assert [int(image[0, 0, 0]) % 2 for image in data.train.x] == data.train.y.tolist()
+    assert set.union(*(values(split.x) for split in (data.train, data.validation, data.test()))) == set(range(16))
+    assert data.name == "a"
+    assert data.notes == (f"files of {folder / 'train.csv'} are named from {folder / 'train'} on",)
+    refused(folder, rf"32 images in no class folders, .*, or name their list: --data {folder}/train\.csv$")
+    (folder / "sample.csv").write_text("id,label\n")
+    refused(folder, rf", or name the one of its lists that has the classes, as in --data {folder}/train\.csv$")
+
+
+def test_no_folder_is_guessed(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "a", {"one": 16, "two": 16})
+    (folder / "list.csv").write_text(lines("id,label", "{0},{1}"))
+    refused(folder / "list.csv", "its files may be those in one or in two, .* names from .*a on, as in one/0$")
+    for number in range(16):
+        (folder / "one" / f"{number}.png").rename(folder / "one" / f"other{number}.png")
+    assert load(DataSettings(source=str(folder / "list.csv"))).notes == (
+        f"files of {folder / 'list.csv'} are named from {folder / 'two'} on",
+    )
+    (folder / "two" / "3.png").rename(folder / "two" / "3.jpg")
+    Image.new("RGB", (5, 4)).save(folder / "two" / "3.bmp")
+    refused(folder / "list.csv", "line 5: 3 may be two/3.(bmp or two/3.jpg|jpg or two/3.bmp); expected its whole name")
+    (folder / "two" / "3.bmp").unlink()
+    (folder / "two" / "3.jpg").unlink()
+    refused(folder / "list.csv", "line 5: 3 is not there, nor an .* with an ending; files are named from .*two on$")
 
 
 def refused(source: Path, message: str, **settings: Any) -> None:

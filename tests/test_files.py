@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,39 @@ def test_an_interrupt_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypat
         write_atomically(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_interrupts_wait_for_a_file_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often Ctrl-C is pressed: the second one used to come while the first was tidied up."""
+    flushed = os.fsync
+
+    def interrupted(file: int) -> None:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        flushed(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interrupts_that_somebody_else_handles_are_left_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append("theirs"))
+    try:
+        monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+        write_atomically(tmp_path / "a.txt", "new")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["theirs"]
+
+
+def test_a_thread_writes_too(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write_atomically, tmp_path / "a.txt", "new").result()
+    assert (tmp_path / "a.txt").read_text() == "new"

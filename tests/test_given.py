@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from litesnn.data.sources import DataSettings, load
 from litesnn.errors import InputError
 from whole_job import Problem, inputs
 from whole_job import litesnn as command_line
+
+pandas: Any = pytest.importorskip("pandas")  # which datasets brings
 
 X = (np.arange(20, dtype=np.uint8)[:, None, None, None] + np.arange(48, dtype=np.uint8).reshape(3, 4, 4)).astype(
     np.uint8
@@ -108,8 +111,27 @@ def test_tests_of_their_own(tmp_path: Path, data: Any) -> None:
 
 def test_names_may_be_objects(tmp_path: Path) -> None:
     names = ["odd" if label else "even" for label in Y]
-    for labels in (Column(names), np.array(names, object)):
+    texts = np.dtypes.StringDType()
+    for labels in (Column(names), np.array(names, object), pandas.Series(names), np.array(names, texts)):
         assert as_arrays((X, labels))["y_train"].tolist() == names
+    found = as_arrays((X, Column([name.encode() for name in names])))["y_train"]
+    assert found.astype(np.str_).tolist() == names
+
+
+def test_descriptions_among_arrays_are_left_out() -> None:
+    found = as_arrays({"images": X, "target": Y, "frame": None, "DESCR": "twenty", "other": [1, 2]})
+    assert set(found) == {"images", "target", "other"}
+
+
+def test_whole_labels_may_be_floats(tmp_path: Path) -> None:
+    whole = Y.astype(np.float32) + 1
+    for labels in (whole, torch.from_numpy(whole), pandas.Series(whole), Column(list(whole)), whole[:, None]):
+        source = source_of((X, labels), tmp_path / "run")
+        data = load(DataSettings(source=str(source)))
+        assert data.classes == ("1", "2")
+        assert set(data.train.y.tolist()) == {0, 1}
+        shutil.rmtree(tmp_path / "run")
+    assert as_arrays(Images(torch.from_numpy, float))["classes"].tolist() == Images.classes
 
 
 def test_names_stay_names(tmp_path: Path) -> None:
@@ -150,8 +172,9 @@ def test_floats_stay_what_they_are() -> None:
         ),
         (
             (X, Column(["a", None] * 10)),
-            "data: y: is of type Column, .* .but of NoneType, str",
+            "data: y: 10 of 20 values are missing, the first in row 1; leave them out",
         ),
+        ((X, Column(["a", "b", float("nan"), None])), "data: y: 2 of 4 values are missing, the first in row 2"),
     ],
 )
 def test_refuses(tmp_path: Path, data: Any, message: str) -> None:

@@ -217,6 +217,26 @@ def test_a_dry_run_says_what_will_be_done_and_does_nothing(problem: Problem, tmp
     assert (recipe.seed, recipe.made.seconds) == (7, 2)
 
 
+def test_a_dry_run_says_what_of_the_data_is_not_read(problem: Problem, tmp_path: Path) -> None:
+    with np.load(problem.data) as arrays:
+        np.savez(tmp_path / "more.npz", other=np.zeros(3), **arrays)
+    options = [
+        str(tmp_path / "more.npz") if word == str(problem.data) else word for word in words(problem, tmp_path / "r")
+    ]
+    outcome = litesnn("design", *options, "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"more: 1 array of {tmp_path / 'more.npz'} not read: other\n" in outcome.out
+    assert "inputs 1×8×8 (images)\n" in outcome.out
+
+
+@pytest.mark.parametrize("others", [[], ["--budget", "8 kB"], ["--time", "1 s"], ["--set", "seed=3"], ["--quiet"]])
+def test_a_dry_run_without_data_begins_nothing(tmp_path: Path, others: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    said = refused(litesnn("design", "--run", tmp_path / "run", "--dry-run", *others))
+    assert "run: nothing to resume here, and no data for a new run; expected --data" in said
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_written_recipe_is_foreseen_too(problem: Problem, tmp_path: Path) -> None:
     options = [word for word in problem.options(tmp_path / "run") if word != "--quiet"]
     outcome = litesnn("design", *options, "--dry-run")
@@ -242,6 +262,11 @@ def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> Non
         (["--time", "1e9 h"], "time '1e9 h' is not understood"),
         (["--time", "5 min", "--recipe", "small"], "--time is for a recipe that is made"),
         (["--budget", "100 B"], "the smallest network for 8×8 inputs and 3 classes needs "),
+        (
+            ["--set", "model.width=4000"],
+            "the smallest network for 8×8 inputs and 3 classes with model.width as said needs ",
+        ),
+        (["--budget", "T <= 2", "--set", "model.width=65000"], "with model.width = 65000 and model.levels = "),
         (["--set", "search.epoch=3"], "unknown key 'search.epoch'"),
         (["--set", "search.epochs=0"], "search.epochs"),
         (["--set", "augment.noise=0.1"], "augment.noise is 0.1, but blobs holds no sound"),

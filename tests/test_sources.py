@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,28 @@ from image_data import encoded, file_list, image_folder, npz, parquet, pictures,
 from litesnn.data import rows as rows_module
 from litesnn.data import tables
 from litesnn.data.cache import CACHE_VARIABLE
-from litesnn.data.images import decode_images, fitting_size
+from litesnn.data.images import Encoded, check_images, decode_images, fitting_size
 from litesnn.data.single import load_inputs
 from litesnn.data.sources import SOURCES, Data, DataSettings, load
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from sounds import commands_folder
+
+
+def idx_folder(folder: Path, rows: int = 20, test: int = 4, ending: str = "") -> Path:
+    """Files as MNIST has them: images of 5 × 4 pixels, each of which holds its own number, and their labels."""
+    folder.mkdir(parents=True)
+    for split, count in {"train": rows, "t10k": test}.items():
+        images = np.stack(pictures(count, channels=1)) if count else np.zeros((0, 4, 5), np.uint8)
+        for name, array in (
+            (f"{split}-images-idx3-ubyte", images),
+            (f"{split}-labels-idx1-ubyte", np.arange(count) % 2),
+        ):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
+            content = head + array.astype(np.uint8).tobytes()
+            if count:
+                (folder / f"{name}{ending}").write_bytes(gzip.compress(content) if ending else content)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +58,7 @@ SAMPLES: dict[str, Callable[[Path], Path | str]] = {
     "digits": lambda folder: "digits",
     "npz": lambda folder: npz(folder / "a.npz", x=np.arange(320).reshape(20, 4, 4) % 97, y=np.arange(20) % 2),
     "file list": lambda folder: file_list(folder / "a"),
+    "idx": lambda folder: idx_folder(folder / "raw"),
     "events": lambda folder: write_tree(folder / "recordings", event_data.dataset(train=20)),
     "speech commands": lambda folder: commands_folder(folder / "words", {"go": 20, "no": 20}),
     "folder": lambda folder: parquet(folder / "a"),
@@ -341,6 +359,61 @@ class TestParquet:
         refused(parquet(tmp_path / "a"), r"class 'dog' has only 1 .* within data.train_limit = 3", train_limit=3)
 
 
+class TestIdx:
+    @pytest.mark.parametrize("ending", ["", ".gz"])
+    def test_splits_are_read(self, tmp_path: Path, ending: str) -> None:
+        idx_folder(tmp_path / "FashionMNIST" / "raw", ending=ending)
+        for place in (tmp_path, tmp_path / "FashionMNIST" / "raw"):
+            data = load(DataSettings(source=str(place)))
+            assert (data.kind, data.shape, data.classes) == ("image", (1, 4, 5), ("0", "1"))
+            assert values(data.train.x) | values(data.validation.x) == set(range(20))
+            assert (data.train.x[:, 0, 0, 0] % 2).tolist() == data.train.y.tolist()
+            assert data.test().y.tolist() == [0, 1, 0, 1]
+
+    def test_an_unpacked_file_goes_first_and_a_test_is_cut(self, tmp_path: Path) -> None:
+        folder = idx_folder(tmp_path / "a", test=0)
+        (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+        data = load(DataSettings(source=str(folder)))
+        assert len(data.train.y) + len(data.validation.y) + len(data.test().y) == 20
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            (
+                "train-labels-idx1-ubyte",
+                None,
+                "has no labels of the train, only train-images-idx3-ubyte; expected both",
+            ),
+            ("train-labels-idx1-ubyte", b"", "train-labels-idx1-ubyte: cannot be read as an IDX file"),
+            ("train-labels-idx1-ubyte", b"\0\0\x0d\1" + bytes(4), "it does not begin with 0, 0, 8"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3ab", r"its shape \[3\] takes 3 bytes, and it has 2"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3abcd", r"its shape \[3\] takes 3 bytes, and it has more"),
+            ("train-labels-idx1-ubyte", b"\0\0\x08\1\0\0\0\3abc", r"has shape \[3\]; expected \[20\]"),
+            ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, "an array may 17179869184"),
+        ],
+    )
+    def test_refuses(self, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+        folder = idx_folder(tmp_path / "a")
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        refused(folder, message)
+
+    def test_several_data_sets_are_not_mixed(self, tmp_path: Path) -> None:
+        for name in ("FashionMNIST", "MNIST"):
+            idx_folder(tmp_path / name / "raw")
+        refused(
+            tmp_path, r"holds several data sets like MNIST: .*/FashionMNIST/raw, .*/MNIST/raw; expected one of these"
+        )
+
+    def test_refuses_a_test_alone_and_damaged_archives(self, tmp_path: Path) -> None:
+        refused(idx_folder(tmp_path / "a", rows=0), "has no training images; expected train-images-idx3-ubyte")
+        folder = idx_folder(tmp_path / "b", ending=".gz")
+        path = folder / "train-images-idx3-ubyte.gz"
+        path.write_bytes(path.read_bytes()[:-9])
+        refused(folder, r"train-images-idx3-ubyte\.gz: cannot be read as an IDX file")
+
+
 class TestImages:
     def test_folders_are_classes(self, tmp_path: Path) -> None:
         image_folder(tmp_path / "flat", {"cat": 8, "dog": 8})
@@ -356,10 +429,26 @@ class TestImages:
             ({}, "holds no parquet files, no class folders of images or of sound, and no .bin recordings"),
             ({"a.dat": b"a", "b.dat": b"b"}, "holds no parquet files, no class folders of images or of sound"),
             ({"notes.txt": b"a"}, "holds no parquet files, no class folders of images or of sound"),
+            ({"a/1.heic": b"a", "b/2.HEIC": b"a", "c.db": b""}, r", but 2 \.heic \(convert them to .*\), 1 \.db$"),
+            ({"a/1.npy": b"a"}, r", but 1 \.npy \(read them in Python, and keep inputs and labels as np\.savez\("),
+            ({"train.zip": b""}, r"cannot be read as an archive"),
             ({"train.parquet": b"nonsense"}, "cannot be read as a data set"),
-            ({"cat/a.wav": b"a", "dog/b.wav": b"b"}, "class 'cat' has only 1 of the 2 training inputs"),
-            ({"cat/a.png": b"a"}, "have 1 class; at least 2 are needed"),
-            ({"cat/a.png": b"a", "dog/a.png": b"a"}, "'cat' has only 1 of the 2"),
+            (
+                {"a/1.wav": b"a", "b/2.wav": b"b", "b/3.wav": b"b", "b/4.wav": b"b", "b/5.wav": b"b"},
+                "'a' has only 1 of the",
+            ),
+            (
+                {"cat/a.png": b"a"},
+                "holds 1 image, and a single class folder, cat; expected one folder of files for each",
+            ),
+            (
+                {"cat/a.png": b"a", "dog/a.png": b"a"},
+                "2 of 2 classes have fewer than the 2 training images they need: 'cat' has 1, 'dog' has 1$",
+            ),
+            (
+                {**{f"{name}/a.png": b"a" for name in "abcdefg"}, **{f"h/{n}.png": b"a" for n in range(5)}},
+                "7 of 8 classes have .*: 'a' has 1, 'b' has 1, 'c' has 1, 'd' has 1, 'e' has 1 and 2 more$",
+            ),
             ({f"{name}/{n}.png": b"a" for name in ("cat", "dog") for n in range(4)}, r"a/cat/\d.png: cannot be"),
         ],
     )
@@ -369,6 +458,36 @@ class TestImages:
             (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "a" / name).write_bytes(content)
         refused(tmp_path / "a", message)
+
+    def test_damage_of_all_splits_is_told_at_once(self, tmp_path: Path) -> None:
+        """Nobody has to mend one file for each try, the last of them after the training."""
+        layout = {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in ("cat", "dog")}
+        folder = image_folder(tmp_path / "a", layout)
+        (folder / "train/cat/0.png").write_bytes(b"")
+        (folder / "val/dog/1.png").write_bytes((folder / "val/dog/1.png").read_bytes()[:45])
+        Image.fromarray(np.zeros((4, 5), np.uint16)).save(folder / "test/cat/2.png")
+        (folder / "test/dog/3.png").write_bytes(b"<html>")
+        refused(
+            folder,
+            r"^4 of 24 files cannot be read: .*cat/0\.png: .*the file is empty; .*dog/1\.png: .*cat/2\.png: has more"
+            ".*; and 1 more$",
+        )
+        for place in ("train/cat/0.png", "val/dog/1.png"):
+            (folder / place).unlink()
+        data = load(DataSettings(source=str(folder)))
+        with pytest.raises(
+            InputError, match=r"^2 of 8 files cannot be read: .*test/cat/2\.png: .*test/dog/3\.png: cann"
+        ):
+            data.check_test()
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+    def test_images_that_end_too_early_are_found(self, kind: str) -> None:
+        content = encoded(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8), kind=kind)
+        check_images([Encoded(content, None, "whole")])
+        with pytest.raises(InputError, match="cut: cannot be decoded"):
+            check_images([Encoded(content[: len(content) // 2], None, "cut")])
+        with pytest.raises(InputError, match=r"a\.HEIC: cannot be decoded .*; convert it to \.jpg or \.png$"):
+            check_images([Encoded(b"ftypheic", None, "a.HEIC")])
 
     def test_mixed_sizes_get_one_that_fits(self, tmp_path: Path) -> None:
         folder = image_folder(tmp_path / "a", {"cat": 6, "dog": 6}, np.zeros((50, 40, 3), np.uint8))
@@ -499,7 +618,7 @@ class TestHubAndNames:
             ("one/two/three", "is not a data set; expected 'digits', an .npz file"),
             ("has space", "is not a data set"),
             ("x" * 5000 + "/" * 2, "is not a data set"),
-            (__file__, "is not a folder, an .npz or a .csv file"),
+            (__file__, "is not a folder, an .npz or a .csv file; expected 'digits'"),
         ],
     )
     def test_refuses_names(self, source: str, message: str) -> None:

@@ -75,6 +75,9 @@ class TestImages:
         for number in range(2):
             (folder / "test" / "a" / f"{number}.png").write_bytes(b"damaged")
         assert suggest_settings(DataSettings(source=str(folder)), timesteps=1) == {}
+        for path in sorted((folder / "train").glob("*/*.png"))[1:]:
+            path.write_bytes(b"damaged")  # which loading says: what is whole suffices for advice
+        assert suggest_settings(DataSettings(source=str(folder)), timesteps=1) == {}
         (folder / "train" / "a" / "0.png").write_bytes(b"damaged")
         with pytest.raises(InputError, match=r"0\.png: cannot be decoded"):
             suggest_settings(DataSettings(source=str(folder)), timesteps=1)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -151,7 +153,11 @@ TimeOption = Annotated[
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="begin the run, print what it would do and for how long, and stop there")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="begin the run, print what it would do and for how long (with --quiet the estimate alone), and stop there",
+    ),
 ]
 ModeOption = Annotated[Mode | None, typer.Option("--mode", help="limits as constraints, or the paper's fixed weights")]
 SetOption = Annotated[
@@ -488,8 +494,12 @@ def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print i
             table.add_row(shipped, load_recipe(shipped).description.partition("\n")[0])
         Console(highlight=False).print(table)
         return
+    columns = shutil.get_terminal_size().columns
     for key, value, meaning in describe_settings(load_recipe(name)):
-        print(f"{key:34} = {json.dumps(value, default=str):24} # {meaning}")
+        for line in textwrap.wrap(meaning, columns, initial_indent="# ", subsequent_indent="# "):
+            print(line)
+        for line in textwrap.wrap(f"{key} = {json.dumps(value, default=str)}", columns, subsequent_indent="    "):
+            print(line)
 
 
 @app.callback(invoke_without_command=True)

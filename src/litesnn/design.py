@@ -36,7 +36,7 @@ from litesnn.loop.session import Session, begin_session, find_device, input_info
 from litesnn.networks import load_network
 from litesnn.planning.maker import Plan, foresee, renew_epochs
 from litesnn.planning.request import Begun, Request, begin
-from litesnn.planning.sensible import require_sensible
+from litesnn.planning.sensible import require_memory, require_sensible
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
 from litesnn.runs import STAGES, RunFolder, held
@@ -67,6 +67,7 @@ __all__ = [
 def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
     """Search, unless the budget is impossible: nobody should wait for a search to learn that."""
     processes.first_does(lambda: require_possible(run.recipe(), input_info(data)))
+    processes.first_does(lambda: require_memory(run.recipe(), input_info(data), session.device))
     if not run.checkpoint("search").exists():
         for note in processes.first_does(lambda: unused_budget(run.recipe(), input_info(data))):
             session.show(f"[yellow]{escape(note)}[/]")
@@ -144,9 +145,12 @@ class Job:
         require_sensible(recipe, data)
         require_same_data(data)
         data = pinned(self.run, data)
+        self._tell_notes(data)
+        return data
+
+    def _tell_notes(self, data: Data) -> None:
         for note in data.notes:
             self.session.show(f"[dim]{escape(f'{data.name}: {note}')}[/]")
-        return data
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
@@ -202,6 +206,7 @@ class Job:
             whole: whether nothing is done afterwards.
             options: of the command line, to go on with.
         """
+        planned = plan is not None
         if plan is None and whole:
             recipe, data, workers = self.run.recipe(), self.data, processes.count()
             if recipe.module is not None:
@@ -218,6 +223,8 @@ class Job:
             return
         for line in plan.lines():
             self.session.show(escape(line))
+        if whole and planned:  # else they were told as the data were read
+            self._tell_notes(plan.data)
         if whole:
             for note in unused_budget(plan.recipe, input_info(plan.data)):
                 self.session.show(f"[yellow]{escape(note)}[/]")
@@ -307,6 +314,7 @@ def design(
     seed: int | None = None,
     time: str | float | None = None,
     changes: Mapping[str, Any] | None = None,
+    from_run: str | Path | None = None,
     device: str = "auto",
     console: Console | None = None,
     tensorboard: bool = False,
@@ -334,6 +342,9 @@ def design(
         time: what the whole design may take if the recipe is made, as ``"30 min"`` or in seconds; left out, 30 minutes
             on a CPU and 10 on a GPU.
         changes: dotted recipe keys with other values, such as ``{"search.epochs": 3}``.
+        from_run: the folder of another run, with whose recipe this one begins (leave out ``data`` and ``recipe``); its
+            search, derivation and training are taken over as far as ``changes`` and the others do not touch them, and
+            the data are the same.
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
@@ -363,9 +374,9 @@ def design(
         )
         with _nothing_left(folder):
             source = processes.first_does(lambda: source_of(data, folder.path))
-            request = Request(source, budget, recipe, seed, time, changes or {})
+            request = Request(source, budget, recipe, seed, time, changes or {}, from_run=from_run)
             begun = read_first(folder, begin(folder, request, session))
-        return _finished(folder, begun, session)
+        return _finished(folder, begun, session, from_run=None if from_run is None else RunFolder(from_run))
 
 
 def compress(
@@ -438,10 +449,11 @@ def read_first(folder: RunFolder, begun: Begun) -> Begun:
         InputError: the data cannot be read, or settings of the recipe mean nothing for them.
     """
     recipe = begun.recipe  # which the first of several processes has alone
-    if recipe is not None and begun.data is None and not (folder / "recipe.toml").exists():
+    if recipe is not None and begun.plan is None and not (folder / "recipe.toml").exists():
         with processes.apart():
-            data = load(recipe.data, recipe.front_ends)
+            data = begun.data or load(recipe.data, recipe.front_ends)
             require_sensible(recipe, data)
+            data.check_test()
         begun = replace(begun, data=data)
     processes.share(None)
     return begun
@@ -461,10 +473,12 @@ def _nothing_left(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _finished(folder: RunFolder, begun: Begun, session: Session) -> Design:
-    """Do all that is not done of a run. Raises ``BudgetExceeded`` as :func:`design`."""
+def _finished(folder: RunFolder, begun: Begun, session: Session, *, from_run: RunFolder | None = None) -> Design:
+    """Do all that is not done of a run, nor of another one. Raises ``BudgetExceeded`` as :func:`design`."""
     with held(folder, begun.recipe, begun.reasons) as mine:
         job = Job(mine, session, begun.data)
+        if from_run is not None:
+            job.take_over(from_run)
         job.announce(begun.plan, whole=False)
         job.finish()
     metrics = processes.first_does(folder.metrics)

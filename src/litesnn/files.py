@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litesnn.errors import InputError
+from litesnn.interrupts import finished_first
 from litesnn.text import first_complaint, short
 
 if TYPE_CHECKING:
@@ -22,25 +23,26 @@ RecordT = TypeVar("RecordT", bound="BaseModel")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that its name holds either the old content or all of the new one.
+    """Write a file so that its name holds either the old content or all of the new one; an interrupt waits for that.
 
     Raises:
         InputError: the file cannot be written (a full disk, say); the old one is untouched and nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:  # an interrupt leaves nothing behind either
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-        raise
+    with finished_first():
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException as error:  # whatever it is, nothing is left behind
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError):
+                raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+            raise
 
 
 def read_text(path: Path) -> str:

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _CHANNELS = (1, 3, 4)  # that may stand at the end
+_LOOKED_AT = 100_000  # values, to see whether they may be pixels
 _INPUTS = frozenset(("x", "images", "image", "data", "inputs"))
 _PLAIN = ("x", "y", "x_test", "y_test")  # what goes before all others
 _LABELS = frozenset(("y", "labels", "label", "targets", "target"))
@@ -70,7 +71,8 @@ def find_arrays(names: Collection[str], origin: str) -> dict[str, Named]:
     train = found.get("train", {})
     for what, wanted in (("x", "x_train, images or data"), ("y", "y_train, labels or target")):
         if what not in train:
-            raise InputError(f"{origin}: has no array {what} (or {wanted}); it holds {held}")
+            unnamed = "; expected names, as np.savez('data.npz', x=x, y=y) writes them" if "arr_0" in names else ""
+            raise InputError(f"{origin}: has no array {what} (or {wanted}); it holds {held}{unnamed}")
     for arrays in found.values():
         if len(arrays) == 1:
             raise InputError(
@@ -126,7 +128,33 @@ def channels_last(array: npt.NDArray[np.generic], origin: str) -> bool:
 
 
 def layout_note(array: npt.NDArray[np.generic], name: str, origin: str) -> tuple[str, ...]:
-    """A note about how an array is read whose channels may be at the end. Raises ``InputError`` as channels_last."""
+    """Notes about how an array is read: one whose channels may be at the end, and numbers that may be pixels.
+
+    Raises:
+        InputError: as :func:`channels_last`.
+    """
+    return (*_pixel_note(array, name), *_order_note(array, name, origin))
+
+
+def _pixel_note(array: npt.NDArray[np.generic], name: str) -> tuple[str, ...]:
+    """A note about numbers that may be images, 0 to 255, or these divided by 255, and are no uint8."""
+    if array.dtype == np.uint8 or array.dtype.kind not in "uif" or array.size == 0:
+        return ()
+    some = array.reshape(-1)[:: max(1, array.size // _LOOKED_AT)].astype(np.float64)
+    scale = 1 if some.max() > 1 else 255
+    pixels = np.rint(some * scale)
+    if some.min() < 0 or not some.max() * scale > 16 or some.max() * scale > 255:
+        return ()
+    if np.abs(pixels - some * scale).max() > 1e-3:
+        return ()
+    made = name if scale == 1 else f"np.rint(255 * {name})"
+    return (
+        f"{name} of type {array.dtype} is read as numbers, not as images; if it holds images, keep it as "
+        f"{made}.astype('uint8')",
+    )
+
+
+def _order_note(array: npt.NDArray[np.generic], name: str, origin: str) -> tuple[str, ...]:
     if array.ndim != 4 or array.shape[3] not in _CHANNELS:
         return ()
     last = channels_last(array, origin)

@@ -35,7 +35,17 @@ from litesnn.extras import need
 from litesnn.front_end import LogMel, mel_filters
 from litesnn.text import reason_of
 
-__all__ = ["AUDIO_SUFFIXES", "Clip", "Recordings", "Sound", "decode", "decode_clip", "log_mel", "sound_length"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Clip",
+    "Recordings",
+    "Sound",
+    "check_sound",
+    "decode",
+    "decode_clip",
+    "log_mel",
+    "sound_length",
+]
 
 AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 
@@ -180,6 +190,16 @@ def sound_length(encoded: Encoded) -> tuple[int, float]:
         return int(file.samplerate), float(frames / file.samplerate)
 
 
+def check_sound(files: Sequence[Encoded]) -> None:
+    """See by their headers that sound files can be read. Raises ``InputError`` if some are missing, bad or empty."""
+    damaged = Damaged()
+    for file in files:
+        with damaged.kept():
+            if sound_length(file)[1] == 0:
+                raise InputError(f"{file.name}: holds no sound")
+    damaged.complain(len(files))
+
+
 def _samples(file: Any, name: str) -> NDArray[np.float32]:
     """All samples [any, channels] of an opened file, whose header may say too many or that it does not know."""
     if file.frames * file.channels <= SOUND_SAMPLES:
@@ -210,7 +230,11 @@ def _opened(encoded: Encoded) -> Iterator[Any]:
             file.seekable = lambda: False
             yield file
     except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:  # RuntimeError is libsndfile's
-        reason = re.sub(r"^Error opening .*?: (?=\w)", "", reason_of(error))  # names the file, or a place in memory
+        if encoded.is_empty():
+            raise InputError(f"{encoded.name}: cannot be decoded as sound: the file is empty") from None
+        reason = re.sub(r"^Error opening .*?: (?=\w)", "", reason_of(error)).rstrip(
+            "."
+        )  # names the file, or a place in memory
         raise InputError(f"{encoded.name}: cannot be decoded as sound: {reason}") from None
 
 

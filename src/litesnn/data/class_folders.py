@@ -11,9 +11,11 @@ folders at the top decide, never those of classes or files. Everything below the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from litesnn.errors import InputError
 __all__ = ["LabelledFiles", "count_files", "find_class_folders", "label_files"]
 
 _THINGS: dict[FileKind, str] = {"image": "image", "sound": "sound file"}
+_SHOWN_CLASSES = 5
 _Parts = tuple[str, ...]  # of a name below the folder
 
 
@@ -82,12 +85,14 @@ def label_files(
 ) -> LabelledFiles:
     """The data set of files and class names of each split, as it calls its splits.
 
-    Classes are those of training, sorted; as numbers, if all are whole numbers.
+    Classes are those of training, sorted; as numbers, if all are whole numbers. A name of a class is the same however
+    its letters are composed: macOS writes an ä as a and two dots. Names that differ in capitals are noted.
 
     Raises:
         InputError: there is no training split, or a split has a class that training has not.
     """
     assigned = assign(named, str(folder))
+    named = {split: [(file, normalize("NFC", label)) for file, label in rows] for split, rows in named.items()}
     found = {name for _, name in named[assigned.train]}
     classes = sorted(found, key=lambda name: (int(name), name)) if all(map(_is_number, found)) else sorted(found)
     index = {name: label for label, name in enumerate(classes)}
@@ -95,10 +100,24 @@ def label_files(
     for role, split in (("train", assigned.train), ("validation", assigned.validation), ("test", assigned.test)):
         rows = named[split] if split is not None else []
         if unknown := next((row for row in rows if row[1] not in index), None):
-            raise InputError(f"{folder / unknown[0]}: is of the class {unknown[1]!r}, which {assigned.train} has not")
+            known = ", ".join(classes[:_SHOWN_CLASSES]) + ", …" * (len(classes) > _SHOWN_CLASSES)
+            raise InputError(
+                f"{folder / unknown[0]}: is of the class {unknown[1]!r}, which {assigned.train} has not; expected "
+                f"one of {known} (files whose class nobody knows have to lie elsewhere)"
+            )
         if split is not None:
             splits[role] = ([row[0] for row in rows], np.array([index[row[1]] for row in rows], np.int64))
-    return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), (*assigned.notes, *notes))
+    notes = (*assigned.notes, *notes, *_alike(classes))
+    return LabelledFiles(folder, kind, tuple(classes), splits, tuple(noise), notes)
+
+
+def _alike(classes: Sequence[str]) -> tuple[str, ...]:
+    """A note about classes that may be meant to be one."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[name.casefold()].append(name)
+    several = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return (f"classes that differ in capitals alone: {'; '.join(several[:_SHOWN_CLASSES])}",) if several else ()
 
 
 def _depth(rows: Sequence[_Parts]) -> int:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from litesnn.errors import InputError
 
-__all__ = ["Damaged"]
+__all__ = ["Damaged", "DamagedFilesError", "told_together"]
 
 _MOST = 3  # that are told in full
+
+
+class DamagedFilesError(InputError):
+    """Some of ``total`` files cannot be read; ``errors`` says of each why."""
+
+    def __init__(self, errors: Sequence[InputError], total: int) -> None:
+        told = str(errors[0])
+        if len(errors) > 1:
+            told = f"{len(errors)} of {total} files cannot be read: {told_together(errors)}"
+        super().__init__(told)
+        self.errors, self.total = tuple(errors), total
 
 
 class Damaged:
@@ -27,10 +38,12 @@ class Damaged:
             self.errors.append(error)
 
     def complain(self, total: int) -> None:
-        """Raise ``InputError`` if any of so many files could not be read."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
+        """Raise ``DamagedFilesError`` if any of so many files could not be read."""
         if self.errors:
-            more = len(self.errors) - _MOST
-            told = "; ".join(map(str, self.errors[:_MOST])) + (f"; and {more} more" if more > 0 else "")
-            raise InputError(f"{len(self.errors)} of {total} files cannot be read: {told}")
+            raise DamagedFilesError(self.errors, total)
+
+
+def told_together(errors: Sequence[object]) -> str:
+    """The first few of several errors, and how many more there are, in one line."""
+    more = len(errors) - _MOST
+    return "; ".join(map(str, errors[:_MOST])) + (f"; and {more} more" if more > 0 else "")

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,8 @@ from typing import IO, Any, cast
 import numpy as np
 
 from litesnn.data.bounds import ARCHIVE_BYTES, RECORDING_BYTES, require_file
-from litesnn.data.listing import HIDDEN, list_files, unread_note
+from litesnn.data.damaged import Damaged
+from litesnn.data.listing import HIDDEN, KINDS, TABLES, list_files, suffix_of, unread_note, what_lies_there
 from litesnn.data.split_names import SPLIT_NAMES, Role, assign, role_of
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
@@ -73,7 +75,17 @@ def is_events(place: Path) -> bool:
     """Whether a folder holds recordings or archives of them, or a file is such an archive; little is looked at."""
     if place.is_file():
         return _is_archive(place)
-    return place.is_dir() and (bool(_archives(place)) or next(_unpacked(place), None) is not None)
+    if not place.is_dir():
+        return False
+    return next(_unpacked(place), None) is not None or any(map(_may_hold_recordings, _archives(place)))
+
+
+def _may_hold_recordings(archive: Path) -> bool:
+    """Whether there is a recording in an archive, or it is damaged, which reading will say."""
+    try:
+        return any(_is_recording(name) for name, _, _ in _each(archive))
+    except InputError:
+        return True
 
 
 def find_events(place: Path) -> EventFolder:
@@ -84,14 +96,21 @@ def find_events(place: Path) -> EventFolder:
     """
     found: defaultdict[str, list[tuple[str, str, EventFile]]] = defaultdict(list)
     unread: list[str] = []
-    for name, file in _members(place, unread):
+    broken: list[str] = []
+    for name, file in _members(place, unread, broken):
         parts = PurePosixPath(name).parts
         split = parts[-3].capitalize() if len(parts) > 2 and role_of(parts[-3]) else ""
         if len(parts) < 2 or role_of(parts[-2]):
             raise InputError(f"{place}: {name} lies in no folder of a class; expected Train/CLASS/NAME{_SUFFIX}")
         found[split].append((parts[-2], parts[-1], file))
     if not found:
-        raise InputError(f"{place}: holds no {_SUFFIX} recordings; expected Train/CLASS/NAME{_SUFFIX}")
+        suffixes = set(map(suffix_of, unread))
+        other = any(suffixes & kind for kind in (*KINDS.values(), set(TABLES)))
+        unpack = "; images, sound and tables are not read from an archive: unpack it, and name the folder" * other
+        raise InputError(
+            f"{place}: holds no {_SUFFIX} recordings, but {what_lies_there(unread)}; expected "
+            f"Train/CLASS/NAME{_SUFFIX}{unpack}"
+        )
     if len(found) > 1 and "" in found:
         raise InputError(f"{found[''][0][2]}: lies neither in Train nor in Test, and other recordings do")
     assigned = assign(found, str(place))
@@ -104,11 +123,14 @@ def find_events(place: Path) -> EventFolder:
         if unknown := [row for row in rows if row[0] not in index]:
             raise InputError(f"{unknown[0][2]}: is of the class {unknown[0][0]!r}, which {assigned.train} has not")
         splits[role] = ([row[2] for row in rows], np.array([index[row[0]] for row in rows], np.int64))
-    return EventFolder(classes, splits, (*assigned.notes, *unread_note(place, unread)))
+    said = [f"{len(broken)} that cannot be data (pipe, device or broken link: {broken[0]})"] if broken else []
+    return EventFolder(classes, splits, (*assigned.notes, *unread_note(place, unread, before=said)))
 
 
-def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
+def contents(files: Sequence[EventFile], damaged: Damaged | None = None) -> Iterator[tuple[int, str, bytes]]:
     """Of every recording its row, its name for errors, and its bytes; an archive is read once, from its start.
+
+    Files that are missing or too large are left out and told to ``damaged``, if that is there.
 
     Raises:
         InputError: a recording is missing, damaged or too large.
@@ -118,12 +140,11 @@ def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
         if file.member is not None:
             archived[file.path][file.member] = row
             continue
-        try:
-            require_file(file.path)
-            size = file.path.stat().st_size
-            yield row, str(file), _limited(str(file), size, partial(_read_file, file.path))
-        except OSError as error:
-            raise InputError(f"{file.path}: cannot be read: {error.strerror or error}") from None
+        content = None
+        with nullcontext() if damaged is None else damaged.kept():
+            content = _content(file.path)
+        if content is not None:
+            yield row, str(file), content
     for archive, rows in archived.items():
         for member, size, read in _each(archive):
             if member in rows:
@@ -135,6 +156,14 @@ def contents(files: Sequence[EventFile]) -> Iterator[tuple[int, str, bytes]]:
                 yield rows.pop(member), name, content
         if rows:
             raise InputError(f"{archive}: has no {next(iter(rows))}")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        require_file(path)
+        return _limited(str(path), path.stat().st_size, partial(_read_file, path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _limited(name: str, size: int, read: Callable[[int], bytes]) -> bytes:
@@ -154,8 +183,10 @@ def _read_file(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _members(place: Path, unread: list[str]) -> Iterator[tuple[str, EventFile]]:
-    """The name within its folder or archive, and the place, of every recording; other files are put into ``unread``.
+def _members(place: Path, unread: list[str], broken: list[str]) -> Iterator[tuple[str, EventFile]]:
+    """The name within its folder or archive, and the place, of every recording.
+
+    Other files are put into ``unread``, and what is no file and no folder into ``broken``.
 
     A folder is looked at before an archive of the same name, which is then left alone.
     """
@@ -163,7 +194,7 @@ def _members(place: Path, unread: list[str]) -> Iterator[tuple[str, EventFile]]:
     archives = _archives(place)
     if place.is_dir():
         listing = list_files(place)
-        unread.extend(parts[-1] for parts in listing.others)
+        broken.extend("/".join(parts) for parts in listing.others)
         for parts in listing.files:
             if _is_recording(name := "/".join(parts)):
                 unpacked.add(parts[0].lower())

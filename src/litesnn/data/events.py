@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from litesnn.data.event_files import EventFile, contents
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
 
-__all__ = ["Events", "decode_events", "event_frames", "read_frames"]
+__all__ = ["Events", "check_events", "decode_events", "event_frames", "read_frames"]
 
 _EVENT_BYTES = 5
 _VERSION = 1  # of what is kept on disk: raised when the same settings give other numbers
@@ -85,18 +86,32 @@ def event_frames(events: Events, settings: EventFrames, timesteps: int, name: st
     return frames
 
 
+def check_events(files: Sequence[EventFile]) -> None:
+    """See that recordings can be read, but for those in archives. Raises ``InputError`` if some are not."""
+    apart = [file for file in files if file.member is None]
+    damaged = Damaged()
+    for _, name, content in contents(apart, damaged):
+        with damaged.kept():
+            decode_events(content, name)
+    damaged.complain(len(apart))
+
+
 def read_frames(files: Sequence[EventFile], settings: EventFrames, timesteps: int) -> Tensor:
     """The frames uint8 [N, T, C, H, W] of recordings. Raises ``InputError`` if one is missing or damaged."""
 
     def make() -> Tensor:
         frames = np.zeros((len(files), timesteps, *settings.shape), np.uint8)
-        damaged = Damaged()
-        for row, name, content in contents(files):
+        for row, name, content in contents(files, damaged):
             with damaged.kept():
                 frames[row] = event_frames(decode_events(content, name), settings, timesteps, name)
         damaged.complain(len(files))
         return torch.from_numpy(frames)
 
-    which = hashlib.sha256(repr([file.state() for file in files]).encode()).hexdigest()
+    damaged, states = Damaged(), []
+    for file in files:
+        with damaged.kept() if file.member is None else nullcontext():  # a missing archive is said once
+            states.append(file.state())
+    damaged.complain(len(files))
+    which = hashlib.sha256(repr(states).encode()).hexdigest()
     key = hashlib.sha256(repr((_VERSION, which, settings.model_dump_json(), timesteps)).encode()).hexdigest()
     return cached("events", key, make)

@@ -84,7 +84,8 @@ def as_arrays(data: GivenData) -> dict[str, NDArray[np.generic]]:
     if isinstance(data, Mapping):
         if data and all(isinstance(name, str) and role_of(name) for name in data):
             return _joined({cast("Role", role_of(name)): _pair(part, name) for name, part in data.items()})
-        arrays = {str(name): _array(value, str(name)) for name, value in data.items()}
+        known = {str(name): value for name, value in data.items() if array_meaning(str(name))[1] or _is_array(value)}
+        arrays = {name: _array(value, name) for name, value in known.items()}  # a description, say, is no array
         find_arrays(arrays, "data")  # says what is missing
         return arrays
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in data):
@@ -128,7 +129,7 @@ def _read_dataset(dataset: Any, name: str) -> dict[str, NDArray[np.generic]]:
             )
     if not images:
         raise InputError(f"{name}: is empty; {_EXPECTED}")
-    found = {"x": _as_pixels(np.stack(images)), "y": np.stack(labels)}
+    found = {"x": _as_pixels(np.stack(images)), "y": _as_counted(np.stack(labels))}
     classes, y = getattr(dataset, "classes", None), found["y"]
     counted = y.ndim == 1 and y.dtype.kind in "ui"
     if (
@@ -175,6 +176,8 @@ def _array(value: Any, origin: str) -> NDArray[np.generic]:
         found = np.asarray(value)
     except ValueError as error:
         raise InputError(f"{origin}: cannot be taken for an array: {error}") from None
+    if found.dtype.kind == "T":  # NumPy's texts of any length, which no file holds without Python objects
+        return np.array(found.tolist(), np.str_)
     return found if found.dtype.kind != "O" else _plain(found, origin, type(value).__name__)
 
 
@@ -185,8 +188,17 @@ def _is_array(value: object) -> bool:
 
 def _plain(array: NDArray[np.generic], origin: str, name: str) -> NDArray[np.generic]:
     """An array of Python objects, as columns of pandas are, as one of names or of numbers."""
-    values = array.ravel().tolist()
-    for kinds, kind in (((str,), np.str_), ((bool, int), np.int64), ((bool, int, float), np.float64)):
+    values = [value.item() if isinstance(value, np.generic) else value for value in array.ravel().tolist()]
+    gap = next((row for row, value in enumerate(values) if _is_missing(value)), None)
+    if gap is not None:
+        count = sum(map(_is_missing, values))
+        raise InputError(
+            f"{origin}: {count} of {len(values)} values are missing, the first in row {gap}; leave them out"
+        )
+    for kinds, kind in (
+        *(((str,), np.str_), ((bytes,), np.bytes_)),
+        *(((bool, int), np.int64), ((bool, int, float), np.float64)),
+    ):
         if values and all(isinstance(value, kinds) for value in values):
             try:
                 return np.array(values, kind).reshape(array.shape)
@@ -194,6 +206,13 @@ def _plain(array: NDArray[np.generic], origin: str, name: str) -> NDArray[np.gen
                 break
     held = ", ".join(sorted({type(value).__name__ for value in values})[:3])
     raise InputError(f"{origin}: is of type {name}, which is no array of numbers or names (but of {held}); {_EXPECTED}")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a value is what pandas puts where there is none."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
 
 
 def _as_pixels(x: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -205,6 +224,13 @@ def _as_pixels(x: NDArray[np.generic]) -> NDArray[np.generic]:
     if pixels.min() < 0 or pixels.max() > 255 or not np.array_equal(pixels / np.float32(255), values):
         return x
     return pixels.astype(np.uint8)
+
+
+def _as_counted(y: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Labels that are floats, but whole, as integers; everything else as it is."""
+    if y.dtype.kind != "f" or not np.array_equal(y, np.rint(y.astype(np.float64))) or np.abs(y).max() >= 2**53:
+        return y
+    return y.astype(np.int64)
 
 
 def _equal(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:

@@ -29,7 +29,15 @@ from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.text import plain, reason_of
 
-__all__ = ["IMAGE_SUFFIXES", "Encoded", "MixedSizesError", "decode_images", "fitting_size", "image_sizes"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Encoded",
+    "MixedSizesError",
+    "check_images",
+    "decode_images",
+    "fitting_size",
+    "image_sizes",
+]
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -55,6 +63,11 @@ _DAMAGE = (
 )
 """What Pillow raises on images that it cannot read."""
 
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
+_END_BYTES = 4096
+_EMPTY = "the file is empty"
+_OF_PHONES = (".heic", ".heif")  # which Pillow reads with a plugin alone
+
 _CHUNK = 1024  # encoded images held in memory at a time
 _BLOCK = 16  # images that a thread decodes at a time: handing over every tiny image costs more than it gains
 _log = logging.getLogger("litesnn")
@@ -67,6 +80,12 @@ class Encoded:
     content: bytes | None
     path: str | None
     name: str
+
+    def is_empty(self) -> bool:
+        """Whether there is not a single byte."""
+        if self.content is not None:
+            return not self.content
+        return self.path is not None and os.path.isfile(self.path) and os.path.getsize(self.path) == 0
 
 
 class MixedSizesError(InputError):
@@ -121,6 +140,34 @@ def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
         found = list(pool.map(measure, images))
     damaged.complain(len(images))
     return np.array(found, np.int64).reshape(-1, 2)
+
+
+def check_images(images: Sequence[Encoded]) -> None:
+    """See that images can be read: by their headers and their ends, or decoded if they end like none of their format.
+
+    Raises:
+        InputError: some are missing or damaged, or have more than 8 bits per channel.
+    """
+    damaged = Damaged()
+
+    def check(image: Encoded) -> None:
+        with damaged.kept(), _open(image) as opened:
+            _require_shallow(opened, image.name)
+            end = _ENDS.get(str(opened.format))
+            if end is None or end not in _last_bytes(image):
+                opened.load()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(check, images))
+    damaged.complain(len(images))
+
+
+def _last_bytes(image: Encoded) -> bytes:
+    if image.content is not None:
+        return image.content[-_END_BYTES:]
+    with open(str(image.path), "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+        return file.read()
 
 
 def fitting_size(sizes: npt.NDArray[np.int64]) -> int:
@@ -218,17 +265,22 @@ def _open(encoded: Encoded) -> Iterator[Any]:
                 raise InputError(f"{encoded.name}: is {width} wide and {height} high; at most {IMAGE_PIXELS} pixels go")
             yield image
     except (*_DAMAGE, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
-        reason = reason_of(error).replace(f" {encoded.path!r}", "")
+        reason = _EMPTY if encoded.is_empty() else reason_of(error).replace(f" {encoded.path!r}", "")
+        reason += "; convert it to .jpg or .png" * encoded.name.lower().endswith(_OF_PHONES)
         raise InputError(f"{encoded.name}: cannot be decoded as an image: {reason}") from None
 
 
-def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) -> tuple[npt.NDArray[np.uint8], bool]:
-    """The pixels [C, H, W] of an opened Pillow image, and whether it had to be rescaled."""
+def _require_shallow(image: Any, name: str) -> None:
     if image.mode in _DEEP_MODES:
         raise InputError(
             f"{name}: has more than 8 bits per channel (Pillow mode {image.mode}); expected an 8-bit image, "
             "or keep such data as float arrays in an .npz file"
         )
+
+
+def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The pixels [C, H, W] of an opened Pillow image, and whether it had to be rescaled."""
+    _require_shallow(image, name)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = need("PIL.ImageOps", package="pillow", extra="data").exif_transpose(image)
     if image.mode == "P" and "transparency" in image.info:

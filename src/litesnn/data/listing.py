@@ -16,7 +16,19 @@ from litesnn.data.audio import AUDIO_SUFFIXES
 from litesnn.data.images import IMAGE_SUFFIXES
 from litesnn.errors import InputError
 
-__all__ = ["HIDDEN", "KINDS", "FileKind", "Listing", "count_things", "list_files", "suffix_of", "unread_note"]
+__all__ = [
+    "HIDDEN",
+    "KINDS",
+    "TABLES",
+    "FileKind",
+    "Listing",
+    "advice_for",
+    "count_things",
+    "list_files",
+    "suffix_of",
+    "unread_note",
+    "what_lies_there",
+]
 
 FileKind = Literal["image", "sound"]
 
@@ -26,10 +38,21 @@ KINDS: dict[FileKind, frozenset[str]] = {"image": IMAGE_SUFFIXES, "sound": froze
 HIDDEN = (".", "__MACOSX")
 """How names of files and folders begin that systems leave beside the data, and that are not looked at."""
 
+TABLES = (".parquet", ".arrow")
+"""The suffixes of tables with images or sound in them."""
+
 _MOST = 5  # suffixes that are named
-_TABLES = (".parquet", ".arrow")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
+_AS_ARRAYS = "read them in Python, and keep inputs and labels as np.savez('data.npz', x=x, y=y)"
+_ADVICE = {
+    "convert them to .jpg or .png": (".heic", ".heif", ".dng", ".cr2", ".nef", ".raw", ".svg", ".psd"),
+    "convert them to .wav or .flac": (".m4a", ".aac", ".wma", ".amr", ".caf"),
+    "keep single frames of them as .jpg or .png": (".mp4", ".mov", ".avi", ".mkv", ".webm"),
+    "unpack them, and name the folder": (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"),
+    _AS_ARRAYS: (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pickle", ".pt", ".pth", ".csv", ".tsv", ".xlsx"),
+}
+_ADVICE_OF = {suffix: advice for advice, suffixes in _ADVICE.items() for suffix in suffixes}
 _Parts = tuple[str, ...]
 
 
@@ -51,7 +74,7 @@ class Listing:
 
     def tables(self) -> list[_Parts]:
         """Files that hold or describe tables with images or sound in them, for ``datasets``."""
-        return [parts for parts in self.files if suffix_of(parts[-1]) in _TABLES or parts[-1].lower() in _METADATA]
+        return [parts for parts in self.files if suffix_of(parts[-1]) in TABLES or parts[-1].lower() in _METADATA]
 
     @property
     def kind(self) -> FileKind:
@@ -93,11 +116,33 @@ def unread_note(place: Path | str, names: Iterable[str], *, before: Sequence[str
     each text begins with how many they are.
     """
     suffixes = Counter(suffix_of(name) or "no suffix" for name in names)
-    what = [*before, *(f"{count} {suffix}" for suffix, count in suffixes.most_common(_MOST))]
+    what = [*before, *(f"{count} {suffix}{_conversion(suffix)}" for suffix, count in suffixes.most_common(_MOST))]
     if len(suffixes) > _MOST:
         what.append("others")
     total = suffixes.total() + sum(int(text.partition(" ")[0]) for text in before)
     return (f"{count_things(total, 'file')} of {place} not read: {', '.join(what)}",) if total else ()
+
+
+def _conversion(suffix: str) -> str:
+    """How images or sound of a suffix become such as are read, in brackets; nothing of other files."""
+    advice = advice_for(suffix)
+    return f" ({advice})" if advice is not None and advice.startswith("convert") else ""
+
+
+def what_lies_there(names: Iterable[str]) -> str:
+    """How many files of each kind there are by their suffixes, and what is to be done with the first kind."""
+    suffixes = Counter(suffix_of(name) or "no suffix" for name in names)
+    if not suffixes:
+        return "no files"
+    first, *others = (f"{count} {suffix}" for suffix, count in suffixes.most_common(_MOST))
+    advice = advice_for(suffixes.most_common(1)[0][0])
+    said = [first + (f" ({advice})" if advice else ""), *others, *["others"] * (len(suffixes) > _MOST)]
+    return ", ".join(said)
+
+
+def advice_for(suffix: str) -> str | None:
+    """What to do with files of a suffix that are not read as they are, if that is known."""
+    return _ADVICE_OF.get(suffix)
 
 
 def count_things(count: int, thing: str) -> str:

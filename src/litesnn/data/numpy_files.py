@@ -76,7 +76,10 @@ def read_npz(path: Path, wanted: Collection[str]) -> tuple[dict[str, NDArray[np.
     """
     with _opened(path) as file:
         if file.read(len(npy_format.MAGIC_PREFIX)) == npy_format.MAGIC_PREFIX:
-            raise InputError(f"{path}: holds a single unnamed array; expected arrays x and y, as np.savez writes")
+            raise InputError(
+                f"{path}: holds a single unnamed array; expected arrays x and y, as np.savez('data.npz', x=x, y=y) "
+                "writes"
+            )
         with zipfile.ZipFile(file) as archive:
             members: dict[str, zipfile.ZipInfo] = {}
             for entry in archive.infolist():
@@ -110,7 +113,7 @@ def _read_array(stream: IO[bytes], size: int) -> NDArray[np.generic]:
         raise ValueError(f"its header says {length} bytes; expected at most {_HEADER_BYTES}")
     shape, in_columns, dtype = read_header(io.BytesIO(said + stream.read(length)))
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise ValueError("it holds Python objects; expected numbers, or names as in y.astype(str)")
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape {list(shape)} is none")
     count = math.prod(shape)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from litesnn.data.arrays import resize_arrays
-from litesnn.data.audio import Clip, Recordings
+from litesnn.data.audio import Clip, Recordings, check_sound
 from litesnn.data.event_files import EventFile
-from litesnn.data.images import Encoded, decode_images
+from litesnn.data.images import Encoded, check_images, decode_images
 from litesnn.data.settings import DataSettings
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
@@ -34,7 +34,8 @@ class Rows:
     ``shape`` is the shape of the training inputs, or None while those are read themselves. ``size`` is what images are
     rescaled to where the settings do not say. ``recordings`` gives some of the rows as sound, if they are. ``files``
     gives those of some rows, unread, where there are files. ``paths`` gives the names of the files of all rows below
-    their folder, where they have names.
+    their folder, where they have names. ``check`` sees that the files of some rows can be read, as far as that takes
+    little time, and raises ``InputError`` if not.
     """
 
     labels: IntArray
@@ -42,15 +43,17 @@ class Rows:
     recordings: Callable[[IntArray], Recordings] | None = None
     files: Callable[[IntArray], Sequence[Encoded | EventFile]] | None = None
     paths: Callable[[], Sequence[str | None]] | None = None
+    check: Callable[[IntArray], None] | None = None
 
     def take(self, rows: IntArray) -> Rows:
         """Some of the rows; which is known of ``paths`` before anything is taken."""
-        recordings, files = self.recordings, self.files
+        recordings, files, check = self.recordings, self.files, self.check
         return Rows(
             self.labels[rows],
             lambda wanted, shape, size: self.read(rows[wanted], shape, size),
             recordings and (lambda wanted: recordings(rows[wanted])),
             files and (lambda wanted: files(rows[wanted])),
+            check=check and (lambda wanted: check(rows[wanted])),
         )
 
 
@@ -93,7 +96,7 @@ def image_rows(
         side = settings.size or size
         return decode_images(fetch, rows, size=None if side is None else (side, side), shape=shape)
 
-    return Rows(labels, read, files=fetch, paths=paths)
+    return Rows(labels, read, files=fetch, paths=paths, check=lambda rows: check_images(fetch(rows)))
 
 
 def sound_rows(
@@ -113,6 +116,7 @@ def sound_rows(
         recordings,
         files=lambda rows: [clip.encoded for clip in fetch(rows)],
         paths=paths,
+        check=lambda rows: check_sound([clip.encoded for clip in fetch(rows)]),
     )
 
 

@@ -20,7 +20,7 @@ DATA_FILE = "data.npz"
 
 EXPECTED = (
     "expected 'digits', an .npz file, a .csv file of file names and labels, a folder of class folders of images or of "
-    "sound, a folder of parquet files, the folder of Speech Commands, event recordings (.bin) in Train and Test or "
+    "sound, parquet files, the folder of Speech Commands, event recordings (.bin) in Train and Test or "
     "their archives, or the name of a data set on the Hugging Face hub"
 )
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -23,16 +24,18 @@ from torch import Tensor
 from litesnn.data.arrays import as_inputs, as_labels, find_arrays, layout_note, numbered_classes
 from litesnn.data.audio import Clip, Sound, decode
 from litesnn.data.class_folders import LabelledFiles, count_files, find_class_folders
+from litesnn.data.damaged import DamagedFilesError
 from litesnn.data.event_files import EventFile, find_events, is_events
-from litesnn.data.events import read_frames
+from litesnn.data.events import check_events, read_frames
 from litesnn.data.file_lists import is_file_list, read_file_list
+from litesnn.data.idx_files import find_idx, read_idx
 from litesnn.data.images import Encoded, MixedSizesError, fitting_size, image_sizes
-from litesnn.data.listing import count_things, list_files
+from litesnn.data.listing import TABLES, Listing, advice_for, count_things, list_files, suffix_of
 from litesnn.data.numpy_files import read_npz
 from litesnn.data.rows import Opened, Rows, Shape, array_rows, find_groups, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings, FrontEnds
 from litesnn.data.speech_commands import SILENCE, is_speech_commands, read_commands
-from litesnn.data.split_names import Role, assign
+from litesnn.data.split_names import Role, assign, role_of
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
@@ -42,6 +45,8 @@ from litesnn.front_end import EventFrames, FrontEnd, InputKind
 __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "Split", "load", "open_source", "part"]
 
 _DEFAULTS = FrontEnds()
+_SHOWN_CLASSES = 5
+_CHECKED = 1024  # files that are looked at together
 _COLOUR_SAMPLE = 500  # images that are looked at
 _CLASS_NAMES = ("classes", "class_names")  # of an .npz file
 _GREY = 3.0  # of 256 levels; what JPEG files make of grey images is less
@@ -86,6 +91,8 @@ class Data:
     """How many test rows there are, of which none is decoded: for estimates of time alone."""
     notes: tuple[str, ...] = ()
     front_end: FrontEnd | None = None
+    check_test: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Raises ``InputError`` if files of test rows are seen to be damaged, without decoding what is whole."""
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.shape))
@@ -234,13 +241,16 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     opened = open_source(settings, front_ends)
     parts = part(opened, settings)
     noise, size, notes = _noise(opened, parts.train), None, parts.notes
-    try:
-        train = _split(parts.train, None, None, noise)
-    except MixedSizesError:
-        size, note = _common_size(parts.train)
-        notes = (*notes, note)
-        train = _split(parts.train, None, size, noise)
+    with _others_looked_at(parts, lambda: parts.validation, parts.test):
+        try:
+            train = _split(parts.train, None, None, noise)
+        except MixedSizesError:
+            size, note = _common_size(parts.train)
+            notes = (*notes, note)
+            train = _split(parts.train, None, size, noise)
     shape = _shape(train.x)
+    with _others_looked_at(parts, parts.test):
+        validation = _split(parts.validation, shape, size, noise)
     mean, std = _normalisation(opened, train.x)
 
     def find_test() -> Rows:
@@ -254,7 +264,9 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
         rows = find_test()
         return _fitting(_split(rows, shape, size), train, f"{settings.source}: test rows")
 
-    validation = _split(parts.validation, shape, size, noise)
+    def check_test() -> None:
+        _check_files(find_test())
+
     return Data(
         name=_name(settings.source),
         classes=opened.classes,
@@ -268,7 +280,42 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
         count_test=cache(lambda: len(find_test().labels)),
         notes=notes,
         front_end=opened.front_end,
+        check_test=check_test,
     )
+
+
+@contextmanager
+def _others_looked_at(parts: Parts, *others: Callable[[], Rows]) -> Iterator[None]:
+    """Tell with damage of some rows also that of ``others``: nobody should have to mend one file for each try."""
+    try:
+        yield
+    except DamagedFilesError as error:
+        errors, total = list(error.errors), len(parts.train.labels) + len(parts.validation.labels)
+        with suppress(InputError):  # if the test is wrong in other ways, that is told when these files are mended
+            total += len(parts.test().labels)
+        for find in others:
+            try:
+                _check_files(find())
+            except DamagedFilesError as more:
+                errors.extend(more.errors)
+            except InputError:
+                continue
+        raise DamagedFilesError(errors, total) from None
+
+
+def _check_files(rows: Rows) -> None:
+    """Raise ``DamagedFilesError`` if files of rows are seen to be damaged; only some are held in memory at a time."""
+    if rows.check is None:
+        return
+    errors: list[InputError] = []
+    every = np.arange(len(rows.labels))
+    for start in range(0, len(every), _CHECKED):
+        try:
+            rows.check(every[start : start + _CHECKED])
+        except DamagedFilesError as error:
+            errors.extend(error.errors)
+    if errors:
+        raise DamagedFilesError(errors, len(every))
 
 
 def _split(rows: Rows, shape: Shape | None, size: int | None, noise: Callable[[], Tensor] | None = None) -> Split:
@@ -317,12 +364,20 @@ def _check_classes(
 ) -> None:
     things = "images" if opened.kind == "image" else "inputs"
     counts = np.bincount(labels, minlength=len(opened.classes))
-    for name, count in zip(opened.classes, counts, strict=True):
-        if count < least:
-            found = f"no {what} {things}" if count == 0 else f"only {count} of the {least} {what} {things} it needs"
-            limited = what == "training" and settings.train_limit is not None
-            cause = f" within data.train_limit = {settings.train_limit}" if limited else ""
-            raise InputError(f"{settings.source}: class {name!r} has {found}{cause}")
+    few = [(name, int(count)) for name, count in zip(opened.classes, counts, strict=True) if count < least]
+    limited = what == "training" and settings.train_limit is not None
+    cause = f" within data.train_limit = {settings.train_limit}" if limited and few else ""
+    if len(few) == 1:
+        ((name, count),) = few
+        found = f"no {what} {things}" if count == 0 else f"only {count} of the {least} {what} {things} it needs"
+        raise InputError(f"{settings.source}: class {name!r} has {found}{cause}")
+    if few:
+        named = ", ".join(f"{name!r} has {count or 'none'}" for name, count in few[:_SHOWN_CLASSES])
+        more = len(few) - _SHOWN_CLASSES
+        raise InputError(
+            f"{settings.source}: {len(few)} of {len(counts)} classes have fewer than the {least} {what} {things} they "
+            f"need{cause}: {named}{f' and {more} more' if more > 0 else ''}"
+        )
 
 
 def _fitting(split: Split, train: Split, origin: str) -> Split:
@@ -408,6 +463,38 @@ def _read_npz(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     )
 
 
+def _read_idx(settings: DataSettings, front_ends: FrontEnds) -> Opened:
+    """A folder with the files of MNIST or of a data set like it; see :mod:`litesnn.data.idx_files`."""
+    place = Path(settings.source).expanduser()
+    found = find_idx(place)
+
+    def read(role: Role) -> tuple[Tensor, IntArray]:
+        for what in ("images", "labels"):
+            if (role, what) not in found:
+                other = found[role, "labels" if what == "images" else "images"]
+                raise InputError(f"{place}: has no {what} of the {role}, only {other.name}; expected both")
+        x = as_inputs(read_idx(found[role, "images"]), str(found[role, "images"]))
+        y, _ = as_labels(read_idx(found[role, "labels"]), len(x), str(found[role, "labels"]))
+        return x, y
+
+    if not any(role == "train" for role, _ in found):
+        raise InputError(f"{place}: has no training images; expected train-images-idx3-ubyte, perhaps with .gz")
+    x, y = read("train")
+    classes, first = numbered_classes(y, str(found["train", "labels"]))
+
+    def rows(role: Role) -> Rows:
+        x, y = read(role)
+        return array_rows(x, y - first, settings)
+
+    has_test = any(role == "test" for role, _ in found)
+    return Opened(
+        classes,
+        "image",
+        array_rows(x, y - first, settings),
+        test=partial(rows, "test") if has_test else None,
+    )
+
+
 def _class_names(path: Path, names: Collection[str]) -> tuple[str, ...] | None:
     """The names of classes that an ``.npz`` file gives, if it does."""
     name = next((name for name in _CLASS_NAMES if name in names), None)
@@ -460,6 +547,7 @@ def _read_events(settings: DataSettings, front_ends: FrontEnds) -> Opened:
                 [files[row] for row in wanted], front_ends.events, front_ends.timesteps
             ),
             files=lambda wanted: [files[row] for row in wanted],
+            check=lambda wanted: check_events([files[row] for row in wanted]),
             paths=lambda: [file.member or file.path.relative_to(place).as_posix() for file in files],
         )
 
@@ -487,22 +575,44 @@ def _read_folder(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     folder = Path(settings.source).expanduser()
     if not folder.exists():
         raise InputError(f"{settings.source}: no such file or folder")
+    if folder.is_file() and suffix_of(folder.name) in TABLES:
+        return read_parquet(settings, front_ends.audio, Listing(folder.parent, ((folder.name,),), ()))
     if not folder.is_dir():
-        raise InputError(f"{settings.source}: is not a folder, an .npz or a .csv file; {EXPECTED}")
+        advice = advice_for(suffix_of(folder.name)) if folder.is_file() else None
+        raise InputError(
+            f"{settings.source}: is not a folder, an .npz or a .csv file{f' ({advice})' if advice else ''}; {EXPECTED}"
+        )
     listing = list_files(folder)
     media, tables = listing.of(listing.kind), listing.tables()
     found = find_class_folders(listing)
     if found is not None and (len(found.classes) > 1 or not tables) and len(media) > len(tables):
         _require_no_columns(settings)
+        if len(found.classes) == 1:
+            things = count_files(len(media), listing.kind)
+            raise InputError(
+                f"{settings.source}: holds {things}, and a single class folder, {found.classes[0]}; expected one "
+                f"folder of files for each of 2 or more classes{_list_hint(listing)}"
+            )
         return _open_files(found, settings, front_ends)
     if media and not tables:
-        lists = [parts for parts in listing.files if is_file_list(parts[-1])]
-        hint = f", or name their list: --data {folder.joinpath(*lists[0])}" if len(lists) == 1 else ""
         raise InputError(
             f"{settings.source}: holds {count_files(len(media), listing.kind)} in no class folders, the first is "
-            f"{'/'.join(media[0])}; expected CLASS/NAME or train/CLASS/NAME{hint}"
+            f"{'/'.join(media[0])}; expected CLASS/NAME or train/CLASS/NAME{_list_hint(listing)}"
         )
     return read_parquet(settings, front_ends.audio, listing)
+
+
+def _list_hint(listing: Listing) -> str:
+    """What to name instead of a folder that holds lists of its files."""
+    lists = [str(listing.folder.joinpath(*parts)) for parts in listing.files if is_file_list(parts[-1])]
+    if len(lists) == 1:
+        return f", or name their list: --data {lists[0]}"
+    return f", or name the one of its lists that has the classes, as in --data {_likeliest(lists)}" if lists else ""
+
+
+def _likeliest(lists: Sequence[str]) -> str:
+    """Of several lists the one whose name says the most of training or labels."""
+    return max(lists, key=lambda name: any(word in Path(name).stem.lower() for word in ("train", "label")))
 
 
 def _read_hub(settings: DataSettings, front_ends: FrontEnds) -> Opened:
@@ -562,6 +672,10 @@ def _is_events(source: str) -> bool:
     return _is_path(source) and is_events(Path(source).expanduser())
 
 
+def _is_idx(source: str) -> bool:
+    return _is_path(source) and bool(find_idx(Path(source).expanduser()))
+
+
 def _is_list(source: str) -> bool:
     return is_file_list(source)
 
@@ -574,7 +688,9 @@ def _name(source: str) -> str:
     if not _is_path(source):
         return source
     path = Path(source).expanduser().resolve()
-    return path.stem if _is_npz(source) or _is_list(source) else path.name
+    if not _is_npz(source) and not _is_list(source):
+        return path.name
+    return path.stem if role_of(path.stem) is None else path.parent.name  # "train" says nothing of what it trains
 
 
 def _is_hub_name(source: str) -> bool:
@@ -586,6 +702,7 @@ SOURCES: tuple[Source, ...] = (
     Source("npz", _is_npz, _read_npz),
     Source("speech commands", _is_commands, _read_commands),
     Source("file list", _is_list, _read_list, tables=True),
+    Source("idx", _is_idx, _read_idx),
     Source("events", _is_events, _read_events),
     Source("folder", _is_path, _read_folder, tables=True),
     Source("hub", _is_hub_name, _read_hub, tables=True),

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 
-from litesnn.data.audio import sound_length
+from litesnn.data.audio import check_sound, sound_length
 from litesnn.data.event_files import EventFile, contents
-from litesnn.data.events import decode_events
-from litesnn.data.images import Encoded, fitting_size, image_sizes
+from litesnn.data.events import check_events, decode_events
+from litesnn.data.images import Encoded, check_images, fitting_size, image_sizes
 from litesnn.data.rows import Rows
 from litesnn.data.settings import DataSettings, FrontEnds
 from litesnn.data.sources import open_source, part
+from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 
 __all__ = ["Advice", "suggest_settings"]
+
+FileT = TypeVar("FileT", Encoded, EventFile)
 
 _SAMPLE = 500  # files that are looked at
 _LARGEST = 64  # pixels of a side of images that stay as they are
@@ -58,10 +64,34 @@ def suggest_settings(settings: DataSettings, *, timesteps: int) -> dict[str, Adv
     if opened.kind == "image":
         return {} if settings.size is not None else _images(rows)
     if isinstance(opened.front_end, LogMel):
-        return _sound([file for file in _some_files(rows) if isinstance(file, Encoded)])
+        return _advise(_sound, [file for file in _some_files(rows) if isinstance(file, Encoded)], check_sound)
     if isinstance(opened.front_end, EventFrames):
-        return _events([file for file in _some_files(rows) if isinstance(file, EventFile)], timesteps)
+        recordings = [file for file in _some_files(rows) if isinstance(file, EventFile)]
+        return _advise(partial(_events, timesteps=timesteps), recordings, check_events)
     return {}
+
+
+def _advise(
+    make: Callable[[Sequence[FileT]], dict[str, Advice]],
+    files: Sequence[FileT],
+    check: Callable[[Sequence[FileT]], None],
+) -> dict[str, Advice]:
+    """Advice from those of some files that can be read: reading all of them says which cannot.
+
+    Raises:
+        InputError: none can.
+    """
+    try:
+        return make(files)
+    except InputError:
+        whole = []
+        for file in files:
+            with suppress(InputError):
+                check([file])
+                whole.append(file)
+        if len(whole) in (0, len(files)):
+            raise
+        return make(whole)
 
 
 def _some_files(rows: Rows) -> Sequence[Encoded | EventFile]:
@@ -71,10 +101,14 @@ def _some_files(rows: Rows) -> Sequence[Encoded | EventFile]:
 
 
 def _images(rows: Rows) -> dict[str, Advice]:
-    if rows.files is None:
-        sizes = np.array([rows.read(np.zeros(1, np.int64), None, None).shape[2:]])  # [1, 2]
-    else:
-        sizes = image_sizes([file for file in _some_files(rows) if isinstance(file, Encoded)])
+    if rows.files is not None:
+        files = [file for file in _some_files(rows) if isinstance(file, Encoded)]
+        return _advise(lambda some: _size_of(image_sizes(some)), files, check_images)
+    return _size_of(np.array([rows.read(np.zeros(1, np.int64), None, None).shape[2:]]))
+
+
+def _size_of(sizes: npt.NDArray[np.int64]) -> dict[str, Advice]:
+    """What images of heights and widths [N, 2] are rescaled to, if they are."""
     height, width = sizes[0]
     if (sizes == sizes[0]).all():
         if sizes.max() <= _LARGEST:

@@ -17,7 +17,7 @@ import numpy as np
 from litesnn.data.arrays import numbered_classes
 from litesnn.data.audio import Clip
 from litesnn.data.images import Encoded
-from litesnn.data.listing import Listing
+from litesnn.data.listing import Listing, what_lies_there
 from litesnn.data.rows import Opened, Rows, image_rows, sound_rows
 from litesnn.data.settings import EXPECTED, DataSettings
 from litesnn.data.split_names import assign
@@ -45,9 +45,10 @@ def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Ope
     """
     tables = find_tables(listing)
     if tables is None:
+        held = what_lies_there(parts[-1] for parts in listing.files)
         raise InputError(
             f"{settings.source}: this folder holds no parquet files, no class folders of images or of sound, and no "
-            ".bin recordings of events in Train/CLASS or CLASS"
+            f".bin recordings of events in Train/CLASS or CLASS, but {held}"
         )
     datasets = need("datasets", package="datasets", extra="data")
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ from litesnn.data.survey import suggest_settings
 from litesnn.durations import describe_duration
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
+from litesnn.front_end import InputKind
 from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_synops, widest
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.scale import HARDLY_BEGUN
-from litesnn.planning.sensible import require_sensible
+from litesnn.planning.sensible import require_memory, require_sensible
 from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
-from litesnn.search.derive import costliest_wirings, smallest_candidate
+from litesnn.search.derive import costliest_wirings, is_far_too_large, smallest_candidate, smallest_price
 from litesnn.snn.network import InputInfo
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
@@ -45,6 +46,7 @@ _PACKED_BYTES = 64_000  # what is filled where no limit is said
 _TIMESTEPS = 4  # where no limit is said
 _SEARCH_SHARE = 0.2
 _SEARCH_PATIENCE = 1.5  # times its share of the time, which a search may take before it leaves out epochs
+_KINDS: Mapping[InputKind, str] = {"image": "images", "array": "arrays of numbers", "events": "events"}
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
 _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
 
@@ -124,10 +126,11 @@ class Plan:
         model, search, train, augment = recipe.model, recipe.search, recipe.train, recipe.augment
         rows = f"{len(data.train.y):,} training and {len(data.validation.y):,} validation rows"
         shape = "×".join(map(str, data.shape))
+        kind = "sound" if data.train.sound is not None else _KINDS[data.kind]
         changes = [f"{name} {value}" for name in _SHOWN_CHANGES if (value := getattr(augment, name))]
         of = [f" ({self.reasons[key]})" if key in self.reasons else "" for key in _SHOWN_REASONS]
         return [
-            f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape}",
+            f"data       {data.name}: {rows}, {len(data.classes)} classes, inputs {shape} ({kind})",
             f"budget     {recipe.budget.describe()}",
             f"network    stem stride {model.stem_stride}, cells at levels {', '.join(map(str, model.levels))}",
             f"           width up to {model.width}{of[0]}, bits {', '.join(map(str, search.bits))}",
@@ -225,6 +228,7 @@ def make_plan(
         draft.set(f"{stage}.batch_size", batch, f"{len(data.train.y):,} training rows")
     _fixed_choices(draft)
     path = _macro_path(draft, info)
+    require_memory(draft.recipe(), info, session.device)
     measure = _Measure(data, session, workers, _MEASURED_SHARE * seconds)
     paces = _timesteps(draft, measure, path, seconds - (time.perf_counter() - began))
     left = seconds - (time.perf_counter() - began)
@@ -292,7 +296,12 @@ def _most_epochs(stage: str, whole: int, steps: int) -> int:
 
 
 def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Plan:
-    """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work."""
+    """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work.
+
+    Raises:
+        InputError: there is not enough memory for it.
+    """
+    require_memory(recipe, input_info(data), session.device)
     measure = _Measure(data, session, workers, math.inf)
     pace, searched = measure.training(recipe, _uniform_genotype(recipe, recipe.timesteps)), measure.search(recipe)
     steps = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, recipe.search.epoch_steps)
@@ -321,7 +330,9 @@ def _read(draft: _Draft) -> Data:
         draft.set(key, advice.value, advice.reason)
     draft.set("data.validation_fraction", 0.1, "for choosing among epochs; training needs the others more")
     recipe = draft.recipe()
-    return load(recipe.data, recipe.front_ends)
+    data = load(recipe.data, recipe.front_ends)
+    data.check_test()
+    return data
 
 
 def _augmentation(draft: _Draft, data: Data) -> None:
@@ -396,10 +407,8 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
         if share >= 0.7:
             break
     if best is None:
-        need = min(smallest_candidate(_sized(draft, path, 1), info) for path in paths)
         raise InputError(
-            f"the budget of {budget.packed_bytes} B packed cannot be kept: the smallest network for {height}×{columns} "
-            f"inputs and {len(info.classes)} classes needs {need} B"
+            f"the budget of {budget.packed_bytes} B packed cannot be kept: {_least_network(draft, paths, info)}"
         )
     _, path, width, why = best
     side = f"{height}×{columns} inputs"
@@ -409,6 +418,19 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     _set_width(draft, path, width, why)
     _set_bits(draft, info)
     return path
+
+
+def _least_network(draft: _Draft, paths: Sequence[MacroPath], info: InputInfo) -> str:
+    """What the smallest network needs, in words; of sizes that a person said, those are named."""
+    said = [key for key in ("model.width", "model.levels", "model.stem_channels", "search.bits") if draft.has_said(key)]
+    least = [_sized(draft, path, 1) for path in paths]
+    need = min((smallest_price if is_far_too_large(one, info) else smallest_candidate)(one, info) for one in least)
+    settings = f" with {' and '.join(said)} as said" if said else ""
+    height, columns = info.shape[1:]
+    return (
+        f"the smallest network for {height}×{columns} inputs and {len(info.classes)} classes{settings} needs {need} B"
+        + (f"; leave out {' and '.join(said)}, and what fits is chosen" if said else "")
+    )
 
 
 def _deep_draft(draft: _Draft, info: InputInfo) -> tuple[_Draft, MacroPath] | None:
@@ -456,7 +478,8 @@ def _possible_width(draft: _Draft, path: MacroPath, info: InputInfo, most: int) 
     limit = draft.recipe().budget.packed_bytes
 
     def fits(width: int) -> bool:
-        return limit is None or smallest_candidate(_sized(draft, path, width), info) <= limit
+        sized = _sized(draft, path, width)
+        return limit is None or (not is_far_too_large(sized, info) and smallest_candidate(sized, info) <= limit)
 
     if fits(most):
         return most

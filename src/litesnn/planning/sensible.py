@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import torch
+
 from litesnn.config import Recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.sources import Data
 from litesnn.deploy.packed import InputSpec, require_packable
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
+from litesnn.loop.memory import free_bytes
+from litesnn.planning.macro import uniform_bytes
+from litesnn.snn.footprint import least_bytes
+from litesnn.snn.network import InputInfo
 
-__all__ = ["require_sensible"]
+__all__ = ["require_memory", "require_sensible"]
+
+
+def require_memory(recipe: Recipe, info: InputInfo, device: torch.device) -> None:
+    """Refuse a recipe whose weights alone take more memory to train than is free, before anything so large is built.
+
+    Raises:
+        InputError: there is not so much memory.
+    """
+    weights = 8 * uniform_bytes(recipe, info, bits=1)
+    need, free = least_bytes(weights), free_bytes(device)
+    if need > free:
+        raise InputError(
+            f"{recipe.name}: with model.width = {recipe.model.width} and model.levels = {list(recipe.model.levels)} "
+            f"the widest network has about {weights / 1e6:,.0f} million weights, and training takes more than "
+            f"{need / 1e9:,.0f} GB of memory, of which {free / 1e9:,.1f} GB are free; expected a smaller model.width"
+        )
 
 
 def require_sensible(recipe: Recipe, data: Data) -> None:

@@ -60,6 +60,7 @@ __all__ = [
     "costliest_wirings",
     "derive",
     "fill_budget",
+    "is_far_too_large",
     "largest",
     "largest_candidate",
     "largest_file",
@@ -73,6 +74,7 @@ __all__ = [
     "require_possible",
     "smallest",
     "smallest_candidate",
+    "smallest_price",
     "strongest_edges",
     "unused_budget",
     "wiring",
@@ -81,6 +83,9 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 _REMEDY = "model.width, search.keeps or search.widths"
 ChosenT = TypeVar("ChosenT")
+
+_FAR, _HUGE = 2, 2_000_000
+"""From so many times the limit, and so many bytes, on a network is refused by its price, not built and counted."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +333,9 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
         InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
     which = "with the costliest wiring that the search may choose, the smallest network"
-    require_fits(PACKED_BYTES, smallest_candidate(recipe, info), recipe.budget, which, _REMEDY)
+    if recipe.budget.packed_bytes is not None:
+        need = (smallest_price if is_far_too_large(recipe, info) else smallest_candidate)(recipe, info)
+        require_fits(PACKED_BYTES, need, recipe.budget, which, _REMEDY)
     for edges in costliest_wirings(recipe):
         options, rest = priced_options(recipe, info, edges, rate=0.0), _rest(recipe, info, recipe.timesteps)
         require_each(options, recipe.budget, which=which, remedy=_REMEDY, bytes_of=None, rest=rest)
@@ -355,6 +362,18 @@ def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
 def smallest_candidate(recipe: Recipe, info: InputInfo) -> int:
     """Bytes that the smallest network of a recipe needs with the costliest wiring that its search may choose."""
     return max(_extreme_candidate(recipe, info, edges, smallest) for edges in costliest_wirings(recipe))
+
+
+def smallest_price(recipe: Recipe, info: InputInfo) -> int:
+    """Bytes of the cells of that network, near enough: by their prices, without building what may be huge."""
+    every = [priced_options(recipe, info, edges, rate=0.0) for edges in costliest_wirings(recipe)]
+    return max(sum(option.size for option in smallest(options)) for options in every)
+
+
+def is_far_too_large(recipe: Recipe, info: InputInfo) -> bool:
+    """Whether no network of a recipe comes near to its limit of bytes, seen without building one."""
+    limit = recipe.budget.packed_bytes
+    return limit is not None and smallest_price(recipe, info) > max(_FAR * limit, _HUGE)
 
 
 def largest_candidate(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...] | None = None) -> int:

@@ -13,7 +13,7 @@ from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell_function import keeps_output
 from litesnn.snn.execution import Execution
 
-__all__ = ["Footprint", "step_footprint"]
+__all__ = ["Footprint", "least_bytes", "step_footprint"]
 
 _FLOAT = 4  # bytes
 
@@ -38,6 +38,11 @@ class Footprint:
     def bytes_at(self, batch: int) -> int:
         """The estimate for a batch size."""
         return self.fixed + batch * self.per_image
+
+
+def least_bytes(weights: int) -> int:
+    """Bytes that training so many weights needs at least, whatever the inputs: of use before a network is built."""
+    return _FIRST_STEP + _FLOAT * weights * _TENSORS_PER_WEIGHT
 
 
 def step_footprint(
