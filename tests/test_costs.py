@@ -117,7 +117,7 @@ def prices_of(cost: Cost, made: Recipe, preferences: Preferences, info: InputInf
         channels = made.model.stem_channels
         stem = layer_bytes(9 * info.shape[0] * channels, channels, 1.0, made.model.io_bits)
         return options, Supernet.header_bytes + stem + 2 * (channels + 2 * len(info.classes))
-    return options, at_one(derivation._rest(made, info, 1)[cost.key])
+    return options, at_one(derivation.fixed_prices(made, info, 1)[cost.key])
 
 
 def at_one(price: Any) -> float:

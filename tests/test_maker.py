@@ -17,7 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.costs import COSTS, Cost
 from litesnn.data.audio import Recordings, Sound
 from litesnn.data.augment import require_meaningful
 from litesnn.data.survey import Advice
@@ -25,7 +27,7 @@ from litesnn.errors import InputError
 from litesnn.front_end import LogMel
 from litesnn.loop.session import Session, input_info
 from litesnn.planning import maker
-from litesnn.planning.macro import uniform_synops
+from litesnn.planning.macro import uniform_cost, uniform_synops
 from litesnn.planning.maker import Estimate, Plan, foresee, renew_epochs
 from litesnn.planning.mirror import MirrorTest
 from litesnn.planning.timing import Pace
@@ -616,6 +618,19 @@ def test_noise_of_a_measurement_does_not_choose_the_timesteps(
                 "with more, training would see the data clearly fewer than 100 times"
             )
     assert set(found.values()) == {timesteps}, found
+
+
+@pytest.mark.parametrize("cost", [row for row in COSTS.values() if row.price], ids=lambda cost: cost.key)
+def test_every_limit_bounds_the_width(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> None:
+    pretend(monkeypatch, GREY, step=0.001)
+    wide = plan_for({"budget": {"packed_bytes": 200_000}, "search.timesteps": 1}).recipe
+    limited = wide.model_copy(update={"budget": Budget.model_validate({cost.key: 1e9})})
+    limit = 0.2 * uniform_cost(cost, limited, input_info(GREY), bits=1 if cost.is_work else 2)
+    budget = {cost.key: int(limit) if cost.whole else limit}
+    plan = plan_for({"budget": {"packed_bytes": 200_000} | budget, "search.timesteps": 1})
+    assert plan.recipe.model.width < wide.model.width or plan.recipe.model.stem_stride > wide.model.stem_stride
+    if cost.key != "packed_bytes":
+        assert plan.reasons["model.width"] == f"the widest candidate fills {cost.say(budget[cost.key])}"
 
 
 def test_what_the_bit_synops_allow_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

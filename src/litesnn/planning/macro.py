@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from litesnn.config import Recipe
-from litesnn.costs.size import packed_bits
+from litesnn.costs.cost import Cost
+from litesnn.costs.size import PACKED_BYTES, packed_bits
 from litesnn.costs.work import BIT_SYNOPS
-from litesnn.search.derive import costliest_wirings, priced_options
+from litesnn.search.derive import costliest_wirings, fixed_prices, priced_options
 from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.network import InputInfo
 
@@ -25,6 +26,7 @@ __all__ = [
     "deepest_level",
     "macro_paths",
     "uniform_bytes",
+    "uniform_cost",
     "uniform_synops",
     "widest",
 ]
@@ -111,25 +113,27 @@ def uniform_bytes(recipe: Recipe, info: InputInfo, *, bits: int) -> int:
     stem = packed_bits(
         STEM_KERNEL**2 * info.shape[0] * model.stem_channels, model.stem_channels, [(model.io_bits, 1.0, 1.0)]
     )
-    return round(_HEADER_BYTES + stem / 8 + max(size for size, _ in _uniform(recipe, info, bits)))
+    return round(_HEADER_BYTES + stem / 8 + uniform_cost(PACKED_BYTES, recipe, info, bits=bits))
 
 
 def uniform_synops(recipe: Recipe, info: InputInfo, *, bits: int) -> float:
     """Bit-SynOps of the same network at one timestep, if all neurons fire at :data:`RATE`."""
-    return max(work for _, work in _uniform(recipe, info, bits))
+    return uniform_cost(BIT_SYNOPS, recipe, info, bits=bits)
 
 
-def _uniform(recipe: Recipe, info: InputInfo, bits: int) -> list[tuple[int, float]]:
-    """Bytes of the cells and Bit-SynOps of a timestep, of each of the costliest wirings."""
+def uniform_cost(cost: Cost, recipe: Recipe, info: InputInfo, *, bits: int) -> float:
+    """The price of the same network at one timestep, at those firing rates; of the packed size, that of the cells."""
     search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (1.0,), "widths": (1.0,), "timesteps": 1})
     only = recipe.model_copy(update={"search": search})
-    found = []
-    for edges in costliest_wirings(only):
-        chosen = [row[0] for row in priced_options(only, info, edges, RATE)]
-        found.append(
-            (sum(option.size for option in chosen), float(sum(option.prices[BIT_SYNOPS.key][0] for option in chosen)))
-        )
-    return found
+
+    def at_first(price: Any) -> float:
+        return float(price[0]) if cost.is_work else float(price)
+
+    cells = max(
+        sum(at_first(row[0].prices[cost.key]) for row in priced_options(only, info, edges, RATE))
+        for edges in costliest_wirings(only)
+    )
+    return cells + at_first(fixed_prices(only, info, 1)[cost.key])
 
 
 def widest(fits: Callable[[int], bool], most: int = 256) -> int:

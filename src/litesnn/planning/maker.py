@@ -18,7 +18,8 @@ from typing import Any
 
 from litesnn.budget import Budget
 from litesnn.config import Recipe, with_numbers
-from litesnn.costs.work import BIT_SYNOPS
+from litesnn.costs import COSTS, Cost
+from litesnn.costs.size import PACKED_BYTES
 from litesnn.data.batches import steps_per_epoch
 from litesnn.data.sources import Data, load
 from litesnn.data.survey import suggest_settings
@@ -28,7 +29,7 @@ from litesnn.files import JsonLog, write_atomically
 from litesnn.front_end import InputKind
 from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.loop.session import Session, input_info
-from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_synops, widest
+from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_cost, widest
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.scale import HARDLY_BEGUN
 from litesnn.planning.sensible import require_memory, require_sensible
@@ -392,16 +393,13 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
     room = _OVERFILL * aim
     best: tuple[float, MacroPath, int, str] | None = None
     for path in paths:
-        by_work = _WIDEST
         by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=2) <= room)  # noqa: B023
-        if budget.bit_synops is not None:
-            work = budget.bit_synops
-            by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=1) <= work)  # noqa: B023
+        by_work, binding = _widest_by_other_limits(draft, path, info, bits=2)
         width = _possible_width(draft, path, info, min(by_bytes, by_work))
         if width is None:
             continue
         share = by_work / by_bytes
-        why = _what_fills(width, budget, by_bytes, by_work)
+        why = _what_fills(width, budget, binding if by_work < by_bytes else None)
         if best is None or min(share, 0.7) > best[0]:
             best = min(share, 0.7), path, width, why
         if share >= 0.7:
@@ -438,27 +436,55 @@ def _deep_draft(draft: _Draft, info: InputInfo) -> tuple[_Draft, MacroPath] | No
     other, budget = draft.copy(), draft.recipe().budget
     path = deep_path(*info.shape[1:])
     room = _OVERFILL_4_BITS * (budget.packed_bytes or _PACKED_BYTES)
-    by_work, work = _WIDEST, budget.bit_synops
     by_bytes = widest(lambda width: uniform_bytes(_sized(draft, path, width), info, bits=4) <= room)
-    if work is not None:
-        by_work = widest(lambda width: uniform_synops(_sized(draft, path, width), info, bits=2) <= work)
+    by_work, binding = _widest_by_other_limits(draft, path, info, bits=4)
     width = _possible_width(draft, path, info, min(by_bytes, by_work))
     if width is None:
         return None
     why = "wider layers on larger maps would see the data too seldom in the time"
     other.set("model.stem_stride", path.stem_stride, why)
     other.set("model.levels", list(path.levels), why)
-    _set_width(other, path, width, f"{_what_fills(width, budget, by_bytes, by_work)}; {why}")
+    _set_width(other, path, width, f"{_what_fills(width, budget, binding if by_work < by_bytes else None)}; {why}")
     _set_bits(other, info)
     return other, path
 
 
-def _what_fills(width: int, budget: Budget, by_bytes: int, by_work: int) -> str:
-    """Why a width is what it is: of two limits, the bytes allow ``by_bytes`` and the Bit-SynOps ``by_work``."""
+def _widest_by_other_limits(
+    draft: _Draft, path: MacroPath, info: InputInfo, *, bits: int
+) -> tuple[int, tuple[Cost, float] | None]:
+    """The widest network that all limits but the packed size allow, and the limit that forbids a wider one.
+
+    As with packed bytes, the widest candidate with ``bits`` everywhere may pass a limit on a size, for bits are mixed.
+    Work is counted with half of them: a limit on it is of what is done at the end, and spikes get fewer until then.
+    """
+    most, binding = _WIDEST, None
+    for cost, limit in _priced_limits(draft.recipe().budget):
+        if cost is PACKED_BYTES:
+            continue
+        room = limit if cost.is_work else (_OVERFILL if bits < 4 else _OVERFILL_4_BITS) * limit
+        used = bits // 2 if cost.is_work else bits
+
+        def fits(width: int, cost: Cost = cost, room: float = room, used: int = used) -> bool:
+            return uniform_cost(cost, _sized(draft, path, width), info, bits=used) <= room
+
+        width = widest(fits, most)
+        if width < most:
+            most, binding = width, (cost, limit)
+    return most, binding
+
+
+def _priced_limits(budget: Budget) -> list[tuple[Cost, float]]:
+    """The limits on costs that candidates are priced at."""
+    return [(COSTS[key], limit) for key, limit in budget.limits().items() if COSTS[key].price is not None]
+
+
+def _what_fills(width: int, budget: Budget, binding: tuple[Cost, float] | None) -> str:
+    """Why a width is what it is: a limit is ``binding``, or the packed size is if that is ``None``."""
     if width == _WIDEST:
         return "no wider network is tried"
-    if by_work < by_bytes:
-        return f"the widest candidate fills {BIT_SYNOPS.say(budget.bit_synops or 0)}"
+    if binding is not None:
+        cost, limit = binding
+        return f"the widest candidate fills {cost.say(limit)}"
     return f"the widest candidate fills {budget.packed_bytes or _PACKED_BYTES:,} B"
 
 
@@ -523,8 +549,10 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
     most, budget = recipe.timesteps, recipe.budget
     # What an event camera saw later must not be left out, and what was said stays.
     fixed = info.frames or draft.has_said("search.timesteps")
-    if budget.bit_synops is not None and not fixed:
-        most = max(1, min(most, int(budget.bit_synops / uniform_synops(recipe, info, bits=1))))
+    tightest = None
+    for cost, limit in [] if fixed else _priced_limits(budget):
+        if cost.is_work and (allowed := int(limit / uniform_cost(cost, recipe, info, bits=1))) < most:
+            most, tightest = max(1, allowed), (cost, limit)
     steps = most if fixed else 1
 
     def pace_at(steps: int) -> tuple[Pace, float]:
@@ -557,11 +585,11 @@ def _timesteps(draft: _Draft, measure: _Measure, path: MacroPath, seconds: float
         enough = [t for t in (2, 4, 8, 16, 32, most) if t <= most and epochs >= _CLEARLY * wanted * t]
         steps = max(enough, default=1)
     if steps < recipe.timesteps:
-        cause = f"{BIT_SYNOPS.say(budget.bit_synops or 0)} allow {steps}"
+        cause = "" if tightest is None else f"{tightest[0].say(tightest[1])} allow {steps}"
         if steps < most:
             cause = f"the time allows {steps}: with more, training would see the data clearly fewer than {wanted} times"
-        allowed = f"the budget allows {recipe.timesteps}" if budget.timesteps else f"{recipe.timesteps} would be tried"
-        draft.set("search.timesteps", steps, f"{allowed}, but {cause}")
+        tried = f"the budget allows {recipe.timesteps}" if budget.timesteps else f"{recipe.timesteps} would be tried"
+        draft.set("search.timesteps", steps, f"{tried}, but {cause}")
     if steps > 1 and not fixed:
         pace, _ = pace_at(steps)
     return pace

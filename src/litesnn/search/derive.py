@@ -60,6 +60,7 @@ __all__ = [
     "costliest_wirings",
     "derive",
     "fill_budget",
+    "fixed_prices",
     "is_far_too_large",
     "largest",
     "largest_candidate",
@@ -243,7 +244,7 @@ def choose(
     def most_bytes(chosen: Sequence[Option], steps: int) -> int:
         return largest_file(_genotype(chosen, steps, edges, recipe), info)
 
-    rest = _rest(recipe, info, len(preferences.psi))
+    rest = fixed_prices(recipe, info, len(preferences.psi))
     require_each(
         options,
         recipe.budget,
@@ -337,7 +338,7 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
         need = (smallest_price if is_far_too_large(recipe, info) else smallest_candidate)(recipe, info)
         require_fits(PACKED_BYTES, need, recipe.budget, which, _REMEDY)
     for edges in costliest_wirings(recipe):
-        options, rest = priced_options(recipe, info, edges, rate=0.0), _rest(recipe, info, recipe.timesteps)
+        options, rest = priced_options(recipe, info, edges, rate=0.0), fixed_prices(recipe, info, recipe.timesteps)
         require_each(options, recipe.budget, which=which, remedy=_REMEDY, bytes_of=None, rest=rest)
 
 
@@ -488,7 +489,7 @@ def require_each(
             require_fits(cost, bytes_of(smallest(options)), budget, which, remedy)
 
 
-def _rest(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, Any]:
+def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, Any]:
     """Prices of the stem, which is the same whatever is chosen; its bytes are counted with the whole file."""
     model = recipe.model
     weights = STEM_KERNEL**2 * info.shape[0] * model.stem_channels
