@@ -101,6 +101,9 @@ class CompressedLayer(CompConv):
         self._mixed: Tensor | None = None
         self._masks: list[Tensor] = []
         self._compression: Compression | None = None
+        for name, value in vars(given).items():  # what somebody's forward may ask it for, a threshold for example
+            if not hasattr(self, name):
+                setattr(self, name, value)
 
     @property
     def outputs(self) -> int:

@@ -103,7 +103,7 @@ class Candidates(nn.Module):
     def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
         """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
         one = self.psi.new_ones(())
-        rows = [(self.given.copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        rows = [(self.given.weight_copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
         return torch.stack(
             [
                 copies
@@ -196,7 +196,7 @@ def require_small_enough(
 def searched_rates(given: Given) -> list[str]:
     """The names of what a search measures that :func:`choose_layers` may ask for."""
     names = [name for name, layer in given.layers.items() if layer.reads == "spikes"]
-    names += [] if given.graph is None else [name for name, _ in extras(given.graph)]
+    names += [] if given.graph is None else [name for name, _, _ in extras(given.graph)]
     return [whole_cost(name) for name in names]
 
 
@@ -210,7 +210,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
             strict=True,
         )
     )
-    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _ in extras(given.graph)]
+    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _, _ in extras(given.graph)]
     fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
     for name, layer in given.layers.items():
         work = np.zeros(len(candidates.psi))
@@ -232,7 +232,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]]) -> li
                     bits=b,
                     keep=k,
                     score=0.0 if name == given.last else scores[name][b][k],
-                    size=given.copies(name) * layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
+                    size=given.weight_copies(name) * layer_bytes(layer.weight.numel(), layer.outputs, keep, bits),
                     bit_synops=(work * keep * bits + fixed).cumsum(),
                 )
                 for b, k, bits, keep in pairs
