@@ -226,7 +226,8 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "thresholds": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(threshold=0.25), *tail()),
     "max pooling": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail()),
     "max pooling of 3": lambda: Row(
-        *(conv(1, 4), Lif(), nn.MaxPool2d(3, 2, 1), conv(4, 4), Lif(), nn.MaxPool2d(3, 1, 1), conv(4, 4), Lif()), *tail()
+        *(conv(1, 4), Lif(), nn.MaxPool2d(3, 2, 1), conv(4, 4), Lif(), nn.MaxPool2d(3, 1, 1), conv(4, 4), Lif()),
+        *tail(),
     ),
     "max pooling of 4": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(4), conv(4, 4), Lif(), *tail()),
     "averages of one pixel": lambda: Row(
@@ -551,7 +552,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "even": (lambda: Row(nn.Conv2d(1, 4, 2, padding=1), Lif(), *tail()), "a kernel of 2"),
     "border": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), Lif(), *tail()), "padding_mode"),
     "average": (lambda: Row(conv(1, 4), Lif(), nn.AvgPool2d(2), conv(4, 4), Lif(), *tail()), "layers.3 reads layers.2"),
-    "max of 3": (lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(3, 2), conv(4, 4), Lif(), *tail()), "by 3 in steps of 2 a padding"),
+    "max of 3": (
+        lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(3, 2), conv(4, 4), Lif(), *tail()),
+        "by 3 in steps of 2 a padding",
+    ),
     "max of currents": (lambda: Row(conv(1, 4), nn.MaxPool2d(2), Lif(), *tail()), "neuron layers.2 reads layers.1"),
     "flatten": (lambda: Reordered(conv(1, 4), Lif(), nn.Linear(256, 3)), "layers.2 reads the operation permute"),
     "spiking output": (lambda: Row(conv(1, 4), Lif(), *tail(), Lif()), "output is that of the neuron layers.5"),
@@ -742,6 +746,19 @@ class Scaled(Row):
         return out
 
 
+class Listed(Row):
+    """Keeps its layers in a list and a dictionary as well, and calls those."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.kept = {"layers": [(layer, None) for layer in self.layers]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, _ in self.kept["layers"]:
+            x = layer(x)
+        return x
+
+
 class Reshaping(Row):
     """Changes the shape of its input in place."""
 
@@ -768,6 +785,7 @@ class Picky(Row):
     [
         lambda: Row(conv(1, 4), Otherwise(), *tail()),
         lambda: Scaled(conv(1, 4), Lif(), *tail()),
+        lambda: Listed(conv(1, 4), Lif(), *tail()),
         lambda: Reshaping(conv(1, 4), Lif(), *tail()),
         ReshapingLoop,
     ],
@@ -794,7 +812,10 @@ class Broken(Unreset):
         (Summed(conv(1, 4), Lif(), *tail()), "calls neuron layers.1 3 times and gives one output"),
         (Row(conv(1, 4), Asked(), *tail()), r"has no reset\(\) or reset_mem\(\) without arguments, but reset\(batch\)"),
         (Forgetful(), "keeps a state that no reset"),
-        (Row(Multi(1, 4, 3), Lif(), *tail()), r"layers.0 has step_mode 'm'; expected 's' everywhere, as functional.set"),
+        (
+            Row(Multi(1, 4, 3), Lif(), *tail()),
+            r"layers.0 has step_mode 'm'; expected 's' everywhere, as functional.set",
+        ),
         (Choosing(conv(1, 4), Lif(), nn.Linear(4, 3)), r"KeyError: 0; it runs with torch's own layers, so it asks"),
         (Picky(conv(1, 4), Lif(), *tail()), "forward fails on a batch of 1×8×8: ValueError: too large"),
         (Row(conv(1, 4), Broken(), *tail()), "its reset fails: ValueError: no"),

@@ -104,7 +104,6 @@ class TestHelpers:
         with pytest.raises(InputError, match=rf"{name}\.py has changed since the run began"):
             build_module(settings, 0)
 
-
     def test_what_no_statement_names_is_pinned_when_it_was_loaded(self, tmp_path: Path) -> None:
         top = "import importlib\nhelper = importlib.import_module('hel' + 'per')"
         settings = described(tmp_path, top, "self.a = helper.A", helper="A = 1", unused="")

@@ -244,12 +244,11 @@ class _Builder:
         """
         value = self.through(value)
         call = value.call
-        if call is not None and call.name in _SUMS and call.module is None:
-            if len(call.inputs) == 2 and not call.kwargs and call.inputs[0].shape == call.inputs[1].shape:
-                parts = [self.summed(part, reader) for part in call.inputs]
-                if any(IMAGE in sources for sources, _ in parts):
-                    raise Inexpressible(f"{reader} reads the image beside spikes")
-                return tuple(source for sources, _ in parts for source in sources), sum(times for _, times in parts)
+        if call is not None and _adds(call):
+            parts = [self.summed(part, reader) for part in call.inputs]
+            if any(IMAGE in sources for sources, _ in parts):
+                raise Inexpressible(f"{reader} reads the image beside spikes")
+            return tuple(source for sources, _ in parts for source in sources), sum(times for _, times in parts)
         if (before := _unflattened(value)) is not None:
             sources, times = self.summed(before, reader)
             return tuple(self.flatten(source, before.shape, reader) for source in sources), times
@@ -277,7 +276,7 @@ class _Builder:
             if known.handing == population.handing:
                 return index
         names = {known.name for known in self.graph.populations}
-        name = next(each for each in (population.name, *_numbered(population.name)) if each not in names)
+        name = next(each for each in _numbered(population.name) if each not in names)
         self.graph.populations.append(replace(population, name=name))
         return len(self.graph.populations) - 1
 
@@ -302,7 +301,7 @@ class _Builder:
             return self.max_pool(call, reader)
         if call.module is None and call.name in _PRODUCTS and _kind(value, self.tape)[0] == "spikes":
             raise Inexpressible(f"{reader} reads a product of spikes; the packed file has sums of spikes alone")
-        if call.module is None and call.name not in _SUMS | _AVERAGES and _kind(value, self.tape)[0] == "spikes":
+        if call.module is None and _kind(value, self.tape)[0] == "spikes" and not _reads_spikes(call, self.tape):
             raise Inexpressible(
                 f"{reader} reads spikes that the operation {call.name} makes; a neuron is recognised if it is a module"
             )
@@ -348,7 +347,9 @@ class _Builder:
             if source == IMAGE:
                 raise Inexpressible(f"{_named(call)} pools the image; the packed file pools spikes alone")
             of = self.graph.populations[source]
-            pool = Population(f"max pool of {of.name}", None, self.graph.lif, of.channels, replace(found, source=source))
+            pool = Population(
+                f"max pool of {of.name}", None, self.graph.lif, of.channels, replace(found, source=source)
+            )
             pools.append(self.hand(pool))
         return tuple(pools)
 
@@ -488,9 +489,8 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
         return ("analog", 1.0) if area is None else ("spikes", per_unit * area)
     if _is_max_pool(call) and per_unit == 1.0:
         return kind, per_unit
-    if call.module is None and call.name in _PRODUCTS and len(call.inputs) == 2:  # spikes where both are
-        if per_unit == 1.0 and _kind(call.inputs[1], tape) == (kind, 1.0):
-            return kind, per_unit
+    if call.module is None and call.name in _PRODUCTS and len(call.inputs) == 2 and per_unit == 1.0:
+        return _kind(call.inputs[1], tape) if _kind(call.inputs[1], tape) == (kind, 1.0) else ("analog", 1.0)
     if (
         call.module is None
         and call.name in _SUMS | _JOINS
@@ -498,6 +498,10 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     ):
         return kind, per_unit
     return "analog", 1.0
+
+
+def _reads_spikes(call: Call, tape: Tape) -> bool:
+    return bool(call.inputs) and _kind(call.inputs[0], tape)[0] == "spikes"
 
 
 def _is_binary(value: Value) -> bool:
@@ -556,6 +560,12 @@ def _window(call: Call) -> float | None:
     return float(round(ratio)) if abs(ratio - round(ratio)) < 1e-4 and round(ratio) >= 1 else None
 
 
+def _adds(call: Call) -> bool:
+    """Whether a call adds two tensors of one shape, and nothing else."""
+    two = call.module is None and call.name in _SUMS and len(call.inputs) == 2 and not call.kwargs
+    return two and call.inputs[0].shape == call.inputs[1].shape
+
+
 def _is_max_pool(call: Call) -> bool:
     return isinstance(call.module, nn.MaxPool2d) or (
         call.module is None and call.name in ("max_pool2d", "boolean_dispatch")
@@ -570,7 +580,9 @@ def _pooling(call: Call) -> Handing | None:
     else:
         names = ("kernel_size", "stride", "padding")
         given = [call.args[i] if len(call.args) > i else call.kwargs.get(name) for i, name in enumerate(names, start=1)]
-    size, stride, padding = (_side(value) for value in (given[0], given[0] if given[1] in (None, []) else given[1], given[2] or 0))
+    size, stride, padding = (
+        _side(value) for value in (given[0], given[0] if given[1] in (None, []) else given[1], given[2] or 0)
+    )
     if size is None or stride is None or padding is None:
         return None
     half = max(padding, size - 1 - padding)
@@ -608,7 +620,7 @@ def _first(output: Any) -> Tensor | None:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    return (f"{name} ({number})" for number in count(2))
+    return (name if number == 1 else f"{name} ({number})" for number in count(1))
 
 
 def _layers(node: Node) -> list[str]:

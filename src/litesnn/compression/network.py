@@ -232,9 +232,10 @@ class Given(nn.Module):
             layer.reads, layer.spikes_per_unit = kind, per_unit
             self.calls[name] = 1 if calls < steps else calls // steps
             if kind == "spikes" and calls % steps:
+                often = f"{calls} times" if calls > 1 else "once"
                 raise InputError(
-                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {calls} times in {steps} "
-                    "timesteps; expected as often in each timestep"
+                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {often} for {steps} timesteps; "
+                    "expected as often in each timestep (several timesteps as one batch cannot be compressed)"
                 )
         for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
             calls = len(tape.of(neuron))

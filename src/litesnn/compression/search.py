@@ -103,7 +103,9 @@ class Candidates(nn.Module):
     def expected_packed_bits(self, mixes: Sequence[Compression]) -> Tensor:
         """Expected bits of all layers in a packed file, one bias per output channel included; a scalar."""
         one = self.psi.new_ones(())
-        rows = [(self.given.weight_copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        rows = [
+            (self.given.weight_copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()
+        ]
         return torch.stack(
             [
                 copies

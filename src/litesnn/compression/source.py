@@ -33,7 +33,15 @@ from litesnn.data.bounds import require_file
 from litesnn.errors import InputError
 from litesnn.text import reason_of
 
-__all__ = ["GIVEN_PREFIX", "allow_module", "build_module", "describe_module", "line_of", "pin_loaded", "require_allowed"]
+__all__ = [
+    "GIVEN_PREFIX",
+    "allow_module",
+    "build_module",
+    "describe_module",
+    "line_of",
+    "pin_loaded",
+    "require_allowed",
+]
 
 GIVEN_PREFIX = "litesnn_given_"
 """Begins the name under which a given file is loaded."""
