@@ -722,7 +722,8 @@ class Multi(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 5:
             raise ValueError("expected [T, B, C, H, W]")
-        return super().forward(input.flatten(0, 1)).unflatten(0, input.shape[:2])
+        out = super().forward(input.flatten(0, 1))
+        return out.view(*input.shape[:2], *out.shape[1:])
 
 
 class Choosing(Row):
@@ -742,8 +743,7 @@ class Scaled(Row):
         self.layers[0].gain = 2.0  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(x * self.layers[0].gain / 2.0)
-        return out
+        return super().forward(x * float(self.layers[0].gain) / 2.0)  # type: ignore[arg-type]
 
 
 class Listed(Row):
@@ -896,7 +896,7 @@ class Batched(Loop):
 
 
 def test_a_layer_that_is_not_called_at_every_timestep_is_refused() -> None:
-    with pytest.raises(InputError, match="layer second, which reads spikes, 1 times in 4 timesteps"):
+    with pytest.raises(InputError, match="layer second, which reads spikes, once for 4 timesteps"):
         known(Batched())
 
 

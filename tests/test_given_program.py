@@ -124,7 +124,8 @@ class TestHelpers:
         write_data(tmp_path / "blobs.npz")
         model = f"{tmp_path / 'net.py'}:Net"
         allow_module(model)
-        request = Request(str(tmp_path / "blobs.npz"), None, tmp_path / "a.toml", None, None, {}, model)
+        changes = {"search.widths": [1.0]}
+        request = Request(str(tmp_path / "blobs.npz"), None, tmp_path / "a.toml", None, None, changes, model)
         folder, session = RunFolder(tmp_path / "run"), begin_session("cpu", Console(quiet=True))
         for _ in range(2):
             recipe = read_first(folder, begin(folder, request, session)).recipe
@@ -145,8 +146,8 @@ def test_a_module_that_is_refused_leaves_no_run(tmp_path: Path) -> None:
         ("Net", ("--set", 'model.arithmetic="fixed"'), "model.arithmetic"),
     ):
         model = f"{tmp_path / 'net.py'}:{name}"
-        common = ("--data", tmp_path / "blobs.npz", "--recipe", tmp_path / "a.toml", "--run", tmp_path / "run")
-        assert why in refused(litesnn("compress", "--model", model, *common, *words))
+        common = ("--data", tmp_path / "blobs.npz", "--recipe", tmp_path / "a.toml", "--set", "search.widths=[1.0]")
+        assert why in refused(litesnn("compress", "--model", model, "--run", tmp_path / "run", *common, *words))
         assert not (tmp_path / "run").exists()
 
 

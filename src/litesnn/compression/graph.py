@@ -590,7 +590,7 @@ def _pooling(call: Call) -> Handing | None:
         return None
     x = _random(call.inputs[0])
     theirs = _first(call.target(*(x if arg is call.inputs[0].tensor else arg for arg in call.args), **call.kwargs))
-    expected = F.max_pool2d(x, size, stride, padding)  # type: ignore[no-untyped-call]
+    expected = F.max_pool2d(x, size, stride, padding)
     made = [(length - 1) // stride + 1 for length in x.shape[2:]]  # by a convolution with padding kernel // 2
     if theirs is None or list(theirs.shape[2:]) != made or not torch.equal(theirs, expected):
         return None

@@ -234,8 +234,8 @@ class Given(nn.Module):
             if kind == "spikes" and calls % steps:
                 often = f"{calls} times" if calls > 1 else "once"
                 raise InputError(
-                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {often} for {steps} timesteps; "
-                    "expected as often in each timestep (several timesteps as one batch cannot be compressed)"
+                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {often} for {steps} "
+                    "timesteps; expected as often in each timestep (several timesteps as one batch cannot be compressed)"
                 )
         for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
             calls = len(tape.of(neuron))
@@ -656,8 +656,8 @@ def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> d
         if handing.flattens is not None:
             return before.flatten(2)[..., None, None]
         padding = handing.kernel // 2 - handing.first
-        pooled = F.max_pool2d(before.flatten(0, 1), handing.window, handing.stride, padding)  # type: ignore[no-untyped-call]
-        return pooled.unflatten(0, before.shape[:2])  # type: ignore[no-any-return]
+        pooled = F.max_pool2d(before.flatten(0, 1), handing.window, handing.stride, padding)
+        return pooled.view(*before.shape[:2], *pooled.shape[1:])
 
     def handed(index: int, handing: Handing | None) -> Tensor:
         """How often a spike of a population is handed on per sample [T]: once, or to each window that it is in."""

@@ -180,7 +180,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     assert recipe.module is not None
     stems = network.analog_macs()
     metrics |= measured.summary(network.info.classes)
-    metrics |= assess(network, measured, data, test, curve, session)
+    metrics |= assess(network, measured, data, test, curve, session, longer="train.epochs")
     metrics |= {
         "arithmetic": "float",
         "module": f"{Path(recipe.module.file).name}:{recipe.module.name}",
