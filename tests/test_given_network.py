@@ -692,6 +692,14 @@ class Summed(Row):
         return torch.stack([super(Summed, self).forward(x) for _ in range(3)]).sum(0)
 
 
+class SummedFunctional(Functional):
+    """A loop over timesteps inside, its neurons functions, that gives the mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.reset()
+        return torch.stack([super(SummedFunctional, self).forward(x) for _ in range(3)]).mean(0)
+
+
 class Unreset(nn.Module):
     """A membrane that nothing puts back."""
 
@@ -810,6 +818,7 @@ class Broken(Unreset):
         (Row(conv(1, 4), Lif(), *tail()[:2]), r"makes \[2, 4\] of 2 inputs; expected \[2, 3\]"),
         (Silent(conv(1, 4), Lif(), *tail()), "does not call the layers layers.0, layers.4"),
         (Summed(conv(1, 4), Lif(), *tail()), "calls neuron layers.1 3 times and gives one output"),
+        (SummedFunctional(), "calls every layer 3 times and gives one output"),
         (Row(conv(1, 4), Asked(), *tail()), r"has no reset\(\) or reset_mem\(\) without arguments, but reset\(batch\)"),
         (Forgetful(), "keeps a state that no reset"),
         (

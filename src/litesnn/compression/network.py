@@ -235,8 +235,10 @@ class Given(nn.Module):
                 often = f"{calls} times" if calls > 1 else "once"
                 raise InputError(
                     f"{self.origin}: its forward calls layer {name}, which reads spikes, {often} for {steps} "
-                    "timesteps; expected as often in each timestep (several timesteps as one batch cannot be compressed)"
+                    "timesteps; expected as often in each timestep (several timesteps as one batch cannot be "
+                    "compressed)"
                 )
+        self._require_no_loop()
         for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
             calls = len(tape.of(neuron))
             self.neuron_calls[name] = 0 if calls % steps else calls // steps
@@ -320,6 +322,7 @@ class Given(nn.Module):
             self._called(lambda: self.net(images), len(images))
 
     def _require_one_step(self, tape: Tape) -> None:
+        """Refuse a loop over timesteps that gives one output for all of them, and neurons that cannot be reset."""
         for name, leaf in leaves(self.net).items():
             calls = [call for call in tape.of(leaf) if call.role == "neuron"]
             if len(calls) > _TRACED_STEPS:
@@ -336,6 +339,15 @@ class Given(nn.Module):
                     f"{self.origin}: {name} ({type(leaf).__name__}) {has}, which a module "
                     "that makes one timestep at a time needs (snnTorch: init_hidden=True)"
                 )
+
+    def _require_no_loop(self) -> None:
+        """Refuse a loop whose neurons are functions: it calls every layer that does not read the image again."""
+        often = [calls for name, calls in self.calls.items() if self.layers[name].reads != "image"]
+        if self.own_timesteps is None and often and min(often) > 1:
+            raise InputError(
+                f"{self.origin}: its forward calls every layer {min(often)} times and gives one output; expected one "
+                "call for one timestep, or the outputs of all timesteps, [T, B, K], where forward makes them all"
+            )
 
     def _reset(self) -> None:
         _reset(self.net, self.origin)
