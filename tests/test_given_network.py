@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from given import INFO, Lif, Row, given, known, pixels, tail
-from litesnn.compression.deploy import packed_model, prove_equal
+from litesnn.compression.deploy import _handed, packed_model, prove_equal
+from litesnn.compression.graph import Handing
 from litesnn.compression.layers import CompressedLayer
 from litesnn.compression.network import Given, SteppedNetwork, fixed_choice
 from litesnn.compression.search import Candidates
@@ -176,11 +177,72 @@ def packed(net: SteppedNetwork) -> PackedModel:
     return packed_model(graph, net.folding(), net.given.layers, compressions, net.info, net.timesteps)
 
 
+class Summing(nn.Module):
+    """Sums of spikes, as SEW ResNet and spiking transformers have them: before layers, a neuron, and the output."""
+
+    def __init__(self, *, flat: bool = False) -> None:
+        super().__init__()
+        self.stem, self.norm, self.lif = conv(1, 4), nn.BatchNorm2d(4), Lif()
+        self.conv1, self.norm1, self.lif1 = conv(4, 4), nn.BatchNorm2d(4), Lif()
+        self.conv2, self.norm2, self.lif2 = conv(4, 4, 3, 2), nn.BatchNorm2d(4), Lif(threshold=0.6)
+        self.short, self.lif3 = conv(4, 4, 1, 2), Lif()
+        self.flat, self.head = flat, nn.Linear(64 if flat else 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif(self.norm(self.stem(x)))
+        x = x + self.lif1(self.norm1(self.conv1(x)))
+        x = self.lif2(self.norm2(self.conv2(x))) + self.lif3(self.short(x))
+        out: Tensor = self.head(x.flatten(1) if self.flat else x.flatten(2).mean(2))
+        return out
+
+
+class Product(nn.Module):
+    """SEW ResNet's AND, or IAND, in the place of the sum."""
+
+    def __init__(self, *, inverted: bool = False) -> None:
+        super().__init__()
+        self.conv, self.lif, self.conv2, self.lif2 = conv(1, 4), Lif(), conv(4, 4), Lif()
+        self.inverted, self.conv3, self.lif3, self.head = inverted, conv(4, 4), Lif(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif(self.conv(x))
+        second = self.lif2(self.conv2(x))
+        x = self.lif3(self.conv3(x * ((1.0 - second) if self.inverted else second)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+class Reordered(Row):
+    """Flattens its map pixel by pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.layers[1](self.layers[0](x))
+        out: Tensor = self.layers[2](spikes.permute(0, 2, 3, 1).flatten(1))
+        return out
+
+
 EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "strides": lambda: Row(conv(1, 4, 3, 2), nn.BatchNorm2d(4), Lif(), conv(4, 4, 5, 2), Lif(), *tail()),
     "kernel 1": lambda: Row(conv(1, 4, 1), Lif(), nn.Dropout(0.5), conv(4, 4, 7), nn.Identity(), Lif(), *tail()),
     "thresholds": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(threshold=0.25), *tail()),
     "max pooling": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), Lif(), *tail()),
+    "max pooling of 3": lambda: Row(
+        *(conv(1, 4), Lif(), nn.MaxPool2d(3, 2, 1), conv(4, 4), Lif(), nn.MaxPool2d(3, 1, 1), conv(4, 4), Lif()),
+        *tail(),
+    ),
+    "max pooling of 4": lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(4), conv(4, 4), Lif(), *tail()),
+    "averages of one pixel": lambda: Row(
+        *(conv(1, 4), Lif(), nn.AdaptiveAvgPool2d(8), conv(4, 4), Lif()), nn.AvgPool2d(1), *tail()
+    ),
+    "sums of spikes": Summing,
+    "flattened sums of spikes": lambda: Summing(flat=True),
+    "flattened map": lambda: Row(
+        *(conv(1, 4), nn.BatchNorm2d(4), Lif(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 3))
+    ),
+    "flattened before a neuron": lambda: Row(
+        *(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), Lif()),
+        nn.Linear(12, 3),
+    ),
     "hidden linear": lambda: Row(
         *(conv(1, 8), Lif(), conv(8, 24, 7, 8), Lif(), nn.Flatten(), nn.Linear(24, 32), nn.BatchNorm1d(32), Lif()),
         nn.Linear(32, 3),
@@ -386,6 +448,42 @@ def test_max_pooling_is_a_population_of_its_own() -> None:
     assert np.count_nonzero(pool.synapses[0].codes) == 4 * 4
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (4, 4), (1, 1)])
+def test_flattening_is_a_convolution(shape: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *shape)
+    side = max(shape)
+    handing = Handing(0, 2 * side - 1, side, window=1, first=side - 1, flattens=shape)
+    scale = torch.ones(x[0].numel(), dtype=torch.float64)
+    codes = _handed(handing, scale).codes
+    assert codes is not None
+    assert torch.equal(nn.functional.conv2d(x, codes, None, side, side - 1).flatten(1), x.flatten(1))
+
+
+@torch.no_grad()
+def test_a_layer_of_summed_spikes_has_its_weights_once_for_each() -> None:
+    net = lively(Summing)
+    model = packed(net)
+    conv2, plain = (
+        next(each for each in model.populations[row].synapses if each.sources == sources)
+        for row, sources in ((2, (0, 1)), (1, (0,)))
+    )
+    assert conv2.codes.shape == (4, 8, 3, 3)
+    assert plain.codes.shape == (4, 4, 3, 3)
+    np.testing.assert_array_equal(conv2.codes[:, :4], conv2.codes[:, 4:])
+    assert model.readout.sources == (2, 3)
+    assert (net.given.copies("conv2"), net.given.weight_copies("conv2"), net.given.weight_copies("head")) == (1, 2, 2)
+    record: dict[str, Tensor] = {}
+    meter = Meter()
+    net(net.encode(pixels()), meter=meter, record=record)
+    spikes = sum(float(record[name].sum()) for name in ("lif2", "lif3")) / 16
+    assert float(meter.layers["head"].synops.sum()) == pytest.approx(3 * spikes)
+
+
+@pytest.mark.parametrize("make", [Product, lambda: Product(inverted=True)])
+def test_products_of_spikes_are_spikes_that_are_counted(make: Callable[[], nn.Module]) -> None:
+    assert known(make()).uncounted == []
+
+
 class Twice(Row):
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.layers[1](self.layers[0](x))
@@ -420,21 +518,6 @@ class Votes(nn.Module):
         return pooled
 
 
-class Summing(Residual):
-    """Sums of spikes are read by a layer, as in SEW-ResNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 3)
-        del self.joined, self.last
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.lif(self.norm(self.stem(x)))
-        second = self.sum(self.between(self.left(first) + self.right(first)))
-        out: Tensor = self.head((first + second).mean((2, 3)))
-        return out
-
-
 class Square(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * x
@@ -455,7 +538,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "step function": (lambda: Row(conv(1, 4), Step(), *tail()), "every current above 0 makes it fire"),
     "own activation": (lambda: Row(conv(1, 4), Square(), Lif(), *tail()), r"layers.2 reads layers.1 \(Square\)"),
     "own end": (lambda: Row(conv(1, 4), Lif(), *tail(), Square()), r"made by layers.5 \(Square\)"),
-    "sums of spikes": (Summing, "head reads the operation add; in the packed file, layers read spikes"),
+    "products of spikes": (Product, "conv3 reads a product of spikes"),
+    "inverted products": (lambda: Product(inverted=True), "conv3 reads a product of spikes"),
     "votes of neurons": (
         lambda: Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 12), Lif(), Votes()),
         r"made by layers.6 \(Votes\)",
@@ -472,12 +556,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "even": (lambda: Row(nn.Conv2d(1, 4, 2, padding=1), Lif(), *tail()), "a kernel of 2"),
     "border": (lambda: Row(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), Lif(), *tail()), "padding_mode"),
     "average": (lambda: Row(conv(1, 4), Lif(), nn.AvgPool2d(2), conv(4, 4), Lif(), *tail()), "layers.3 reads layers.2"),
-    "max of 3": (lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(3, 2, 1), conv(4, 4), Lif(), *tail()), "max pooling of 2"),
-    "max of currents": (lambda: Row(conv(1, 4), nn.MaxPool2d(2), Lif(), *tail()), "neuron layers.2 reads layers.1"),
-    "flatten": (
-        lambda: Row(conv(1, 4), Lif(), nn.Flatten(), nn.Linear(256, 3)),
-        "layers.3 reads a flattened map of 8×8",
+    "max of 3": (
+        lambda: Row(conv(1, 4), Lif(), nn.MaxPool2d(3, 2), conv(4, 4), Lif(), *tail()),
+        "by 3 in steps of 2 a padding",
     ),
+    "max of currents": (lambda: Row(conv(1, 4), nn.MaxPool2d(2), Lif(), *tail()), "neuron layers.2 reads layers.1"),
+    "flatten": (lambda: Reordered(conv(1, 4), Lif(), nn.Linear(256, 3)), "layers.2 reads the operation permute"),
     "spiking output": (lambda: Row(conv(1, 4), Lif(), *tail(), Lif()), "output is that of the neuron layers.5"),
     "norm first": (lambda: Row(nn.BatchNorm2d(1), conv(1, 4), Lif(), *tail()), "layers.1 reads layers.0"),
     "rectifier": (lambda: Row(conv(1, 4), nn.ReLU(), Lif(), *tail()), "neuron layers.2 reads layers.1"),
@@ -612,6 +696,14 @@ class Summed(Row):
         return torch.stack([super(Summed, self).forward(x) for _ in range(3)]).sum(0)
 
 
+class SummedFunctional(Functional):
+    """A loop over timesteps inside, its neurons functions, that gives the mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.reset()
+        return torch.stack([super(SummedFunctional, self).forward(x) for _ in range(3)]).mean(0)
+
+
 class Unreset(nn.Module):
     """A membrane that nothing puts back."""
 
@@ -625,6 +717,95 @@ class Unreset(nn.Module):
 class Asked(Unreset):
     def reset(self, batch: int) -> None:
         self.membrane = torch.zeros(batch, 1, 1, 1)
+
+
+class Otherwise(Unreset):
+    """Put back under another name."""
+
+    def n_reset(self) -> None:
+        self.membrane = 0.0
+
+
+class Multi(nn.Conv2d):
+    """A layer that wants all timesteps at once."""
+
+    step_mode = "m"
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 5:
+            raise ValueError("expected [T, B, C, H, W]")
+        out = super().forward(input.flatten(0, 1))
+        return out.view(*input.shape[:2], *out.shape[1:])
+
+
+class Choosing(Row):
+    """Asks what its layers are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {number: layer(x) for number, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)}
+        out: Tensor = self.layers[1](made[0]).mean((2, 3))[:, :3]
+        return out
+
+
+class Scaled(Row):
+    """Keeps a number with a layer."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.layers[0].gain = 2.0  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * float(self.layers[0].gain) / 2.0)  # type: ignore[arg-type]
+
+
+class Listed(Row):
+    """Keeps its layers in a list and a dictionary as well, and calls those."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.kept = {"layers": [(layer, None) for layer in self.layers]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, _ in self.kept["layers"]:
+            x = layer(x)
+        return x
+
+
+class Reshaping(Row):
+    """Changes the shape of its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unsqueeze_(1).squeeze(1))
+
+
+class ReshapingLoop(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unsqueeze_(1).squeeze(1))
+
+
+class Picky(Row):
+    """Fails on large inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.abs().max()) > 20:
+            raise ValueError("too large")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Row(conv(1, 4), Otherwise(), *tail()),
+        lambda: Scaled(conv(1, 4), Lif(), *tail()),
+        lambda: Listed(conv(1, 4), Lif(), *tail()),
+        lambda: Reshaping(conv(1, 4), Lif(), *tail()),
+        ReshapingLoop,
+    ],
+)
+@torch.no_grad()
+def test_what_modules_may_do(make: Callable[[], nn.Module]) -> None:
+    net = network(known(make()))
+    assert net(net.encode(pixels())).logits.shape == (3, 16, 3)
 
 
 class Broken(Unreset):
@@ -641,8 +822,15 @@ class Broken(Unreset):
         (Row(conv(1, 4), Lif(), *tail()[:2]), r"makes \[2, 4\] of 2 inputs; expected \[2, 3\]"),
         (Silent(conv(1, 4), Lif(), *tail()), "does not call the layers layers.0, layers.4"),
         (Summed(conv(1, 4), Lif(), *tail()), "calls neuron layers.1 3 times and gives one output"),
+        (SummedFunctional(), "calls every layer 3 times and gives one output"),
         (Row(conv(1, 4), Asked(), *tail()), r"has no reset\(\) or reset_mem\(\) without arguments, but reset\(batch\)"),
         (Forgetful(), "keeps a state that no reset"),
+        (
+            Row(Multi(1, 4, 3), Lif(), *tail()),
+            r"layers.0 has step_mode 'm'; expected 's' everywhere, as functional.set",
+        ),
+        (Choosing(conv(1, 4), Lif(), nn.Linear(4, 3)), r"KeyError: 0; it runs with torch's own layers, so it asks"),
+        (Picky(conv(1, 4), Lif(), *tail()), "forward fails on a batch of 1×8×8: ValueError: too large"),
         (Row(conv(1, 4), Broken(), *tail()), "its reset fails: ValueError: no"),
         (Row(conv(1, 4), Unreset(), *tail()), r"layers.1 \(Unreset\) has no reset\(\)"),
     ],
@@ -721,7 +909,7 @@ class Batched(Loop):
 
 
 def test_a_layer_that_is_not_called_at_every_timestep_is_refused() -> None:
-    with pytest.raises(InputError, match="layer second, which reads spikes, 1 times in 4 timesteps"):
+    with pytest.raises(InputError, match="layer second, which reads spikes, once for 4 timesteps"):
         known(Batched())
 
 

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from given import MODULE
 from litesnn.compression import source
-from litesnn.compression.source import allow_module, build_module, describe_module
+from litesnn.compression.source import allow_module, build_module, describe_module, pin_loaded
 from litesnn.config import ModuleSettings
+from litesnn.design import read_first
 from litesnn.errors import InputError
+from litesnn.loop.session import begin_session
+from litesnn.planning.request import Request, begin
+from litesnn.runs import RunFolder
 from test_cli import refused
 from whole_job import RECIPE, litesnn, write_data
 
@@ -98,6 +103,52 @@ class TestHelpers:
             (tmp_path / f"{name}.py").write_text("A = 2")
         with pytest.raises(InputError, match=rf"{name}\.py has changed since the run began"):
             build_module(settings, 0)
+
+    def test_what_no_statement_names_is_pinned_when_it_was_loaded(self, tmp_path: Path) -> None:
+        top = "import importlib\nhelper = importlib.import_module('hel' + 'per')"
+        settings = described(tmp_path, top, "self.a = helper.A", helper="A = 1", unused="")
+        assert settings.helpers == {}
+        build_module(settings, 0)
+        pinned = pin_loaded(settings)
+        assert list(pinned.helpers) == ["helper.py"]
+        assert build_module(pinned, 0).a == 1
+        (tmp_path / "helper.py").write_text("A = 2")
+        assert build_module(settings, 0).a == 2  # it is loaded afresh
+        with pytest.raises(InputError, match=r"helper\.py has changed since the run began"):
+            build_module(pinned, 0)
+
+    def test_the_run_keeps_what_was_loaded_and_goes_on(self, tmp_path: Path) -> None:
+        (tmp_path / "helper.py").touch()
+        (tmp_path / "net.py").write_text(f"__import__('helper')\n{MODULE}")
+        (tmp_path / "a.toml").write_text(RECIPE)
+        write_data(tmp_path / "blobs.npz")
+        model = f"{tmp_path / 'net.py'}:Net"
+        allow_module(model)
+        changes = {"search.widths": [1.0]}
+        request = Request(str(tmp_path / "blobs.npz"), None, tmp_path / "a.toml", None, None, changes, model)
+        folder, session = RunFolder(tmp_path / "run"), begin_session("cpu", Console(quiet=True))
+        for _ in range(2):
+            recipe = read_first(folder, begin(folder, request, session)).recipe
+            assert recipe is not None
+            assert recipe.module is not None
+            assert list(recipe.module.helpers) == ["helper.py"]
+            folder.begin(recipe)
+            (folder / "search.jsonl").touch()  # now it may not begin anew
+
+
+def test_a_module_that_is_refused_leaves_no_run(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MODULE)
+    (tmp_path / "a.toml").write_text(RECIPE)
+    write_data(tmp_path / "blobs.npz")
+    for name, words, why in (
+        ("Large", (), "its forward fails on a batch of 1×8×8"),
+        ("Net", ("--budget", "10 B"), "packed"),
+        ("Net", ("--set", 'model.arithmetic="fixed"'), "model.arithmetic"),
+    ):
+        model = f"{tmp_path / 'net.py'}:{name}"
+        common = ("--data", tmp_path / "blobs.npz", "--recipe", tmp_path / "a.toml", "--set", "search.widths=[1.0]")
+        assert why in refused(litesnn("compress", "--model", model, "--run", tmp_path / "run", *common, *words))
+        assert not (tmp_path / "run").exists()
 
 
 class TestWhatMayRun:

@@ -21,7 +21,7 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression import stages as given_module
 from litesnn.compression.network import SteppedNetwork
-from litesnn.compression.source import allow_module, require_allowed
+from litesnn.compression.source import allow_module, pin_loaded, require_allowed
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
 from litesnn.data.settings import DATA_FILE
@@ -443,18 +443,25 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def read_first(folder: RunFolder, begun: Begun) -> Begun:
-    """Read the data of a new run before its folder is made, so that data that are refused leave none behind.
+    """Read the data of a new run, and try its module, before its folder is made: what is refused leaves none behind.
 
     Raises:
-        InputError: the data cannot be read, or settings of the recipe mean nothing for them.
+        InputError: the data cannot be read, settings of the recipe mean nothing for them, or a given module is refused.
     """
-    recipe = begun.recipe  # which the first of several processes has alone
-    if recipe is not None and begun.plan is None and not (folder / "recipe.toml").exists():
+    recipe, is_new = begun.recipe, not (folder / "recipe.toml").exists()  # the first of several processes has a recipe
+    if recipe is not None and begun.plan is None and is_new:
         with processes.apart():
             data = begun.data or load(recipe.data, recipe.front_ends)
             require_sensible(recipe, data)
             data.check_test()
         begun = replace(begun, data=data)
+    if recipe is not None and recipe.module is not None and processes.count() == 1:
+        if is_new:
+            assert begun.data is not None
+            begun = replace(begun, recipe=given_module.try_out(recipe, begun.data))
+        elif (known := folder.recipe().module) is not None and known.file == recipe.module.file:
+            module = pin_loaded(recipe.module, known.helpers)
+            begun = replace(begun, recipe=recipe.model_copy(update={"module": module}))
     processes.share(None)
     return begun
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.graph import IMAGE, Graph, Leaf, Node, Norm, Population, Sum, leaves_of
+from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, Population, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
@@ -108,7 +108,7 @@ def fold_graph(
         compressions[graph.readout],
         torch.ones(last.outputs, dtype=torch.float64, device=last.weight.device),
         input_scale=1 / graph.readout_pixels,
-        largest_input=graph.readout_pixels * timesteps,
+        largest_input=graph.readout_pixels * graph.readout_repeats * timesteps,
     )
     nothing = torch.zeros(last.outputs, dtype=torch.float64, device=last.weight.device)
     bias = nothing if last.bias is None else last.bias.double()
@@ -155,8 +155,9 @@ class _Folder:
     def fold(self, population: Population, graph: Graph) -> tuple[list[Exact], Tensor]:
         """The summands of a population and its bias, in units of the packed file's currents."""
         ones = torch.ones(population.channels, dtype=torch.float64, device=self._device())
-        if population.current is None:
-            return [_pool(ones * _POOL_SCALE * graph.lif.threshold)], torch.zeros_like(ones)
+        if population.handing is not None:
+            return [_handed(population.handing, ones * _POOL_SCALE * graph.lif.threshold)], torch.zeros_like(ones)
+        assert population.current is not None
         return self._fold(population.current, self.unit * ones)
 
     def _fold(self, node: Node, gain: Tensor) -> tuple[list[Exact], Tensor]:
@@ -182,7 +183,7 @@ class _Folder:
                     self.compressions[node.layer],
                     gain,
                     input_scale=INPUT_SCALE if image else 1.0,
-                    largest_input=_LARGEST_INPUT if image else 1,
+                    largest_input=_LARGEST_INPUT if image else node.repeats,
                 )
                 return [exact_layer], nothing if layer.bias is None else gain * layer.bias.double()
 
@@ -190,12 +191,20 @@ class _Folder:
         return next(iter(self.layers.values())).weight.device
 
 
-def _pool(scale: Tensor) -> Exact:
-    """A weight at the four pixels of each channel's own window of 2 × 2, in a kernel of 3 × 3 and stride 2."""
-    channels = torch.arange(len(scale), device=scale.device)
-    codes = torch.zeros(len(scale), len(scale), 3, 3, device=scale.device)
-    codes[channels, channels, 1:, 1:] = 1.0
-    return Exact(codes, scale, torch.full_like(scale, 4.0))
+def _handed(handing: Handing, scale: Tensor) -> Exact:
+    """A weight for each pixel that a neuron is handed, of its own channel."""
+    outputs = torch.arange(len(scale), device=scale.device)
+    size = (handing.kernel, handing.kernel)
+    if handing.flattens is None:
+        codes = torch.zeros(len(scale), len(scale), *size, device=scale.device)
+        places = slice(handing.first, handing.first + handing.window)
+        codes[outputs, outputs, places, places] = 1.0
+    else:
+        height, width = handing.flattens
+        codes = torch.zeros(len(scale), len(scale) // (height * width), *size, device=scale.device)
+        row, column = outputs // width % height + handing.first, outputs % width + handing.first
+        codes[outputs, outputs // (height * width), row, column] = 1.0
+    return Exact(codes, scale, torch.full_like(scale, float(handing.window**2)))
 
 
 @torch.no_grad()
@@ -212,10 +221,11 @@ def packed_model(
     populations = []
     for population, group in zip(graph.populations, folding.populations, strict=True):
         synapses = []
-        if population.pools is not None:
+        if (handing := population.handing) is not None:
             (part,) = group.connections
             assert part.codes is not None
-            synapses = [Synapses((population.pools,), 3, 2, 1, codes_of(part.codes), array_of(part.scale))]
+            codes, scale = codes_of(part.codes), array_of(part.scale)
+            synapses = [Synapses((handing.source,), handing.kernel, handing.stride, 1, codes, scale)]
         else:
             assert population.current is not None
             for leaf, part in zip(leaves_of(population.current), group.connections, strict=True):
@@ -224,10 +234,9 @@ def packed_model(
                     synapses.append(Synapses(leaf.sources, 0, 1, 0, empty, array_of(part.scale)))
                     continue
                 layer, (bits, _) = layers[leaf.layer], compressions[leaf.layer].choice()
-                codes = part.codes[..., None, None] if layer.is_linear else part.codes
-                synapses.append(
-                    Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes_of(codes), array_of(part.scale))
-                )
+                weights = part.codes[..., None, None] if layer.is_linear else part.codes
+                codes, scale = codes_of(torch.cat([weights] * leaf.repeats, 1)), array_of(part.scale)
+                synapses.append(Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes, scale))
         rate = (rates or {}).get(population.name)
         populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate))
     (head,) = folding.readout.connections
@@ -243,7 +252,7 @@ def packed_model(
         readout=Readout(
             graph.readout_sources,
             bits,
-            codes_of(head.codes.flatten(1)),
+            codes_of(torch.cat([head.codes.flatten(1)] * graph.readout_repeats, 1)),
             array_of(head.scale),
             array_of(folding.readout.bias),
         ),

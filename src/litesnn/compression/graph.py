@@ -11,9 +11,12 @@ Exact equivalents that are used:
 - A layer whose currents reach several populations (a membrane shortcut) is in the file once for each of them: the same
   codes, with the scales of that population.
 - A neuron with another threshold θ' gets its currents times θ/θ'.
-- Max pooling of spikes, 2 × 2 on even maps, is a population: 3 × 3 convolution of stride 2 with a weight at the four
-  pixels of each channel's own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because
-  it has either fired and been reset, or been given nothing.
+- Max pooling of spikes is a population: a convolution with a weight at the pixels of each channel's own window, and any
+  one of them makes a fresh neuron fire. It is fresh at every step, because it has either fired and been reset, or been
+  given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding makes are needed.
+- A flattened map of H × W before a linear layer is a population of C·H·W channels of one pixel, each of which is given
+  one pixel: a kernel of 2·max(H, W) − 1 around the first pixel covers the whole map.
+- A layer that reads a sum of spikes reads them side by side, its weights repeated for each of them.
 
 Shapes: C channels, H × W pixels.
 """
@@ -21,20 +24,26 @@ Shapes: C channels, H × W pixels.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn.compression.layers import CompressedLayer, Kind
 from litesnn.compression.neurons import Lif, NotLif, identify, learned_leak
 from litesnn.compression.norms import NotAffine, require_affine
+from litesnn.compression.source import GIVEN_PREFIX
 from litesnn.compression.tape import Call, Tape, Value
+from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
 
 __all__ = [
     "IMAGE",
     "Graph",
+    "Handing",
     "Inexpressible",
     "Leaf",
     "Node",
@@ -56,6 +65,7 @@ _KEEP_VALUES = {
 _AVERAGES = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 _SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _COMPARES = {"gt", "ge", "lt", "le", "__gt__", "__ge__", "__lt__", "__le__", "heaviside", "greater", "greater_equal"}
+_PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__", "logical_and"}
 _JOINS = {"cat", "concat", "concatenate"}
 
 
@@ -65,10 +75,14 @@ class Inexpressible(Exception):
 
 @dataclass(frozen=True)
 class Leaf:
-    """Currents of a layer, or of an identity (``layer`` is ``None``), from populations or the image."""
+    """Currents of a layer, or of an identity (``layer`` is ``None``), from populations or the image.
+
+    A layer that reads the sum of several has its weights as often: ``repeats``.
+    """
 
     layer: str | None
     sources: tuple[int, ...]
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,14 +105,34 @@ Node = Leaf | Norm | Sum
 
 
 @dataclass(frozen=True)
+class Handing:
+    """How the spikes of a population are handed on without a layer: pooled by their maximum, or flattened.
+
+    Attributes:
+        source: the population.
+        kernel, stride: of the file's convolution.
+        window: the pixels along each side that are pooled; 1 of a flattened map.
+        first: their first place in the kernel.
+        flattens: the height and width of a map that is flattened, else ``None``.
+    """
+
+    source: int
+    kernel: int
+    stride: int
+    window: int
+    first: int
+    flattens: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Population:
-    """Neurons and what makes their currents; max pooling of the population ``pools`` has no currents of its own."""
+    """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own."""
 
     name: str
     current: Node | None
     lif: Lif
     channels: int
-    pools: int | None = None
+    handing: Handing | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -119,6 +153,7 @@ class Graph:
     readout: str = ""
     readout_sources: tuple[int, ...] = ()
     readout_pixels: int = 1
+    readout_repeats: int = 1
 
     @property
     def lif(self) -> Lif:
@@ -129,6 +164,16 @@ class Graph:
     def copies(self) -> Counter[str]:
         """How many bundles of synapses the file has of each layer: one for every time that it makes currents."""
         return Counter([self.readout, *(layer for each in self.populations for layer in each.layers)])
+
+    @property
+    def weight_copies(self) -> Counter[str]:
+        """How often the file has the weights of each layer: in each bundle once for every summand of what it reads."""
+        found = Counter({self.readout: self.readout_repeats})
+        for each in self.populations:
+            for leaf in [] if each.current is None else leaves_of(each.current):
+                if leaf.layer is not None:
+                    found[leaf.layer] += leaf.repeats
+        return found
 
     def shares(self, population: Population) -> bool:
         """Whether one of a population's layers makes currents of others too, or its own twice."""
@@ -167,19 +212,20 @@ class _Builder:
         graph = self.graph
         graph.readout = call.name
         pooled = self.through(call.inputs[0])
-        before = self.made(pooled, call.name)
-        if _averages(before):
-            source = before.inputs[0]
+        before = pooled.call
+        if before is not None and _averages(before):
+            source = self.through(before.inputs[0])
             pixels = source.shape[2:].numel() if source.tensor.dim() == 4 else 0
             if pixels == 0 or pooled.tensor.numel() != source.shape[:2].numel() or not _is_mean(before):
                 raise Inexpressible(f"{_named(before)} averages windows; the packed readout averages the whole map")
-            graph.readout_sources, graph.readout_pixels = self.spikes(source, call.name), pixels
+            graph.readout_sources, graph.readout_repeats = self.summed(source, call.name)
+            graph.readout_pixels = pixels
         else:
-            graph.readout_sources = self.spikes(pooled, call.name)
+            graph.readout_sources, graph.readout_repeats = self.summed(pooled, call.name)
         if IMAGE in graph.readout_sources:
             raise Inexpressible(f"{call.name} reads the image; the packed readout reads spikes")
         for population in graph.populations:
-            if abs(population.lif.leak - graph.lif.leak) > 1e-6 and population.pools is None:
+            if abs(population.lif.leak - graph.lif.leak) > 1e-6 and population.handing is None:
                 raise Inexpressible(
                     f"neuron {population.name} leaks to {population.lif.leak:g} of its membrane and neuron "
                     f"{graph.populations[0].name} to {graph.lif.leak:g}; the packed file has one leak"
@@ -191,6 +237,49 @@ class _Builder:
             )
         return graph
 
+    def summed(self, value: Value, reader: str) -> tuple[tuple[int, ...], int]:
+        """The populations whose spikes, side by side, a value is the sum of, and of how many summands.
+
+        A map that is flattened has a channel for each of its pixels.
+        """
+        value = self.through(value)
+        call = value.call
+        if call is not None and _adds(call):
+            parts = [self.summed(part, reader) for part in call.inputs]
+            if any(IMAGE in sources for sources, _ in parts):
+                raise Inexpressible(f"{reader} reads the image beside spikes")
+            return tuple(source for sources, _ in parts for source in sources), sum(times for _, times in parts)
+        if (before := _unflattened(value)) is not None:
+            sources, times = self.summed(before, reader)
+            return tuple(self.flatten(source, before.shape, reader) for source in sources), times
+        return self.spikes(value, reader), 1
+
+    def flatten(self, source: int, shape: torch.Size, reader: str) -> int:
+        """The population that has a channel for each pixel of another's map [B, C, H, W]."""
+        height, width = shape[2:]
+        if source == IMAGE:
+            raise Inexpressible(f"{reader} reads a flattened image; a layer of the packed file that reads it convolves")
+        side = max(height, width)
+        if 2 * side - 1 > MAX_KERNEL:
+            raise Inexpressible(
+                f"{reader} reads a flattened map of {height}×{width}; in the packed file there is room for "
+                f"{(MAX_KERNEL + 1) // 2}×{(MAX_KERNEL + 1) // 2}"
+            )
+        name = f"flattened {self.graph.populations[source].name}"
+        channels = self.graph.populations[source].channels * height * width
+        handing = Handing(source, 2 * side - 1, side, window=1, first=side - 1, flattens=(height, width))
+        return self.hand(Population(name, None, self.graph.lif, channels, handing))
+
+    def hand(self, population: Population) -> int:
+        """A population that hands on the spikes of another: one for all that read the same."""
+        for index, known in enumerate(self.graph.populations):
+            if known.handing == population.handing:
+                return index
+        names = {known.name for known in self.graph.populations}
+        name = next(each for each in _numbered(population.name) if each not in names)
+        self.graph.populations.append(replace(population, name=name))
+        return len(self.graph.populations) - 1
+
     def spikes(self, value: Value, reader: str) -> tuple[int, ...]:
         """The populations whose concatenated spikes a value is, or ``(IMAGE,)``."""
         value = self.through(value)
@@ -200,15 +289,19 @@ class _Builder:
         if call.name in _JOINS and call.module is None:
             if (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) not in (1, 1 - value.tensor.dim()):
                 raise Inexpressible(f"{reader} reads a concatenation of other than channels")
-            parts = [self.spikes(part, reader) for part in call.inputs]
-            if any(IMAGE in part for part in parts):
+            found = [self.summed(part, reader) for part in call.inputs]
+            if any(IMAGE in sources for sources, _ in found):
                 raise Inexpressible(f"{reader} reads the image beside spikes")
-            return tuple(source for part in parts for source in part)
+            if any(times != 1 for _, times in found):
+                raise Inexpressible(f"{reader} reads a sum of spikes beside others; a layer reads one or the other")
+            return tuple(source for sources, _ in found for source in sources)
         if call.role == "neuron":
             return (self.neuron(call, value),)
-        if isinstance(call.module, nn.MaxPool2d) or call.name in ("max_pool2d", "boolean_dispatch"):
+        if _is_max_pool(call):
             return self.max_pool(call, reader)
-        if call.module is None and call.name not in _SUMS | _AVERAGES and _kind(value, self.tape)[0] == "spikes":
+        if call.module is None and call.name in _PRODUCTS and _kind(value, self.tape)[0] == "spikes":
+            raise Inexpressible(f"{reader} reads a product of spikes; the packed file has sums of spikes alone")
+        if call.module is None and _kind(value, self.tape)[0] == "spikes" and not _reads_spikes(call, self.tape):
             raise Inexpressible(
                 f"{reader} reads spikes that the operation {call.name} makes; a neuron is recognised if it is a module"
             )
@@ -226,7 +319,9 @@ class _Builder:
             lif = identify(calls[:2])
             self.learned[call.name] = learned_leak(calls[:2], lif)
         except NotLif as error:
-            kind = f"{type(call.module).__module__.partition('.')[0]}.{type(call.module).__name__}"
+            library, _, _ = type(call.module).__module__.partition(".")
+            kind = type(call.module).__name__
+            kind = kind if library.startswith(GIVEN_PREFIX) else f"{library}.{kind}"
             raise Inexpressible(
                 f"neuron {call.name} ({kind}) is no hard-reset LIF, which is all that the packed file has: {error}"
             ) from None
@@ -241,24 +336,22 @@ class _Builder:
         return self.known[key]
 
     def max_pool(self, call: Call, reader: str) -> tuple[int, ...]:
-        before, after = call.inputs[0], _first(call.output)
-        height, width = before.shape[2:]
-        if height % 2 or width % 2 or not _is_max_of_two(call):
+        before = call.inputs[0]
+        if (found := _pooling(call)) is None:
             raise Inexpressible(
-                f"{_named(call)} before {reader} is no max pooling of 2 × 2 on an even map; "
-                "no other pooling of spikes can be packed"
+                f"{_named(call)} before {reader} makes other windows than a convolution of the packed file, whose "
+                "padding is kernel // 2: max pooling by 2 needs an even map, by 3 in steps of 2 a padding of 1"
             )
-        found = []
+        pools = []
         for source in self.spikes(before, reader):
             if source == IMAGE:
                 raise Inexpressible(f"{_named(call)} pools the image; the packed file pools spikes alone")
-            key = (f"max pool of {self.graph.populations[source].name}", call.index)
-            if key not in self.known:
-                channels = self.graph.populations[source].channels
-                self.add(key, Population(key[0], None, self.graph.lif, channels, pools=source))
-            found.append(self.known[key])
-        assert after is not None
-        return tuple(found)
+            of = self.graph.populations[source]
+            pool = Population(
+                f"max pool of {of.name}", None, self.graph.lif, of.channels, replace(found, source=source)
+            )
+            pools.append(self.hand(pool))
+        return tuple(pools)
 
     def current(self, value: Value, reader: str) -> Node:
         """What makes the currents of the neuron ``reader``."""
@@ -269,9 +362,9 @@ class _Builder:
         module = call.module
         if isinstance(module, CompressedLayer):
             self.plain(call, module)
-            sources = self.spikes(call.inputs[0], call.name)
+            sources, repeats = self.summed(call.inputs[0], call.name)
             self.once(call, repeated=not (self.static and sources == (IMAGE,)))
-            return Leaf(call.name, sources)
+            return Leaf(call.name, sources, repeats)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if module.running_mean is None:
                 raise Inexpressible(f"{call.name} has no running statistics to fold")
@@ -323,7 +416,7 @@ class _Builder:
 
     def through(self, value: Value) -> Value:
         """What a value was before reshaping, dropout and the like, as long as channels stay channels."""
-        while (call := value.call) is not None and _keeps_values(call) and call.inputs:
+        while (call := value.call) is not None and call.inputs and (_keeps_values(call) or _averages_nothing(call)):
             before = call.inputs[0]
             if before.shape[:2] != value.shape[:2] or before.tensor.numel() != value.tensor.numel():
                 break
@@ -333,11 +426,6 @@ class _Builder:
     def made(self, value: Value, reader: str) -> Call:
         if (call := value.call) is None:
             raise Inexpressible(f"{reader} reads a tensor that is neither the image nor made of it")
-        if _keeps_values(call) and call.inputs[0].tensor.dim() == 4 and value.tensor.dim() == 2:
-            by = "×".join(map(str, call.inputs[0].shape[2:]))
-            raise Inexpressible(
-                f"{reader} reads a flattened map of {by}; the packed file flattens 1×1 and averages larger ones"
-            )
         return call
 
 
@@ -399,8 +487,10 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     if _averages(call):
         area = _window(call)
         return ("analog", 1.0) if area is None else ("spikes", per_unit * area)
-    if isinstance(call.module, nn.MaxPool2d) and per_unit == 1.0:
+    if _is_max_pool(call) and per_unit == 1.0:
         return kind, per_unit
+    if call.module is None and call.name in _PRODUCTS and len(call.inputs) == 2 and per_unit == 1.0:
+        return _kind(call.inputs[1], tape) if _kind(call.inputs[1], tape) == (kind, 1.0) else ("analog", 1.0)
     if (
         call.module is None
         and call.name in _SUMS | _JOINS
@@ -408,6 +498,10 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     ):
         return kind, per_unit
     return "analog", 1.0
+
+
+def _reads_spikes(call: Call, tape: Tape) -> bool:
+    return bool(call.inputs) and _kind(call.inputs[0], tape)[0] == "spikes"
 
 
 def _is_binary(value: Value) -> bool:
@@ -425,7 +519,7 @@ def _keeps_values(call: Call) -> bool:
 @torch.no_grad()
 def _keeps_spikes(call: Call) -> bool:
     """Whether a call multiplies by ones alone, as snnTorch does with the size of its spikes."""
-    if call.module is not None or call.name not in ("mul", "__mul__", "__rmul__"):
+    if call.module is not None or call.name not in ("mul", "__mul__", "__rmul__") or len(call.inputs) != 1:
         return False
     x = _random(call.inputs[0]).round()
     return torch.equal(call.again(x), x)
@@ -445,7 +539,16 @@ def _random(value: Value) -> Tensor:
 def _is_mean(call: Call) -> bool:
     """Whether a call averages whole maps."""
     x = _random(call.inputs[0])
-    return torch.allclose(call.again(x).flatten(), x.mean(dim=(2, 3)).flatten(), atol=1e-5)
+    return torch.allclose(call.again(x).flatten(), x.flatten(2).mean(2).flatten(), atol=1e-5)
+
+
+@torch.no_grad()
+def _averages_nothing(call: Call) -> bool:
+    """Whether a call averages windows of one pixel, as adaptive pooling does on maps of the size that it makes."""
+    if not _averages(call) or _first(call.output) is None or call.inputs[0].shape != call.output.shape:
+        return False
+    x = _random(call.inputs[0])
+    return torch.equal(call.again(x), x)
 
 
 @torch.no_grad()
@@ -457,18 +560,67 @@ def _window(call: Call) -> float | None:
     return float(round(ratio)) if abs(ratio - round(ratio)) < 1e-4 and round(ratio) >= 1 else None
 
 
+def _adds(call: Call) -> bool:
+    """Whether a call adds two tensors of one shape, and nothing else."""
+    two = call.module is None and call.name in _SUMS and len(call.inputs) == 2 and not call.kwargs
+    return two and call.inputs[0].shape == call.inputs[1].shape
+
+
+def _is_max_pool(call: Call) -> bool:
+    return isinstance(call.module, nn.MaxPool2d) or (
+        call.module is None and call.name in ("max_pool2d", "boolean_dispatch")
+    )
+
+
 @torch.no_grad()
-def _is_max_of_two(call: Call) -> bool:
+def _pooling(call: Call) -> Handing | None:
+    """Max pooling as a convolution of the packed file does it, of no population yet; ``None`` if none does."""
+    if call.module is not None:
+        given = [getattr(call.module, name) for name in ("kernel_size", "stride", "padding")]
+    else:
+        names = ("kernel_size", "stride", "padding")
+        given = [call.args[i] if len(call.args) > i else call.kwargs.get(name) for i, name in enumerate(names, start=1)]
+    size, stride, padding = (
+        _side(value) for value in (given[0], given[0] if given[1] in (None, []) else given[1], given[2] or 0)
+    )
+    if size is None or stride is None or padding is None:
+        return None
+    half = max(padding, size - 1 - padding)
+    if 2 * half + 1 > MAX_KERNEL or stride > MAX_STRIDE:
+        return None
     x = _random(call.inputs[0])
     theirs = _first(call.target(*(x if arg is call.inputs[0].tensor else arg for arg in call.args), **call.kwargs))
-    expected = torch.nn.functional.max_pool2d(x, 2)
-    return theirs is not None and theirs.shape == expected.shape and torch.equal(theirs, expected)
+    expected = F.max_pool2d(x, size, stride, padding)
+    made = [(length - 1) // stride + 1 for length in x.shape[2:]]  # by a convolution with padding kernel // 2
+    if theirs is None or list(theirs.shape[2:]) != made or not torch.equal(theirs, expected):
+        return None
+    return Handing(0, 2 * half + 1, stride, size, half - padding)
+
+
+def _side(value: Any) -> int | None:
+    """The number of a pair of equal ones, or the number."""
+    sides = set(value) if isinstance(value, tuple | list) else {value}
+    return int(sides.pop()) if len(sides) == 1 else None
+
+
+def _unflattened(value: Value) -> Value | None:
+    """The map [B, C, H, W] that a value [B, C·H·W] is, pixel after pixel; ``None`` if it is no flattened map."""
+    call = value.call
+    if call is None or not _keeps_values(call) or not call.inputs or value.tensor.dim() != 2:
+        return None
+    before = call.inputs[0]
+    fits = before.tensor.dim() == 4 and value.shape == (len(before.tensor), before.shape[1:].numel())
+    return before if fits else None
 
 
 def _first(output: Any) -> Tensor | None:
     if isinstance(output, tuple | list):
         return _first(output[0]) if output else None
     return output if isinstance(output, Tensor) else None
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return (name if number == 1 else f"{name} ({number})" for number in count(1))
 
 
 def _layers(node: Node) -> list[str]:

@@ -10,9 +10,9 @@ Shapes: T timesteps, B batch, I input and O output channels, H × W pixels; a li
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from litesnn.snn.prune import initial_scores
 from litesnn.snn.strided import conv2d
 
 __all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "layers_in", "swap_layers"]
+
+_TORCHS_OWN = set(vars(nn.Module()))
+"""Attributes of every module, its parts among them."""
 
 Kind = Literal["image", "analog", "spikes"]
 
@@ -104,6 +107,9 @@ class CompressedLayer(CompConv):
         self._mixed: Tensor | None = None
         self._masks: list[Tensor] = []
         self._compression: Compression | None = None
+        for name, value in vars(given).items():  # what somebody's forward may ask it for, a threshold for example
+            if not hasattr(self, name):
+                setattr(self, name, value)
 
     @property
     def outputs(self) -> int:
@@ -259,7 +265,25 @@ def swap_layers(module: nn.Module) -> dict[str, CompressedLayer]:
         if id(child) not in made:
             made[id(child)] = names[path] = CompressedLayer(child)
         setattr(parent, name, made[id(child)])
+    for part in module.modules():
+        for key, value in list(vars(part).items()):
+            if isinstance(value, list | tuple | dict) and key not in _TORCHS_OWN:
+                vars(part)[key] = _swapped(value, made)
     return names
+
+
+def _swapped(value: Any, made: Mapping[int, CompressedLayer]) -> Any:
+    """Lists and dictionaries, which a module may keep its layers in as well, with the layers that take their place."""
+    match value:
+        case nn.Conv2d() | nn.Linear():
+            return made.get(id(value), value)
+        case list():
+            value[:] = [_swapped(part, made) for part in value]
+        case dict():
+            value.update({key: _swapped(part, made) for key, part in value.items()})
+        case tuple() if type(value) is tuple:
+            return tuple(_swapped(part, made) for part in value)
+    return value
 
 
 def layers_in(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Conv2d | nn.Linear]]:

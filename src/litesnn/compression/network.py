@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn.compression.deploy import Folding, fold_graph
-from litesnn.compression.graph import Graph, Inexpressible, build_graph, leaves_of, made_of_image, read_kinds
+from litesnn.compression.graph import Graph, Handing, Inexpressible, build_graph, leaves_of, made_of_image, read_kinds
 from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.plain import require_plain, settle_weights
 from litesnn.compression.source import line_of
@@ -38,7 +38,7 @@ from litesnn.genotype import Compressed, LayerGene
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
 from litesnn.snn.compconv import Compression
-from litesnn.snn.cost import Meter
+from litesnn.snn.cost import Axis, Meter, taps_along
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo
 from litesnn.snn.predictor import Predictor
@@ -49,6 +49,7 @@ __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 
+_RESET_NAMES = "reset() or reset_mem()"
 _TRACED_STEPS = 2
 _FLOAT16_ROUNDING = 2.0**-10  # of a scale, and as much again for the float32 sums; 2^-11 is the rounding itself
 _SMALLEST_SCALE = 2.0**-14  # of float16 with all its bits
@@ -79,8 +80,16 @@ class Given(nn.Module):
         super().__init__()
         self.net, self.info, self.origin, self.io_bits = module, info, origin, io_bits
         self.unpackable: str | None = None
+        for name, child in module.named_modules():
+            if getattr(child, "step_mode", "s") != "s":
+                raise InputError(
+                    f"{origin}: {name} has step_mode {child.step_mode!r}; expected 's' everywhere, as "
+                    "functional.set_step_mode(net, 's') sets it, and a forward that makes one timestep, "
+                    "[B, C, H, W] → [B, K], or calls such a net for each timestep and stacks the outputs"
+                )
         settle_weights(module)
         require_plain(module, origin)
+        self._runs_plain = self._runs()
         self.layers = swap_layers(module)
         if not self.layers:
             raise InputError(f"{origin} has no convolution (torch.nn.Conv2d) to compress")
@@ -89,11 +98,6 @@ class Given(nn.Module):
                 f"{origin} has no convolution (torch.nn.Conv2d) to compress; fully connected networks are packed for "
                 f"inputs of 1×1 pixels, and these have {'×'.join(map(str, info.shape[1:]))}"
             )
-        for name, child in module.named_modules():
-            if getattr(child, "step_mode", "s") != "s":
-                raise InputError(
-                    f"{origin}: {name} has step_mode {child.step_mode!r}; set step_mode 's', the timesteps are ours"
-                )
         self.own_timesteps: int | None = None
         self.changes_input = False
         self.graph: Graph | None = None
@@ -106,7 +110,7 @@ class Given(nn.Module):
         self.currents: Mapping[str, Currents] = {}
         self.fired: dict[str, Tensor] = {}
         self._unfolded_norms: set[int] = set()
-        self._other_bytes = 0
+        self._other_bytes = self._handed_bytes = 0
         self.learn()
         for name, neuron in self.neurons.items():
             neuron.register_forward_pre_hook(self._deliver(name), with_kwargs=True)
@@ -124,6 +128,10 @@ class Given(nn.Module):
         """How often a layer is in the packed file, and computed: once for each population that its currents reach."""
         return 1 if self.graph is None else self.graph.copies[name]
 
+    def weight_copies(self, name: str) -> int:
+        """How often the packed file has the weights of a layer."""
+        return 1 if self.graph is None else self.graph.weight_copies[name]
+
     def analog(self, *, frames: bool) -> list[tuple[str, float, bool]]:
         """Every layer that reads real numbers: its name, MACs of a pass with all weights, whether each timestep is one.
 
@@ -138,8 +146,11 @@ class Given(nn.Module):
 
     @property
     def header_bytes(self) -> int:
-        """Of a packed file, near enough; with the parameters that no packed file can hold, as 32-bit floats."""
-        return _HEADER + _HEADER_PER_LAYER * len(self.layers) + self._other_bytes
+        """Of a packed file, near enough; with the parameters that no packed file can hold, as 32-bit floats.
+
+        What hands on spikes without a layer is part of it, as nothing of that is chosen.
+        """
+        return _HEADER + _HEADER_PER_LAYER * len(self.layers) + self._other_bytes + self._handed_bytes
 
     def _others(self) -> dict[str, nn.Parameter]:
         """Parameters that no packed file holds: neither of a compressed layer nor of a norm, nor of a neuron in it."""
@@ -194,10 +205,11 @@ class Given(nn.Module):
         """
         was_training = self.net.training
         self.net.eval()
-        self.graph, self.reason = None, None
+        self.graph, self.reason, self._handed_bytes = None, None, 0
         for layer in self.layers.values():
             layer.prepare(Compression.fixed(4, 1.0, layer.weight.device))
         image = torch.randn(_BATCH, *self.info.shape, generator=torch.Generator().manual_seed(0), device=self.device)
+        kept = image.clone()
         tape = Tape(image)
         self._reset()
         output = self._traced(tape, image)
@@ -215,11 +227,13 @@ class Given(nn.Module):
         else:
             steps = _TRACED_STEPS
             for _ in range(steps - 1):
+                image = kept.clone()
+                tape.begin_again(image)
                 output = self._traced(tape, image)
             value = tape.value(output)
             find_roles(tape)
             self._require_one_step(tape)
-        self._require_reset(image)
+        self._require_reset(kept)
         self.neurons = {
             name: leaf
             for name, leaf in leaves(self.net).items()
@@ -230,10 +244,13 @@ class Given(nn.Module):
             layer.reads, layer.spikes_per_unit = kind, per_unit
             self.calls[name] = 1 if calls < steps else calls // steps
             if kind == "spikes" and calls % steps:
+                often = f"{calls} times" if calls > 1 else "once"
                 raise InputError(
-                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {calls} times in {steps} "
-                    "timesteps; expected as often in each timestep"
+                    f"{self.origin}: its forward calls layer {name}, which reads spikes, {often} for {steps} "
+                    "timesteps; expected as often in each timestep (several timesteps as one batch cannot be "
+                    "compressed)"
                 )
+        self._require_no_loop()
         for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
             calls = len(tape.of(neuron))
             self.neuron_calls[name] = 0 if calls % steps else calls // steps
@@ -248,12 +265,16 @@ class Given(nn.Module):
                 raise Inexpressible(self.unpackable)
             value = before_votes(tape, value)
             graph = build_graph(tape, value, steps, static=not self.info.frames)
-            weights = sum(graph.copies[name] * layer.weight.numel() for name, layer in self.layers.items())
+            copies, handed = graph.weight_copies, _handed_weights(graph)
+            weights = sum(copies[name] * layer.weight.numel() for name, layer in self.layers.items())
+            weights += sum(each for each, _, _ in handed)
             if weights > MAX_WEIGHTS:
+                among = " (those that hand on flattened or pooled maps among them)" if handed else ""
                 raise Inexpressible(
-                    f"it has {weights:,} weights in the packed file, which has room for {MAX_WEIGHTS:,}"
+                    f"it has {weights:,} weights{among} in the packed file, which has room for {MAX_WEIGHTS:,}"
                 )
             self.graph = graph
+            self._handed_bytes = sum(layer_bytes(size, outputs, kept / size, 1) for size, kept, outputs in handed)
         except Inexpressible as error:
             self.reason = str(error)
         if self.graph is not None:
@@ -263,6 +284,21 @@ class Given(nn.Module):
         self.uncounted = self._uncounted(tape)
         self._reset()
         self.net.train(was_training)
+
+    @torch.no_grad()
+    def _runs(self) -> bool:
+        """Whether the module makes something of an input, as it is."""
+        was_training = self.net.training
+        parameter = next(self.net.parameters(), None)
+        device = None if parameter is None else parameter.device
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.net.eval()(torch.randn(_BATCH, *self.info.shape, device=device))
+        except Exception:  # whatever somebody's forward raises; it is told when the module is run with our layers
+            return False
+        finally:
+            self.net.train(was_training)
+        return True
 
     def _traced(self, tape: Tape, image: Tensor) -> Tensor:
         return self._called(lambda: tape.record(self.net, lambda: self.net(image)), len(image))
@@ -274,7 +310,13 @@ class Given(nn.Module):
             with Guard():
                 output = _output(call())
         except Exception as error:  # whatever somebody's forward raises
-            raise InputError(f"{self.origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
+            why = f"its forward fails on a batch of {by}: {line_of(error)}"
+            if self._runs_plain:
+                why += (
+                    "; it runs with torch's own layers, so it asks its Conv2d and Linear layers for more than their "
+                    "outputs, weight, bias and plain attributes (isinstance, for example)"
+                )
+            raise InputError(f"{self.origin}: {why}") from error
         classes = len(self.info.classes)
         if output.shape[-2:] != (batch, classes) or output.dim() not in (2, 3):
             raise InputError(
@@ -292,21 +334,32 @@ class Given(nn.Module):
             self._called(lambda: self.net(images), len(images))
 
     def _require_one_step(self, tape: Tape) -> None:
+        """Refuse a loop over timesteps that gives one output for all of them, and neurons that cannot be reset."""
         for name, leaf in leaves(self.net).items():
             calls = [call for call in tape.of(leaf) if call.role == "neuron"]
             if len(calls) > _TRACED_STEPS:
                 raise InputError(
                     f"{self.origin}: its forward calls neuron {name} {len(calls) // _TRACED_STEPS} times and gives one "
-                    "output; return the outputs of all timesteps, [T, B, K]"
+                    "output; expected one call of each neuron for one timestep, or the outputs of all timesteps, "
+                    "[T, B, K], where forward makes them all"
                 )
             if calls and reset_of(leaf) is None and keeps_state(calls[0]):
-                has = "has no reset() or reset_mem()"
+                has = f"has no {_RESET_NAMES}"
                 if taking := resets_with_arguments(leaf):
-                    has = f"has no reset() or reset_mem() without arguments, but {taking[0]}"
+                    has = f"has no {_RESET_NAMES} without arguments, but {taking[0]}"
                 raise InputError(
                     f"{self.origin}: {name} ({type(leaf).__name__}) {has}, which a module "
                     "that makes one timestep at a time needs (snnTorch: init_hidden=True)"
                 )
+
+    def _require_no_loop(self) -> None:
+        """Refuse a loop whose neurons are functions: it calls every layer that does not read the image again."""
+        often = [calls for name, calls in self.calls.items() if self.layers[name].reads != "image"]
+        if self.own_timesteps is None and often and min(often) > 1:
+            raise InputError(
+                f"{self.origin}: its forward calls every layer {min(often)} times and gives one output; expected one "
+                "call for one timestep, or the outputs of all timesteps, [T, B, K], where forward makes them all"
+            )
 
     def _reset(self) -> None:
         _reset(self.net, self.origin)
@@ -318,15 +371,16 @@ class Given(nn.Module):
             outputs = []
             for _ in range(2):
                 self._reset()
-                with torch.random.fork_rng(devices=[]), Guard():
+                with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)
-                    outputs.append(_output(self.net(scale * image)))
+                    images = scale * image
+                    outputs.append(self._called(lambda images=images: self.net(images), len(images)))  # type: ignore[misc]
             first, second = outputs
             if not torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True):
                 taking = resets_with_arguments(self.net)
                 raise InputError(
                     f"{self.origin}: after a reset it gives something else for the same input, so it keeps a state "
-                    "that no reset() or reset_mem() without arguments puts back"
+                    f"that no {_RESET_NAMES} without arguments puts back"
                     + (f"; not called, because of its arguments: {', '.join(taking)}" if taking else "")
                 )
 
@@ -609,30 +663,57 @@ def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> d
 
     def fired(index: int) -> Tensor:
         """[T, B, C, H, W] of a population."""
-        pools = populations[index].pools
-        if pools is None:
+        handing = populations[index].handing
+        if handing is None:
             return spikes[populations[index].name]
-        before = fired(pools)
-        return F.max_pool2d(before.flatten(0, 1), 2).unflatten(0, before.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
+        before = fired(handing.source)
+        if handing.flattens is not None:
+            return before.flatten(2)[..., None, None]
+        padding = handing.kernel // 2 - handing.first
+        pooled = F.max_pool2d(before.flatten(0, 1), handing.window, handing.stride, padding)
+        return pooled.view(*before.shape[:2], *pooled.shape[1:])
+
+    def handed(index: int, handing: Handing | None) -> Tensor:
+        """How often a spike of a population is handed on per sample [T]: once, or to each window that it is in."""
+        mean = fired(index).mean(1)  # [T, C, H, W]
+        if handing is None or handing.flattens is not None:
+            return mean.flatten(1).sum(1)
+        axis = Axis(handing.kernel, handing.stride, handing.kernel // 2, handing.kernel // 2)
+        window = slice(handing.first, handing.first + handing.window)
+        return taps_along(mean, axis, axis)[..., window, window].flatten(1).sum(1)
 
     wholes = {}
-    for name, sources in extras(given.graph):
-        used = torch.stack([fired(source).flatten(2).sum(2).mean(1) for source in sources]).sum(0)[None]  # [1, T]
+    for name, sources, handing in extras(given.graph):
+        used = torch.stack([handed(source, handing) for source in sources]).sum(0)[None]  # [1, T]
         meter.add([name], used, used)
         wholes[whole_cost(name)] = used[0]
     return wholes
 
 
-def extras(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What a packed file does besides the module's layers, by name, and the populations whose spikes it hands on."""
+def extras(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], Handing | None]]:
+    """What a packed file does besides the module's layers, by name: the populations whose spikes it hands on, and how.
+
+    ``None``: as they are.
+    """
     for population in graph.populations:
-        if population.pools is not None:
-            yield population.name, (population.pools,)
+        if population.handing is not None:
+            yield population.name, (population.handing.source,), population.handing
         else:
             assert population.current is not None
             identities = [leaf for leaf in leaves_of(population.current) if leaf.layer is None]
             for number, leaf in enumerate(identities, start=1):
-                yield f"identity {number} of {population.name}", leaf.sources
+                yield f"identity {number} of {population.name}", leaf.sources, None
+
+
+def _handed_weights(graph: Graph) -> list[tuple[int, int, int]]:
+    """Of everything that hands on spikes without a layer: its weights in the file, those that are kept, and outputs."""
+    found = []
+    for population in graph.populations:
+        if (handing := population.handing) is not None:
+            inputs = graph.populations[handing.source].channels
+            kept = population.channels * handing.window**2
+            found.append((population.channels * inputs * handing.kernel**2, kept, population.channels))
+    return found
 
 
 def _output(output: Any) -> Tensor:

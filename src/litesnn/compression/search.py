@@ -110,7 +110,9 @@ class Candidates(nn.Module):
     def expected_bits(self, mixes: Sequence[Compression], layer: LayerBits, *, affine: float) -> Tensor:
         """Expected bits of all layers in a packed file, with ``affine`` for each output's bias; a scalar."""
         one = self.psi.new_ones(())
-        rows = [(self.given.copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()]
+        rows = [
+            (self.given.weight_copies(name), self.given.layers[name], mix) for name, mix in self._named(mixes).items()
+        ]
         return torch.stack(
             [
                 copies * (layer(one * part.weight.numel(), one * part.outputs, mix.pairs()) + affine * part.outputs)
@@ -209,7 +211,7 @@ def require_small_enough(
 def searched_rates(given: Given) -> list[str]:
     """The names of what a search measures that :func:`choose_layers` may ask for."""
     names = [name for name, layer in given.layers.items() if layer.reads == "spikes"]
-    names += [] if given.graph is None else [name for name, _ in extras(given.graph)]
+    names += [] if given.graph is None else [name for name, _, _ in extras(given.graph)]
     return [whole_cost(name) for name in names]
 
 
@@ -224,7 +226,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]], costs
             strict=True,
         )
     )
-    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _ in extras(given.graph)]
+    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _, _ in extras(given.graph)]
     fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
     for name, layer in given.layers.items():
         work, macs = np.zeros(timesteps), np.zeros(timesteps)
@@ -242,7 +244,7 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]], costs
         row = []
         for b, k, bits, keep in pairs:
             # Everything is counted once for each of the layer's copies; operations have been, when they were measured.
-            layers = [Piece("layer", layer.weight.numel(), layer.outputs, bits, keep)] * given.copies(name)
+            layers = [Piece("layer", layer.weight.numel(), layer.outputs, bits, keep)] * given.weight_copies(name)
             done = [Piece("identity", synops=fixed), Piece("layer", bits=bits, synops=work * keep, macs=macs * keep)]
             score = 0.0 if name == given.last else scores[name][b][k]
             row.append(Option(0, 0, 0, b, k, score, _prices(layers, done, costs, timesteps)))

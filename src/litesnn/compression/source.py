@@ -33,9 +33,21 @@ from litesnn.data.bounds import require_file
 from litesnn.errors import InputError
 from litesnn.text import reason_of
 
-__all__ = ["allow_module", "build_module", "describe_module", "line_of", "require_allowed"]
+__all__ = [
+    "GIVEN_PREFIX",
+    "allow_module",
+    "build_module",
+    "describe_module",
+    "line_of",
+    "pin_loaded",
+    "require_allowed",
+]
+
+GIVEN_PREFIX = "litesnn_given_"
+"""Begins the name under which a given file is loaded."""
 
 _allowed: set[tuple[str, str]] = set()  # files and classes that this process was told to run
+_loaded: dict[str, Path] = {}  # modules that given files have loaded from beside them, by name
 
 
 def allow_module(model: str) -> None:
@@ -82,7 +94,7 @@ def build_module(settings: ModuleSettings, seed: int) -> nn.Module:
     path = Path(settings.file)
     require_allowed(settings, "the recipe")
     _require_same(path, settings.sha256)
-    helpers = _helpers(path)
+    helpers = _helpers(path) | _digests(path.parent, settings.helpers)
     for helper in sorted(helpers.keys() | settings.helpers.keys()):
         if helpers.get(helper) != settings.helpers.get(helper):
             raise _changed(path.parent / helper)
@@ -103,6 +115,22 @@ def build_module(settings: ModuleSettings, seed: int) -> nn.Module:
         _require_same(weights, settings.weights_sha256)
         _load_weights(module, weights)
     return module
+
+
+def pin_loaded(settings: ModuleSettings, others: Iterable[str] = ()) -> ModuleSettings:
+    """Settings that pin each file beside the given one that running it has loaded, however it did, and ``others``.
+
+    Of what no import statement names, only that tells.
+    """
+    folder = Path(settings.file).parent
+    files = [file.relative_to(folder).as_posix() for file in _loaded.values() if file.is_relative_to(folder)]
+    helpers = settings.helpers | _digests(folder, {*files, *others} - settings.helpers.keys())
+    return settings.model_copy(update={"helpers": dict(sorted(helpers.items()))})
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of those of the files that are there."""
+    return {name: _digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _parted(model: str) -> tuple[Path, str]:
@@ -153,6 +181,10 @@ def _as_program(path: Path, helpers: Iterable[str]) -> Iterator[None]:
     for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
         if not _is_installed(sys.modules.get(name.partition(".")[0])):
             del sys.modules[name]
+    for name in _loaded:
+        sys.modules.pop(name, None)
+    _loaded.clear()
+    before = set(sys.modules)
     importlib.invalidate_caches()
     folder, arguments, writes_none = str(path.parent), sys.argv, sys.dont_write_bytecode
     sys.path.insert(0, folder)
@@ -161,8 +193,20 @@ def _as_program(path: Path, helpers: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.dont_write_bytecode = arguments, writes_none
+        found = {name: _file_beside(sys.modules[name], path) for name in sys.modules.keys() - before}
+        _loaded.update({name: file for name, file in found.items() if file is not None})
         if folder in sys.path:
             sys.path.remove(folder)
+
+
+def _file_beside(module: ModuleType | None, path: Path) -> Path | None:
+    """The Python file of a module that lies beside a given file or below, and is neither that file nor installed."""
+    name = getattr(module, "__file__", None)
+    if not isinstance(name, str) or not name.endswith(".py") or _is_installed(module):
+        return None
+    file = Path(name)
+    own = file != path and file.is_relative_to(path.parent) and "site-packages" not in file.parts
+    return file if own else None
 
 
 def _is_installed(module: ModuleType | None) -> bool:
@@ -174,7 +218,7 @@ def _is_installed(module: ModuleType | None) -> bool:
 
 def _load_class(path: Path, name: str) -> type[nn.Module]:
     """The class, of its file that is run now."""
-    key = f"litesnn_given_{path.stem}"
+    key = f"{GIVEN_PREFIX}{path.stem}"
     spec = importlib.util.spec_from_file_location(key, path)
     assert spec is not None
     assert spec.loader is not None

@@ -27,7 +27,7 @@ from litesnn.compression.search import (
     require_small_enough,
     searched_rates,
 )
-from litesnn.compression.source import build_module
+from litesnn.compression.source import build_module, pin_loaded
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.energy import energy_record
@@ -56,12 +56,27 @@ from litesnn.train.evaluate import (
 )
 from litesnn.train.fit import AuxiliaryHead, fit_learner
 
-__all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack"]
+__all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack", "try_out"]
 
 _KIND = "compressed network"
 
 MODULE_IMAGES = 512
 """Test images on which the packed file is compared with the module itself, if there are as many."""
+
+
+def try_out(recipe: Recipe, data: Data) -> Recipe:
+    """Refuse a module, or a budget for it, before the run begins. Returns the recipe with all files that it loads.
+
+    Raises:
+        InputError: the module cannot be compressed, or the budget is impossible.
+    """
+    assert recipe.module is not None
+    _require_sensible(recipe)
+    build_module(recipe.module, recipe.seed)
+    recipe = recipe.model_copy(update={"module": pin_loaded(recipe.module)})
+    given = _given(recipe, input_info(data))
+    require_small_enough(Candidates(given, recipe), recipe, lambda *choice: _finish(given, *choice))
+    return recipe
 
 
 def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
@@ -168,7 +183,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     stems = network.analog_macs()
     work = [key for key, cost in COSTS.items() if cost.is_work]
     metrics |= measured.summary(network.info.classes)
-    metrics |= assess(network, measured, data, test, curve, session)
+    metrics |= assess(network, measured, data, test, curve, session, longer="train.epochs")
     metrics |= {
         "arithmetic": "float",
         "module": f"{Path(recipe.module.file).name}:{recipe.module.name}",
@@ -192,7 +207,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
         metrics["layers"] += [
             {"name": name, "kind": "edge", "bits": 0, "keep": 1.0, "weights": 0, "kept": 0}
             | {"synops": measured.synops[name], "bit_synops": measured.bit_synops[name]}
-            for name, _ in extras(given.graph)
+            for name, _, _ in extras(given.graph)
         ]
     metrics["neurons"] = [
         {"name": name, "firing_rate": measured.rates[name]} for name in given.neurons if name in measured.rates

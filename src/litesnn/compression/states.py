@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.tape import Call, Role, Tape, Value, is_neuron, parts_of, tensors_in
+from litesnn.compression.tape import RESETS, Call, Role, Tape, Value, is_neuron, parts_of, tensors_in
 
 __all__ = ["StateError", "call_again", "find_roles", "keeps_state", "reset_of", "reset_states", "resets_with_arguments"]
 
-_RESETS = ("reset_mem", "reset")
 _PROBES = (0.3, 1.0, 3.0, 1e3)
 _KEPT = {"clone", "detach", "detach_", "contiguous"}
 """What may happen to a state on its way to the next timestep."""
@@ -33,15 +32,15 @@ class StateError(Exception):
 
 
 def reset_of(module: nn.Module) -> Callable[[], Any] | None:
-    """The ``reset_mem()`` or ``reset()`` of a module that can be called without arguments, if it has one."""
-    for name in _RESETS:
+    """The ``reset()`` of a module, under one of its names, that can be called without arguments, if it has one."""
+    for name in RESETS:
         if callable(method := getattr(module, name, None)) and not _required(method):
             return method  # type: ignore[no-any-return]
     return None
 
 
 def reset_states(module: nn.Module) -> None:
-    """Put the states of all neurons back, by the ``reset()`` or ``reset_mem()`` that each module may have."""
+    """Put the states of all neurons back, by the ``reset()``, under one of its names, that each module may have."""
     for child in module.modules():
         if (method := reset_of(child)) is not None:
             method()
@@ -53,7 +52,7 @@ def resets_with_arguments(module: nn.Module) -> list[str]:
         f"{path}.{name}({', '.join(needed)})".lstrip(".")
         for path, child in module.named_modules()
         if reset_of(child) is None
-        for name in _RESETS
+        for name in RESETS
         if callable(method := getattr(child, name, None)) and (needed := _required(method))
     ]
 

@@ -18,10 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from litesnn.compression.layers import CompressedLayer
 
-__all__ = ["Call", "Role", "Tape", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
+__all__ = ["RESETS", "Call", "Role", "Tape", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
 
 Role = Literal["neuron", "function", "nothing"]
 """What a module of somebody's making does: it fires, it computes something else without a state, or nothing at all."""
+
+RESETS = ("reset_mem", "reset", "reset_states", "reset_state", "n_reset")
+"""What puts a module's state back: as snnTorch, SpikingJelly, Sinabs and BrainCog call it."""
 
 _TORCH_OPERATIONS = (
     *(nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
@@ -82,7 +85,7 @@ class Call:
 
 @dataclass(eq=False)
 class Tape:
-    """Calls in their order. ``image`` is the input."""
+    """Calls in their order. ``image`` is the input, of which :meth:`begin_again` makes others."""
 
     image: Tensor
     calls: list[Call] = field(default_factory=list)
@@ -91,7 +94,13 @@ class Tape:
     _kept: list[Any] = field(default_factory=list)  # so that no tensor's id is given to another
 
     def __post_init__(self) -> None:
+        self._images = [self.image]
         self._versions[id(self.image)] = _version(self.image)
+
+    def begin_again(self, image: Tensor) -> None:
+        """Take another tensor for the input of what follows, as the module may have changed the one before."""
+        self._images.append(image)
+        self._versions[id(image)] = _version(image)
 
     def value(self, tensor: Tensor) -> Value:
         """A tensor with the call that made it, or last changed it in place."""
@@ -103,7 +112,7 @@ class Tape:
 
     def is_image(self, value: Value) -> bool:
         """Whether a value is the input, as it was given."""
-        return value.tensor is self.image and value.call is None
+        return value.call is None and any(value.tensor is image for image in self._images)
 
     def of(self, module: nn.Module) -> list[Call]:
         """The calls of a module."""
@@ -173,7 +182,7 @@ def is_neuron(module: nn.Module) -> bool:
 
 
 def _has_reset(module: nn.Module) -> bool:
-    return any(callable(getattr(module, name, None)) for name in ("reset", "reset_mem"))
+    return any(callable(getattr(module, name, None)) for name in RESETS)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

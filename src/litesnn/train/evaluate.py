@@ -277,20 +277,28 @@ def validation_curve(run: RunFolder, data: Data) -> Curve:
 
 
 def assess(
-    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, session: Session
+    network: MeasurableNetwork,
+    measured: Measured,
+    data: Data,
+    test: Samples,
+    curve: Curve,
+    session: Session,
+    *,
+    longer: str = "--time, or train.epochs",
 ) -> dict[str, Any]:
     """What accuracy is worth, for ``metrics.json``: beside chance and a linear classifier, by class, with warnings.
 
     The warnings are told as well. Of several processes the first does all of it; all of them get the result.
+    ``longer`` is what they tell to change so that training takes longer.
     """
-    found: dict[str, Any] = processes.first_does(lambda: _assessed(network, measured, data, test, curve))
+    found: dict[str, Any] = processes.first_does(lambda: _assessed(network, measured, data, test, curve, longer))
     for warning in found["warnings"]:
         session.warn(warning["text"])
     return found
 
 
 def _assessed(
-    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve
+    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, longer: str
 ) -> dict[str, Any]:
     classes = len(data.classes)
     fitted = fit_linear(data, test, network.info, network.timesteps)
@@ -301,6 +309,7 @@ def _assessed(
         confusion=tuple(map(tuple, measured.confusion)),
         linear=linear,
         curve=curve,
+        longer=longer,
     )
     return {
         "test_standard_error": standard_error(facts.accuracy, facts.rows),

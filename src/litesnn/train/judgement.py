@@ -66,13 +66,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. ``confusion`` [K, K]: true class, prediction; ``train_rows`` [K]."""
+    """What the rules look at. ``confusion`` [K, K]: true class, prediction; ``train_rows`` [K].
+
+    ``longer`` is what to change so that training takes longer.
+    """
 
     classes: tuple[str, ...]
     train_rows: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...]
     linear: Linear | None = None
     curve: Curve = Curve()
+    longer: str = "--time, or train.epochs"
 
     @property
     def test_rows(self) -> tuple[int, ...]:
@@ -205,7 +209,7 @@ def _near_chance(facts: Facts) -> str | None:
         return None
     return (
         f"near chance: balanced accuracy is {facts.balanced_accuracy:.1%}, and one answer for everything has "
-        f"{facts.chance:.1%}; do not use this network: check the labels, train longer (--time, or train.epochs) or "
+        f"{facts.chance:.1%}; do not use this network: check the labels, train longer ({facts.longer}) or "
         "raise the limits"
     )
 
@@ -230,8 +234,8 @@ def _below_linear(facts: Facts) -> str | None:
     if linear is None or linear.certainty >= -BEYOND_NOISE:
         return None
     return (
-        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer (--time, or "
-        "train.epochs), raise the limits, or do without a network"
+        f"a linear classifier on the same inputs is better: {_accuracies(facts, linear)}; train longer "
+        f"({facts.longer}), raise the limits, or do without a network"
     )
 
 
@@ -241,7 +245,7 @@ def _level_with_linear(facts: Facts) -> str | None:
         return None
     return (
         f"no clear gain over a linear classifier on the same inputs: {_accuracies(facts, linear)}; train longer "
-        "(--time, or train.epochs), raise the limits, or do without a network"
+        f"({facts.longer}), raise the limits, or do without a network"
     )
 
 
@@ -313,7 +317,7 @@ def _rising(facts: Facts) -> str | None:
         return None
     return (
         f"validation accuracy was still rising when training ended: {100 * gain:.1f} points in the last {size} of "
-        f"{epochs} epochs, to {values[-1]:.1%}; train longer (--time, or train.epochs)"
+        f"{epochs} epochs, to {values[-1]:.1%}; train longer ({facts.longer})"
     )
 
 
