@@ -314,7 +314,7 @@ def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tm
     outcome = compress(place, run, name="Soft")
     assert outcome.code == 0, outcome.err
     assert {path.name for path in run.iterdir()} == ALL_FILES - {"model.safetensors"}
-    assert "no model.safetensors, and its size is an estimate: neuron lif2 (litesnn_given_net.Lif)" in outcome.out
+    assert "no model.safetensors, and its size is an estimate: neuron lif2 (Lif)" in outcome.out
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["packing"]["possible"] is False
     assert metrics["test_accuracy"] > 0.8
