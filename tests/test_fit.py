@@ -268,6 +268,18 @@ def in_time(seconds: float, **changes: Any) -> dict[str, Any]:
     return {"train.epochs": 12, "made.seconds": 100.0, "made.training": seconds} | changes
 
 
+@pytest.mark.parametrize(("most", "epochs"), [(0, 12), (14, 14), (100, 20)])
+def test_a_training_that_is_faster_than_planned_uses_its_time(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, epochs: int
+) -> None:
+    run, data, session = derived(tmp_path / "run", problem, in_time(20.0, **{"made.most_epochs": most}))
+    monkeypatch.setattr(module, "time", Clock([1.0]))
+    fit(run, data, session)
+    log = rows(run / "train.jsonl")
+    assert len(log) == epochs
+    assert log[-1]["learning_rate"] < 0.2 * log[0]["learning_rate"]
+
+
 def test_a_training_that_would_be_late_ends_in_time(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,8 +67,8 @@ def test_changed_recipes_are_refused_or_written_again() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("model.width=4000", "weights, and at most"),
-        ("model.width=65536", "weights, and at most"),
+        ("model.width=4000", "the budget of 2500 B packed cannot be kept"),
+        ("model.width=65536", "the budget of 2500 B packed cannot be kept"),
         ("model.width=1000000000", "model.width: "),
         (f"model.levels={[0] * 10_000}", "model.levels: "),
         ("budget.packed_bytes=0", "budget.packed_bytes: "),

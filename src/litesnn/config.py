@@ -214,6 +214,11 @@ class MadeFor(_Settings):
     search: float = Field(0.0, ge=0, description="seconds that the search may take before it leaves out epochs; 0: any")
     training: float = Field(0.0, ge=0, description="seconds that were left for training; 0: no bound, or not known yet")
     epochs_follow: bool = Field(True, description="whether train.epochs are set anew when the network is known")
+    most_epochs: int = Field(
+        0,
+        ge=0,
+        description="epochs of training that are of use, if steps are faster than planned; 0: train.epochs",
+    )
 
 
 class Recipe(_Settings):

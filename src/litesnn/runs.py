@@ -164,13 +164,14 @@ class RunFolder:
         wanted = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried, and fails, again
         return tuple(stage for stage in STAGES if wanted or stage != "pack")
 
-    def go_on_command(self, options: str = "") -> str:
+    def go_on_command(self, options: str = "", recipe: Recipe | None = None) -> str:
         """The command that does what is left of this run, for a shell.
 
         Args:
             options: further ones, as ``--threads 2``.
+            recipe: that of the run, if it is known.
         """
-        module = self.recipe().module
+        module = (recipe or self.recipe()).module
         command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
         return f"{command} --run {shlex.quote(str(self.path))} {options}".rstrip()
 

@@ -27,20 +27,23 @@ class Damaged:
     """The errors of single files among many."""
 
     def __init__(self) -> None:
-        self.errors: list[InputError] = []
+        self._errors: list[tuple[int, InputError]] = []
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep the error of a file for later, and go on with the next one."""
+    def kept(self, place: int = 0) -> Iterator[None]:
+        """Keep the error of a file for later, and go on with the next one.
+
+        ``place``: of the file among those that several threads read, which do not fail in the files' order.
+        """
         try:
             yield
         except InputError as error:
-            self.errors.append(error)
+            self._errors.append((place, error))
 
     def complain(self, total: int) -> None:
         """Raise ``DamagedFilesError`` if any of so many files could not be read."""
-        if self.errors:
-            raise DamagedFilesError(self.errors, total)
+        if self._errors:
+            raise DamagedFilesError([error for _, error in sorted(self._errors, key=lambda each: each[0])], total)
 
 
 def told_together(errors: Sequence[object]) -> str:

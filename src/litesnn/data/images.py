@@ -131,13 +131,13 @@ def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
     """
     damaged = Damaged()
 
-    def measure(image: Encoded) -> tuple[int, int]:
-        with damaged.kept():
+    def measure(place: int, image: Encoded) -> tuple[int, int]:
+        with damaged.kept(place):
             return _size_of(image)
         return 0, 0
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(measure, images))
+        found = list(pool.map(measure, range(len(images)), images))
     damaged.complain(len(images))
     return np.array(found, np.int64).reshape(-1, 2)
 
@@ -150,15 +150,15 @@ def check_images(images: Sequence[Encoded]) -> None:
     """
     damaged = Damaged()
 
-    def check(image: Encoded) -> None:
-        with damaged.kept(), _open(image) as opened:
+    def check(place: int, image: Encoded) -> None:
+        with damaged.kept(place), _open(image) as opened:
             _require_shallow(opened, image.name)
             end = _ENDS.get(str(opened.format))
             if end is None or end not in _last_bytes(image):
                 opened.load()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(check, images))
+        list(pool.map(check, range(len(images)), images))
     damaged.complain(len(images))
 
 
@@ -193,10 +193,10 @@ def _decode(
 
     damaged = Damaged()
 
-    def decode(block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8] | None, bool]]:
+    def decode(first: int, block: Sequence[Encoded]) -> list[tuple[npt.NDArray[np.uint8] | None, bool]]:
         found: list[tuple[npt.NDArray[np.uint8] | None, bool]] = []
-        for image in block:
-            with damaged.kept():
+        for place, image in enumerate(block, first):
+            with damaged.kept(place):
                 found.append(_decode_one(image, size or extent, channels, grey_only=grey_only))
                 continue
             found.append((None, False))
@@ -209,7 +209,8 @@ def _decode(
         for start in range(0, len(rows), _CHUNK):
             images = read(rows[start : start + _CHUNK])
             blocks = [images[at : at + _BLOCK] for at in range(0, len(images), _BLOCK)]
-            decoded = chain.from_iterable(pool.map(decode, blocks))
+            firsts = range(start, start + len(images), _BLOCK)
+            decoded = chain.from_iterable(pool.map(decode, firsts, blocks))
             for index, (image, (pixels, rescaled)) in enumerate(zip(images, decoded, strict=True), start):
                 if pixels is None:
                     continue

@@ -55,7 +55,7 @@ def require_converging(
     onward = f"goes on after epoch {epoch - 1}" if epoch > 1 else "begins it anew"
     raise InputError(
         f"{run.path}: the {'search' if stage == 'search' else 'training'} diverged in epoch {epoch}: {what}. Its rate "
-        f"{stage}.lr is {rate:g}; with a lower one '{run.go_on_command(f'--set {stage}.lr=…')}' {onward}"
+        f"{stage}.lr is {rate:g}; with a lower one '{run.go_on_command(f'--set {stage}.lr=…', recipe)}' {onward}"
     )
 
 

@@ -43,14 +43,14 @@ class Schedule:
         return self.progress + (1 - self.progress) * (epoch - self.since) / (self.epochs - self.since)
 
     def within(self, seconds: float, spent: float, done: int, pace: float, *, most: int, least: int = 1) -> Schedule:
-        """The schedule that ends in time, or this one if it does and leaves none of the ``most`` epochs out for it.
+        """The schedule that ends in time, or this one if it does, and has time for few more of the ``most`` epochs.
 
         Args:
             seconds: that all epochs may take.
             spent: seconds that they have taken.
             done: epochs that are done.
             pace: seconds of an epoch.
-            most: epochs that were planned.
+            most: epochs beyond which more are of no use.
             least: epochs that there are however late it gets.
         """
         left = self.epochs - done
@@ -73,7 +73,7 @@ class Schedule:
 
     def describe_change(self, before: Schedule) -> str:
         """In a line, how it differs from the schedule before."""
-        pace = "longer than planned" if self.epochs < before.epochs else "less time again"
+        pace = "longer than planned" if self.epochs < before.epochs else "less time than that"
         return f"steps take {pace}: {self.epochs} epochs instead of {before.epochs}"
 
 

@@ -247,6 +247,7 @@ def make_plan(
         "search": round(_SEARCH_PATIENCE * max(searching, share), 1) if draft.epochs_follow("search") else 0,
         "training": 0,
         "epochs_follow": draft.epochs_follow("train"),
+        "most_epochs": 0,
     }
     recipe = draft.recipe()
     trained = recipe.train.epochs * _epoch_seconds(recipe, data, paces)
@@ -680,6 +681,8 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     reason = f"{cause} at {pace.step:.2g} s a step"
     text = (run / "recipe.toml").read_text(encoding="utf-8")
     values = {"train.epochs": epochs, "train.epoch_steps": steps, "made.training": max(1, round(left))}
+    whole = steps_per_epoch(data.train.y, recipe.train.batch_size, None)
+    values["made.most_epochs"] = _most_epochs("train", whole, steps)
     write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))
 
 

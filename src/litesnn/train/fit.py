@@ -294,7 +294,8 @@ def fit_learner(
     if done:
         session.show(f"[dim]train: goes on with epoch {done + 1} of {schedule.epochs}[/]")
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
-    bound = 0.0 if recipe.made is None else recipe.made.training
+    bound, most = (0.0, 0) if recipe.made is None else (recipe.made.training, recipe.made.most_epochs)
+    most = max(most, recipe.train.epochs)
     taken = JsonLog.numbers(run / "train.jsonl", "seconds") if done else []  # seconds of each epoch
     with progress_bar(session.console) as bar:
         task = bar.add_task("train", total=schedule.epochs * steps, completed=done * steps, status="")
@@ -331,7 +332,7 @@ def fit_learner(
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multipliers": multipliers}
             memory["deployed_ratios"] = training.deployed_ratios
             taken.append(row["seconds"])
-            changed = schedule.after(epoch + 1, taken, bound, most=recipe.train.epochs)
+            changed = schedule.after(epoch + 1, taken, bound, most=most)
             if changed != schedule:
                 session.warn(changed.describe_change(schedule))
                 bar.update(task, total=changed.epochs * steps)
