@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from device_reads import no_reads
+from litesnn.costs import COSTS
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.files import JsonLog
@@ -251,7 +252,8 @@ def test_validation_does_not_depend_on_the_batch_size(
 def test_no_step_reads_values(problem: Problem, tmp_path: Path) -> None:
     """On a GPU each read would make the program wait for it."""
     gene = genotype(timesteps=2, edges=EDGES, levels=(0, 1, 1))
-    made = recipe(problem.data, {"budget": {"bit_synops": 100.0}})
+    limits = {key: 100.0 for key, cost in COSTS.items() if cost.is_work}
+    made = recipe(problem.data, {"budget": limits})
     trainee = Trainee(build_network(gene, tiny_input((1, 8, 8)), 0), made).train()
     loop = TrainLoop(trainee, made)
     x, y = quantized_images((1, 8, 8), 6), torch.arange(6) % 3

@@ -223,9 +223,9 @@ class CompressedLayer(CompConv):
         whole = torch.einsum("tckl,ckl->t", taps, self._reached(torch.ones_like(self.weight)))
         return used[0], bit_used[0], whole
 
-    def macs(self) -> int:
-        """Multiply-accumulates of one call with the weights that are kept; padding counts as work."""
-        return int(self._masks[0].sum()) * self.places
+    def macs(self) -> Tensor:
+        """Multiply-accumulates of one call with the weights that are kept, a scalar; padding counts as work."""
+        return self._masks[0].sum() * self.places
 
     def whole_macs(self) -> int:
         """:meth:`macs` if all weights were kept."""

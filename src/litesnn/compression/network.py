@@ -556,8 +556,8 @@ class SteppedNetwork(Predictor):
             for layer in [self.given.layers[gene.name]]
         )
 
-    def analog_macs(self) -> list[tuple[float, int]]:
-        """MACs per inference with the weights that are kept, and bits, of every layer that reads real numbers."""
+    def analog_macs(self) -> list[tuple[Tensor, int]]:
+        """MACs per inference with the kept weights, scalars, and bits of every layer that reads real numbers."""
         bits, layers = {gene.name: gene.bits for gene in self.choice.layers}, self.given.layers
         return [
             (macs // layers[name].whole_macs() * layers[name].macs() * (self.timesteps if every else 1), bits[name])

@@ -180,7 +180,7 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     measured = measure(network, test)
     given = network.given
     assert recipe.module is not None
-    stems = network.analog_macs()
+    stems = [(int(macs), bits) for macs, bits in network.analog_macs()]
     work = [key for key, cost in COSTS.items() if cost.is_work]
     metrics |= measured.summary(network.info.classes)
     metrics |= assess(network, measured, data, test, curve, session, longer="train.epochs")

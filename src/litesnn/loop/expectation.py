@@ -77,10 +77,10 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The work of a network without candidates: ``meter`` of a pass, and ``macs`` and bits of its analog layers."""
+    """The work of a network without candidates: ``meter`` of a pass, and what gives MACs and bits of analog layers."""
 
     meter: WorkMeter
-    macs: Sequence[tuple[float, int]]
+    macs: Callable[[], Sequence[tuple[Any, int]]]
 
     @property
     def header_bytes(self) -> int:
@@ -97,7 +97,7 @@ class Fixed:
 
     def analog(self) -> Sequence[tuple[Any, Any]]:
         """MACs and bits of the layers that read real numbers."""
-        return self.macs
+        return self.macs()
 
 
 def work_costs(keys: Iterable[str], network: Fixed) -> Mapping[str, Tensor]:

@@ -133,7 +133,7 @@ class Network(Predictor):
         """Multiply-accumulates of the stem per inference; of frames, at every timestep. Padding counts as work."""
         return self.backbone.stem_macs() * (self.genotype.timesteps if self.info.frames else 1)
 
-    def analog_macs(self) -> list[tuple[float, int]]:
+    def analog_macs(self) -> list[tuple[int, int]]:
         """MACs per inference, and bits, of the stem, the one layer that reads real numbers."""
         return [(self.stem_macs(), self.genotype.stem.bits)]
 

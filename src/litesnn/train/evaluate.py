@@ -175,8 +175,8 @@ class MeasurableNetwork(Protocol):
         """T."""
         ...
 
-    def analog_macs(self) -> list[tuple[float, int]]:
-        """MACs per inference, and bits, of every layer that reads real numbers."""
+    def analog_macs(self) -> Sequence[tuple[int | Tensor, int]]:
+        """MACs per inference, numbers or scalars, and bits of every layer that reads real numbers."""
         ...
 
     def __call__(

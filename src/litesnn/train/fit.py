@@ -220,7 +220,7 @@ class TrainLoop(Generic[LearnerT]):
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if meter is not None:
-            for key, used in work_costs(self.limits, Fixed(meter, trainee.network.analog_macs())).items():
+            for key, used in work_costs(self.limits, Fixed(meter, trainee.network.analog_macs)).items():
                 values[f"train_{key}"] = used
                 loss = loss + self.limits[key].loss(used * self._deployed_ratios[key])
         return loss, values
@@ -385,7 +385,7 @@ def validate(network: MeasurableNetwork, rows: Samples, costs: Iterable[str] = (
             meter = Meter()
             logits = network(x, meter=meter).logits[-1]
             loss, correct = float(F.cross_entropy(logits, y, reduction="sum")), int((logits.argmax(1) == y).sum())
-            work = work_costs(keys, Fixed(meter, network.analog_macs()))
+            work = work_costs(keys, Fixed(meter, network.analog_macs))
             sums += torch.tensor([loss, correct, *(float(work[key]) * len(y) for key in keys)], dtype=torch.float64)
     loss, correct, *used = (processes.total_(sums) / len(rows)).tolist()
     return {"validation_loss": loss, "validation_accuracy": correct} | dict(zip(keys, used, strict=True))
