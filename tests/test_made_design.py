@@ -13,6 +13,7 @@ import pytest
 import litesnn as package
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.files import JsonLog
+from litesnn.loop import schedule
 from litesnn.planning import maker, request, timing
 from litesnn.runs import RunFolder
 from litesnn.train import fit
@@ -26,6 +27,7 @@ def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timing, "_SECONDS", 0.0)
         monkeypatch.setattr(maker, "_SEARCH_PATIENCE", 1e6)  # the clock is a real one, and must not cut the search
+        monkeypatch.setattr(schedule, "_EARLY", 1e6)  # nor prolong the training
         yield
 
 
