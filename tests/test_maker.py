@@ -740,7 +740,9 @@ def test_epochs_follow_what_is_left_of_the_time(tmp_path: Path, monkeypatch: pyt
         "epochs",
         "epoch_steps",
         "training",
+        "most_epochs",
     ]
+    assert recipe.made.most_epochs == 300
     assert "# what was left of the time after the search allows at 0.5 s a step\nepochs = " in after
     assert "an old reason" not in after
     assert "# another one\nlr = " in after
