@@ -66,6 +66,10 @@ class _Limits(BaseModel):
         """The budget without the limits on some costs."""
         return self.model_copy(update=dict.fromkeys(keys))
 
+    def certain(self) -> Self:
+        """The limits alone that are certain before training, on what does not depend on firing rates."""
+        return self.without([key for key, cost in COSTS.items() if cost.is_work])
+
     def describe(self) -> str:
         """The budget as one line that :meth:`parse` reads back."""
         return ", ".join(COSTS[key].write(limit) for key, limit in self.limits().items()) or "no limits"

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from litesnn.compression.network import Given, extras, run, whole_cost
 from litesnn.config import Recipe
-from litesnn.costs import COSTS
 from litesnn.costs.cost import AnalogLayer, Cost, LayerBits, Piece
 from litesnn.genotype import Compressed
 from litesnn.search.derive import (
@@ -203,8 +202,7 @@ def require_small_enough(
     """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
     silent = [0.0] * len(candidates.psi)
     rates = dict.fromkeys(searched_rates(candidates.given), silent)
-    certain = recipe.budget.without([key for key, cost in COSTS.items() if cost.is_work])
-    free = recipe.model_copy(update={"budget": certain})
+    free = recipe.model_copy(update={"budget": recipe.budget.certain()})
     choose_layers(candidates, rates, free, finish)
 
 

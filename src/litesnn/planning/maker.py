@@ -35,7 +35,7 @@ from litesnn.planning.scale import HARDLY_BEGUN
 from litesnn.planning.sensible import require_memory, require_sensible
 from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
-from litesnn.search.derive import costliest_wirings, is_far_too_large, smallest_candidate, smallest_price
+from litesnn.search.derive import costliest_wirings, is_far_too_large, least_bytes_of, smallest_candidate
 from litesnn.snn.network import InputInfo
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
@@ -423,7 +423,7 @@ def _least_network(draft: _Draft, paths: Sequence[MacroPath], info: InputInfo) -
     """What the smallest network needs, in words; of sizes that a person said, those are named."""
     said = [key for key in ("model.width", "model.levels", "model.stem_channels", "search.bits") if draft.has_said(key)]
     least = [_sized(draft, path, 1) for path in paths]
-    need = min((smallest_price if is_far_too_large(one, info) else smallest_candidate)(one, info) for one in least)
+    need = min(least_bytes_of(one, info) for one in least)
     settings = f" with {' and '.join(said)} as said" if said else ""
     height, columns = info.shape[1:]
     return (

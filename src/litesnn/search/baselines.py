@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from litesnn.config import Recipe
-from litesnn.costs import COSTS
 from litesnn.errors import InputError
 from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.search.derive import Preferences, choose, largest_file, wiring
@@ -134,7 +133,7 @@ def _widest(
         middle = (low + high) / 2
         search = recipe.search.model_copy(update={"bits": (bits,), "keeps": (keep,), "widths": (middle,)})
         # Only sizes decide here: limits on work are training's business, as for every network.
-        budget = recipe.budget.without([key for key, cost in COSTS.items() if cost.is_work])
+        budget = recipe.budget.certain()
         trial = recipe.model_copy(update={"search": search, "budget": budget})
         try:
             best = choose(indifferent, trial, info, edges=edges)[0]

@@ -66,6 +66,7 @@ __all__ = [
     "largest_candidate",
     "largest_file",
     "learned_preferences",
+    "least_bytes_of",
     "preference",
     "priced",
     "priced_costs",
@@ -335,7 +336,7 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     """
     which = "with the costliest wiring that the search may choose, the smallest network"
     if recipe.budget.packed_bytes is not None:
-        need = (smallest_price if is_far_too_large(recipe, info) else smallest_candidate)(recipe, info)
+        need = least_bytes_of(recipe, info)
         require_fits(PACKED_BYTES, need, recipe.budget, which, _REMEDY)
     for edges in costliest_wirings(recipe):
         options, rest = priced_options(recipe, info, edges, rate=0.0), fixed_prices(recipe, info, recipe.timesteps)
@@ -363,6 +364,11 @@ def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
 def smallest_candidate(recipe: Recipe, info: InputInfo) -> int:
     """Bytes that the smallest network of a recipe needs with the costliest wiring that its search may choose."""
     return max(_extreme_candidate(recipe, info, edges, smallest) for edges in costliest_wirings(recipe))
+
+
+def least_bytes_of(recipe: Recipe, info: InputInfo) -> int:
+    """:func:`smallest_candidate`, or of what is far too large to be built :func:`smallest_price`."""
+    return (smallest_price if is_far_too_large(recipe, info) else smallest_candidate)(recipe, info)
 
 
 def smallest_price(recipe: Recipe, info: InputInfo) -> int:
