@@ -17,6 +17,7 @@ from litesnn.snn.compconv import Compression
 from litesnn.snn.convolve import convolve_measured
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Kernels, TorchKernels, from_rows, to_rows
+from litesnn.snn.membrane import Neuron
 from litesnn.snn.spike_products import has_loops
 from litesnn.snn.winograd import best_scheme, schemes
 from tiny import liven
@@ -99,7 +100,7 @@ def test_what_is_soon_computed_again_is_not_kept() -> None:
 
 
 def with_kernels(monkeypatch: pytest.MonkeyPatch, kernels: Kernels) -> None:
-    def chosen(_like: Tensor, *, compiled: bool = False) -> Kernels:
+    def chosen(_like: Tensor, _neuron: Neuron, *, compiled: bool = False) -> Kernels:
         return kernels
 
     monkeypatch.setattr(cell_function, "kernels_for", chosen)

@@ -221,7 +221,7 @@ class _Way:
     ) -> None:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
         self.inside = inside
-        self.kernels = kernels_for(spikes, compiled=settings.execution.compiled)
+        self.kernels = kernels_for(spikes, settings.neuron, compiled=settings.execution.compiled)
         # The states that edges can read, as maps: both inputs, and every node's columns of the cell's spikes [P, N·C].
         self.states = [*map(to_rows, inputs), *torch.split(spikes, self.plan.channels, dim=1)]
         self.mixed: Tensor | None = None  # what convolutions by moments have given to the nodes' currents [P, N·C]

@@ -2,8 +2,13 @@
 
 Equations (LitE-SNN, section 3.1; surrogate of the Dspike family, Li et al., NeurIPS 2021):
 
-    u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t,    s_t = 1 if u_t > threshold else 0,    u_0 = s_0 = 0
+    u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t        a spike resets the membrane to zero
+    u_t = leak · u_{t−1} − reset · s_{t−1} + x_t      a spike takes ``reset`` away (soft reset)
+    s_t = 1 if u_t > threshold else 0,    u_0 = s_0 = 0
     ds/du = b / (2·tanh(b/2)) · (1 − tanh²(b·(u − threshold)))  for 0 < u < 1, else 0
+
+A soft reset that subtracts the threshold before the membrane leaks has reset = leak · threshold; one that subtracts it
+afterwards has reset = threshold.
 
 Shapes: T timesteps first, anything behind it.
 """
@@ -25,11 +30,15 @@ SHARPNESS = 3.0
 
 @dataclass(frozen=True)
 class Neuron:
-    """``leak``: what is left of the membrane after one timestep, in [0, 1]; it fires strictly above ``threshold``."""
+    """``leak``: what is left of the membrane after one timestep, in [0, 1]; it fires strictly above ``threshold``.
+
+    ``reset``: what a spike takes from the membrane of the next timestep; ``None``: all of it.
+    """
 
     leak: float = LEAK
     threshold: float = THRESHOLD
     sharpness: float = SHARPNESS
+    reset: float | None = None
 
 
 def surrogate_slope(membrane: Tensor, *, threshold: float = THRESHOLD, sharpness: float = SHARPNESS) -> Tensor:
@@ -47,9 +56,14 @@ def integrate(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         if t == 0:
             membranes[0] = current[0]
         else:
-            # The order of these roundings is part of the deployed arithmetic: (leak·u)·(1−s), then + x.
+            # The order of these roundings is part of the deployed arithmetic: (leak·u)·(1−s) or leak·u − reset·s,
+            # then + x.
             torch.mul(membranes[t - 1], neuron.leak, out=membranes[t])
-            membranes[t].mul_(1 - spikes[t - 1]).add_(current[t])
+            if neuron.reset is None:
+                membranes[t].mul_(1 - spikes[t - 1])
+            else:
+                membranes[t].sub_(spikes[t - 1] * neuron.reset)
+            membranes[t].add_(current[t])
         torch.gt(membranes[t], neuron.threshold, out=spikes[t])
     return membranes, spikes
 
@@ -62,7 +76,11 @@ def integrate_backward(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -
         if t == steps - 1:
             grad[t].mul_(grad_spikes[t])
             continue
-        carried = grad[t + 1] * neuron.leak  # d loss / d (u_t·(1−s_t))
+        carried = grad[t + 1] * neuron.leak
+        if neuron.reset is not None:
+            grad[t].mul_(grad_spikes[t] - grad[t + 1] * neuron.reset).add_(carried)
+            continue
+        # carried is d loss / d (u_t·(1−s_t))
         through_spike = grad_spikes[t] - carried * membranes[t]
         grad[t].mul_(through_spike).add_(carried * (membranes[t] <= neuron.threshold))
     return grad

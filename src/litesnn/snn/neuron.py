@@ -22,18 +22,21 @@ __all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "lif", "lif_integer",
 LEAK_SHIFT = 2
 
 
-def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD) -> Tensor:
-    """Spikes (0. or 1.) of hard-reset LIF neurons.
+def lif(
+    current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, reset: float | None = None
+) -> Tensor:
+    """Spikes (0. or 1.) of LIF neurons.
 
     Args:
         current: input currents [T, ...], float.
         leak: what is left of the membrane after one timestep, in [0, 1].
         threshold: a neuron fires when its membrane is strictly above it.
+        reset: what a spike takes from the membrane of the next timestep; ``None``: all of it (hard reset).
 
     Returns:
         Spikes [T, ...] of the same type. The gradient goes through the reset as well as through the leak.
     """
-    spikes: Tensor = _Lif.apply(current, Neuron(leak, threshold))  # type: ignore[no-untyped-call]
+    spikes: Tensor = _Lif.apply(current, Neuron(leak, threshold, reset=reset))  # type: ignore[no-untyped-call]
     return spikes
 
 
@@ -59,7 +62,7 @@ class _Lif(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, current: Tensor, neuron: Neuron) -> Tensor:
-        _, spikes = kernels_for(current).lif(current, neuron)
+        _, spikes = kernels_for(current, neuron).lif(current, neuron)
         ctx.save_for_backward(current)
         ctx.neuron = neuron
         return spikes
@@ -68,5 +71,6 @@ class _Lif(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         (current,) = ctx.saved_tensors
-        membranes, _ = kernels_for(current).lif(current, ctx.neuron)
-        return kernels_for(membranes).lif_backward(grads[0], membranes, ctx.neuron), None
+        kernels = kernels_for(current, ctx.neuron)
+        membranes, _ = kernels.lif(current, ctx.neuron)
+        return kernels.lif_backward(grads[0], membranes, ctx.neuron), None

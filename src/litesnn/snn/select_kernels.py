@@ -9,14 +9,20 @@ import torch
 from torch import Tensor
 
 from litesnn.snn.kernels import CompiledKernels, Kernels, TorchKernels
+from litesnn.snn.membrane import Neuron
 
 __all__ = ["kernels_for"]
 
 
-def kernels_for(tensor: Tensor, *, compiled: bool = False) -> Kernels:
-    """The fastest kernels for tensors of this device and type, or those that torch compiles."""
+def kernels_for(tensor: Tensor, neuron: Neuron = Neuron(), *, compiled: bool = False) -> Kernels:
+    """The fastest kernels for tensors of this device and type and for these neurons, or those that torch compiles.
+
+    C and Triton know neurons that are reset to zero; others take torch's own kernels.
+    """
     if compiled:
         return CompiledKernels()
+    if neuron.reset is not None:
+        return TorchKernels()
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 
