@@ -37,13 +37,12 @@ from litesnn.costs.cost import Cost, Piece
 from litesnn.costs.size import PACKED_BYTES
 from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.sources import Data
-from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import size_bound
+from litesnn.deploy.packed import InputSpec, size_bound
+from litesnn.deploy.shapes import model_of_shapes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
 from litesnn.loop.session import Session, input_info
-from litesnn.networks import build_network
 from litesnn.runs import RunFolder
 from litesnn.search.joint import read_search
 from litesnn.snn.backbone import STEM_KERNEL
@@ -509,7 +508,8 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
     """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
-    return size_bound(integerize(build_network(genotype, info, seed=0)))
+    spec = InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end)
+    return size_bound(model_of_shapes(genotype, spec, info.classes))
 
 
 def _choose_with(

@@ -1,0 +1,81 @@
+"""A genotype's packed model by shapes alone: no weights are drawn, and no network of torch's is built.
+
+In: a genotype, and what the network is given. Out: a :class:`~litesnn.deploy.packed_model.PackedModel` with the layers,
+sources and numbers of kept weights of every network of that genotype, and with codes and scales that mean nothing.
+:func:`litesnn.deploy.packed.size_bound` of it is the size that no such network's file exceeds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litesnn.costs.size import kept_count
+from litesnn.deploy.packed_model import IMAGE, Affine, InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.genotype import OPS, Genotype
+from litesnn.snn.arithmetic import ARITHMETICS
+from litesnn.snn.backbone import STEM_KERNEL
+from litesnn.snn.neuron import THRESHOLD
+
+__all__ = ["model_of_shapes"]
+
+
+def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...]) -> PackedModel:
+    """The packed model of a genotype's shapes, for an input and classes."""
+    arithmetic = ARITHMETICS[genotype.arithmetic]
+    number = np.float32 if arithmetic.fraction is None else np.int16
+
+    def affine(length: int) -> Affine:
+        zeros: Affine = np.zeros(length, number)
+        return zeros
+
+    def layer(sources: tuple[int, ...], shape: tuple[int, ...], stride: int, bits: int, keep: float) -> Synapses:
+        return Synapses(sources, shape[-1], stride, bits, _codes(shape, keep), affine(shape[0]))
+
+    stem = genotype.stem
+    shape = (stem.channels, spec.shape[0], STEM_KERNEL, STEM_KERNEL)
+    populations = [Population((layer((IMAGE,), shape, stem.stride, stem.bits, 1.0),), affine(stem.channels), None)]
+    older = newer = _Source((0,), stem.channels, level=0)
+    for gene in genotype.cells:
+        sources = [older, newer]
+        for node in range(genotype.nodes):
+            synapses = []
+            for edge in (edge for edge in genotype.edges if edge.node == node):
+                source, op = sources[edge.source], OPS[edge.op]
+                stride = 2 ** (gene.level - source.level)
+                if op.identity and stride == 1 and source.channels == gene.width:
+                    nothing = np.zeros((gene.width, 0, 0, 0), np.int8)
+                    synapses.append(Synapses(source.populations, 0, 1, 0, nothing, affine(gene.width)))
+                    continue
+                shape = (gene.width, source.channels, op.kernel, op.kernel)
+                synapses.append(layer(source.populations, shape, stride, gene.bits, gene.keep))
+            sources.append(_Source((len(populations),), gene.width, gene.level))
+            populations.append(Population(tuple(synapses), affine(gene.width), None))
+        nodes = tuple(population for source in sources[2:] for population in source.populations)
+        older, newer = newer, _Source(nodes, genotype.nodes * gene.width, gene.level)
+    codes = _codes((len(classes), newer.channels), 1.0)
+    numbers = affine(len(classes))
+    return PackedModel(
+        input=spec,
+        timesteps=genotype.timesteps,
+        leak=arithmetic.leak,
+        threshold=THRESHOLD,
+        classes=classes,
+        populations=tuple(populations),
+        readout=Readout(newer.populations, genotype.classifier_bits, codes, numbers, numbers),
+        fraction=arithmetic.fraction,
+    )
+
+
+class _Source:
+    """What a cell reads: populations, their channels in all, and the level of their resolution."""
+
+    def __init__(self, populations: tuple[int, ...], channels: int, level: int) -> None:
+        self.populations, self.channels, self.level = populations, channels, level
+
+
+def _codes(shape: tuple[int, ...], keep: float) -> NDArray[np.int8]:
+    """As many codes as a keep ratio leaves, the first of the layer."""
+    codes = np.zeros(shape, np.int8)
+    codes.reshape(-1)[: kept_count(codes.size, keep)] = 1
+    return codes
