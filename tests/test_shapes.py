@@ -11,9 +11,7 @@ from litesnn.deploy.packed import InputSpec, PackedModel, population_shapes, siz
 from litesnn.deploy.shapes import model_of_shapes
 from litesnn.genotype import Genotype
 from litesnn.snn.network import Network
-from tests.tiny import genotypes, input_info
-
-shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
+from tiny import genotypes, input_info, shapes
 
 
 def layers(model: PackedModel) -> list[tuple[object, ...]]:
