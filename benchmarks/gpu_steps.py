@@ -35,12 +35,13 @@ from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn import cell_function
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import TorchKernels
+from litesnn.snn.membrane import Neuron
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet
 from litesnn.train.fit import Trainee, TrainLoop
 from rounds import number, print_row
 
-__all__ = ["CASES", "WAYS", "measure", "remaining"]
+__all__ = ["CASES", "WAYS", "measure", "remaining", "step_of"]
 
 CASES = ("cifar10-s:64", "cifar10-s:256", "cifar10-m:128")
 """Recipes of 32 × 32 × 3 images and batch sizes."""
@@ -106,7 +107,7 @@ def measure(recipe: str, batch: int, stage: str, way: str, device: torch.device,
         torch.cuda.reset_peak_memory_stats(device)
     try:
         with _kernels(way):
-            step = _step(load_recipe(recipe), batch, stage, WAYS[way], device)
+            step = step_of(load_recipe(recipe), batch, stage, WAYS[way], device)
             first = _loss(step())
             for _ in range(WARM_UP - 1):
                 step()
@@ -118,7 +119,8 @@ def measure(recipe: str, batch: int, stage: str, way: str, device: torch.device,
     return {"ms": round(statistics.median(times), 2), "peak_mb": round(peak / 1e6), "first": first, "last": last}
 
 
-def _step(recipe: Recipe, batch: int, stage: str, execution: Execution, device: torch.device) -> Step:
+def step_of(recipe: Recipe, batch: int, stage: str, execution: Execution, device: torch.device) -> Step:
+    """A step of the joint search (``stage`` "search") or of training a random genotype ("train"), on noise."""
     random = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *SHAPE, generator=random).mul_(32).round_().clamp_(-127, 127).to(device)
     y = torch.randint(0, CLASSES, (batch,), generator=random).to(device)
@@ -156,7 +158,7 @@ def _kernels(way: str) -> Iterator[None]:
         yield
         return
 
-    def chosen(_like: Tensor, *, compiled: bool = False) -> TorchKernels:
+    def chosen(_like: Tensor, _neuron: Neuron, *, compiled: bool = False) -> TorchKernels:
         return TorchKernels()
 
     with mock.patch.object(cell_function, "kernels_for", chosen):
