@@ -214,3 +214,26 @@ def test_threads_are_those_of_torch_whoever_else_has_loaded_openmp() -> None:
         pytest.skip("this scikit-learn brings no OpenMP library")
     assert libraries.startswith(f"['{Path(torch_file).parent}/")
     assert "scikit_learn" not in libraries
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", "None"), ("1", "found"), ("2", "LITESNN_OPENMP is '2'")])
+def test_torchs_threads_can_be_left_alone(value: str, expected: str) -> None:
+    """``LITESNN_OPENMP=0``: threads of their own, and the same results; what else there may be is refused."""
+    script = (
+        "import torch\n"
+        "from litesnn.snn import native_library\n"
+        "from litesnn.snn.native_kernels import NativeKernels\n"
+        "z = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0))\n"
+        "mean = NativeKernels().moments(z)[0]\n"
+        "fork = native_library._openmp_fork()\n"
+        "print(None if fork is None else 'found', mean.double().sum().item())"
+    )
+    environment = os.environ | {"LITESNN_OPENMP": value}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    if value == "2":
+        assert done.returncode != 0
+        assert expected in done.stderr
+        return
+    fork, mean = done.stdout.split()
+    z = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0))
+    assert (fork, float(mean)) == (expected, NATIVE.moments(z)[0].double().sum().item())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from litesnn.cpu import check_limit
-from litesnn.errors import LitesnnError
+from litesnn.errors import InputError, LitesnnError
 from litesnn.shared_library import file_name, load_shared_library
 
 __all__ = [
@@ -158,12 +158,23 @@ _in_use = [""]  # the name that was chosen, if any
 _FIRST_PROCESS = os.getpid()
 
 
+OPENMP_VARIABLE = "LITESNN_OPENMP"
+
+
 @cache
 def _openmp_fork() -> int | None:
     """The address of ``GOMP_parallel`` in the OpenMP library that torch has loaded, if it can be found.
 
-    GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use.
+    GNU's, Intel's and LLVM's libraries all have it. Its threads are those that torch's own functions use. With
+    ``LITESNN_OPENMP=0`` it is not looked for, and the kernels have threads of their own; results are the same.
+
+    Raises:
+        InputError: the variable has another value than 0 and 1.
     """
+    if (value := os.environ.get(OPENMP_VARIABLE)) not in (None, "", "0", "1"):
+        raise InputError(f"{OPENMP_VARIABLE} is {value!r}; expected 0, 1, or nothing")
+    if value == "0":
+        return None
     for path in _openmp_libraries():
         function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
         if function is not None:
