@@ -29,6 +29,7 @@ import machine
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.batches import generator_for
 from litesnn.files import write_atomically
+from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network
 from litesnn.search.baselines import random_genotype
 from litesnn.search.joint import SearchLoop, build_supernet
@@ -131,7 +132,7 @@ def step_of(recipe: Recipe, batch: int, stage: str, execution: Execution, device
         return lambda: loop.joint_step(x, y, draws, epoch=LATE_EPOCH)
     loop.joint_step(x[:2], y[:2], draws, epoch=LATE_EPOCH)
     names = tuple(str(label) for label in range(CLASSES))
-    info = InputInfo(SHAPE, "image", (0.0,) * SHAPE[0], (1.0,) * SHAPE[0], names)
+    info = InputInfo(InputSpec(SHAPE, "image", (0.0,) * SHAPE[0], (1.0,) * SHAPE[0]), names)
     network = build_network(random_genotype(recipe, info, loop.rates, seed=0), info, seed=0).to(device)
     training = TrainLoop(Trainee(network, recipe).to(device).train(), recipe, execution=execution)
     return lambda: training.step(x, y, 0.0)

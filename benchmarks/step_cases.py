@@ -24,6 +24,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data.batches import generator_for
 from litesnn.errors import LitesnnError
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
+from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.backbone import Backbone
@@ -154,7 +155,7 @@ def train_loop(case: Case, contender: str) -> TrainLoop[Trainee]:
     """A training at its first step."""
     channels = case.shape[0]
     names = tuple(str(number) for number in range(CLASSES))
-    info = InputInfo(case.shape, "image", (0.0,) * channels, (1.0,) * channels, names)
+    info = InputInfo(InputSpec(case.shape, "image", (0.0,) * channels, (1.0,) * channels), names)
     network: Network = build_network(derived_genotype(case), info, seed=0)
     if contender.startswith("plain"):
         network = PlainNetwork(network, once=contender == "plain_once")

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.compression.network import Given
+from litesnn.input_spec import InputSpec
 from litesnn.snn.network import InputInfo
 
-INFO = InputInfo((1, 8, 8), "image", (100.0,), (60.0,), ("a", "b", "c"))
+INFO = InputInfo(InputSpec((1, 8, 8), "image", (100.0,), (60.0,)), ("a", "b", "c"))
 
 MODULE = """
 import torch

@@ -11,12 +11,13 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
+from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network
 from litesnn.search.baselines import compress_uniformly, matched_random_genotype, random_genotype, uniform_genotype
 from litesnn.search.derive import Preferences, largest_file
 from litesnn.snn.network import InputInfo
 
-INFO = InputInfo((1, 8, 8), "image", (0.0,), (1.0,), ("a", "b", "c"))
+INFO = InputInfo(InputSpec((1, 8, 8), "image", (0.0,), (1.0,)), ("a", "b", "c"))
 NAMES = ("stem", "cell 1 node 0", "cell 1 node 1", "cell 2 node 0", "cell 2 node 1")
 RATES = {name: [0.1, 0.1, 0.1] for name in NAMES}
 

@@ -25,8 +25,11 @@ from litesnn.data.sources import load
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
 from litesnn.loop import checkpoint
+from litesnn.loop.context import StageContext
 from litesnn.runs import RunFolder
 from litesnn.search import joint
+from litesnn.search.joint import SearchSpace
+from litesnn.strategies import Strategy
 from litesnn.train import fit
 from test_cli import refused
 from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, contents, litesnn, rows, stamps, write_data
@@ -148,7 +151,7 @@ def test_a_file_that_differs_from_the_module_is_not_packed(
 def test_what_cannot_be_packed_is_said_before_the_search(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "learn", lambda *_: (_ for _ in ()).throw(InputError("seen")))
+    monkeypatch.setattr(stages, "search_with", lambda *_: (_ for _ in ()).throw(InputError("seen")))
     text = MODULE + (
         "\nclass Late(Net):\n    def reset(self):\n        self.t = 0\n    def forward(self, x):\n        self.t += 1\n"
         "        x.data = x if self.t < 2 else 0.5 * x\n        return super().forward(x)\n"
@@ -248,13 +251,15 @@ def test_a_stage_that_was_cut_short_goes_on(
 def test_weights_to_start_from_are_started_from(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_weights(place, tmp_path)
 
-    def look(run: RunFolder, data: object, session: object, candidates: Candidates, plan: object) -> Path:
+    def look(strategy: Strategy, context: StageContext, build: Callable[[], SearchSpace]) -> Path:
+        candidates = build().network
+        assert isinstance(candidates, Candidates)
         state = candidates.given.net.state_dict()
         for name, value in safetensors.torch.load_file(path).items():
             assert torch.equal(state[name], value), name
         raise InputError("seen")
 
-    monkeypatch.setattr(stages, "learn", look)
+    monkeypatch.setattr(stages, "search_with", look)
     assert refused(compress(place, tmp_path / "run", "--weights", str(path))) == "seen"
     module = RunFolder(tmp_path / "run").recipe().module
     assert module is not None

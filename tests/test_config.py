@@ -8,6 +8,7 @@ import pytest
 
 from litesnn.config import Recipe, describe_settings, load_recipe, parse_change, shipped_recipes, with_numbers
 from litesnn.errors import InputError
+from litesnn.input_spec import InputSpec
 from litesnn.search.derive import require_possible
 from litesnn.snn.network import InputInfo
 
@@ -37,9 +38,9 @@ def test_tasks_have_three_sizes(task: str) -> None:
 def test_no_shipped_recipe_has_an_impossible_budget(name: str) -> None:
     recipe = load_recipe(name)
     classes = tuple(map(str, range(recipe.data.commands or (100 if "100" in name else 10))))
-    info = InputInfo((3, 32, 32), "image", (0.0,) * 3, (1.0,) * 3, classes)
+    info = InputInfo(InputSpec((3, 32, 32), "image", (0.0,) * 3, (1.0,) * 3), classes)
     if name.startswith("speech"):
-        info = InputInfo(recipe.audio.shape, "array", (0.0,), (1.0,), classes, recipe.audio)
+        info = InputInfo(InputSpec(recipe.audio.shape, "array", (0.0,), (1.0,), recipe.audio), classes)
     require_possible(recipe, info)
     if recipe.budget.packed_bytes is not None:
         with pytest.raises(InputError):

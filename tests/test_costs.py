@@ -17,6 +17,7 @@ from litesnn.costs.size import layer_bytes
 from litesnn.data.sources import load
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
+from litesnn.loop.context import StageContext
 from litesnn.loop.expectation import Mixed
 from litesnn.loop.session import Session, input_info
 from litesnn.search import derive as derivation
@@ -238,12 +239,12 @@ def test_an_impossible_size_is_refused_before_the_search(cost: Cost, problem: Pr
 @pytest.mark.parametrize("cost", [cost for cost in SEARCHED if cost.is_work], ids=lambda cost: cost.key)
 def test_work_beyond_its_limit_is_said_when_the_network_is_chosen(cost: Cost, problem: Problem, tmp_path: Path) -> None:
     run, data, session = begin(tmp_path / "run", problem.data, {"budget": {cost.key: 1e-3}})
-    search(run, data, session)
+    search(StageContext.of(run, data, session))
     supernet, rates = read_search(run, input_info(data).shape, len(input_info(data).classes))
     _, warning = choose(learned_preferences(supernet, rates), run.recipe(), input_info(data))
     assert warning is not None
     assert f"over the limit of {cost.say(1e-3)}" in warning
-    derive(run, data, Session())
+    derive(StageContext.of(run, data, Session()))
     assert run.done("derive")
 
 

@@ -19,6 +19,7 @@ from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split, load
 from litesnn.deploy.pack import pack
 from litesnn.errors import InputError
+from litesnn.loop.context import StageContext
 from litesnn.loop.session import Session
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
@@ -111,7 +112,7 @@ def test_a_limit_that_silences_the_network_is_reported(problem: Problem, tmp_pat
     """At 10 Bit-SynOps no neuron can fire often: training and evaluation say who is silent, and why that may be."""
     run, data, _ = begin(tmp_path / "run", problem.data, {"search.epochs": 1, "train.epochs": 1})
     for stage in (search, derive, fit):
-        stage(run, data, Session())
+        stage(StageContext.of(run, data, Session()))
     path = run.output("train")
     network = load_network(path)
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_a_limit_that_silences_the_network_is_reported(problem: Problem, tmp_pat
     limited = run.recipe().model_copy(update={"budget": Budget(bit_synops=10)})
     (run / "recipe.toml").write_text(limited.to_toml())
     text = StringIO()
-    evaluate(run, data, Session(console=Console(file=text, width=400)))
+    evaluate(StageContext.of(run, data, Session(console=Console(file=text, width=400))))
     metrics = run.metrics()
     assert metrics["bit_synops"] == 0
     assert metrics["arithmetic"] == "float"
@@ -155,7 +156,7 @@ def test_metrics_do_not_depend_on_the_batch_size(
     run = RunFolder(tmp_path / "run")
     expected = run.metrics()
     monkeypatch.setattr(module, "_BATCH", size)
-    evaluate(run, load(run.recipe().data), Session())
+    evaluate(StageContext.of(run, load(run.recipe().data), Session()))
     assert_alike(run.metrics(), expected)
 
 
@@ -189,12 +190,12 @@ def test_the_test_rows_are_not_read_before_evaluation(problem: Problem, tmp_path
 
     early = dataclasses.replace(data, read_test=forbidden)
     for stage in (search, derive, fit):
-        stage(run, early, session)
+        stage(StageContext.of(run, early, session))
     with pytest.raises(pytest.fail.Exception):
-        evaluate(run, early, session)
-    evaluate(run, dataclasses.replace(data, read_test=read_test), session)
+        evaluate(StageContext.of(run, early, session))
+    evaluate(StageContext.of(run, dataclasses.replace(data, read_test=read_test), session))
     assert reads == ["test"]
-    pack(run, early, session)  # its proof runs on validation rows
+    pack(StageContext.of(run, early, session))  # its proof runs on validation rows
 
 
 def test_the_file_itself_is_asked_for_test_rows_only_by_evaluation(tmp_path: Path, problem: Problem) -> None:
@@ -204,10 +205,10 @@ def test_the_file_itself_is_asked_for_test_rows_only_by_evaluation(tmp_path: Pat
     np.savez(path, x=x[:120], y=y[:120], x_test=x[120:, :, :, :7], y_test=y[120:])
     run, data, session = begin(tmp_path / "run", path, {"search.epochs": 1, "train.epochs": 1})
     for stage in (search, derive, fit):
-        stage(run, data, session)
+        stage(StageContext.of(run, data, session))
     run.output("evaluate").write_text("of an earlier evaluation")
     with pytest.raises(InputError, match="test rows: inputs are"):
-        evaluate(run, data, session)
+        evaluate(StageContext.of(run, data, session))
     assert run.done("evaluate")  # a refusal takes nothing away
 
 
@@ -221,7 +222,7 @@ def test_evaluation_refuses_other_data(finished: Path, tmp_path: Path) -> None:
     ]
     for other in others:
         with pytest.raises(InputError, match="was trained on other data than blobs"):
-            evaluate(run, other, Session())
+            evaluate(StageContext.of(run, other, Session()))
     assert run.done("evaluate")  # a refusal takes nothing away
 
 
@@ -269,7 +270,7 @@ def test_a_damaged_log_is_refused_before_anything_is_removed(finished: Path, tmp
     run = RunFolder(tmp_path / "run")
     (run / "train.jsonl").write_text(line + "\n")
     with pytest.raises(InputError, match=r"train\.jsonl is damaged: line 1: "):
-        evaluate(run, load(run.recipe().data), Session())
+        evaluate(StageContext.of(run, load(run.recipe().data), Session()))
     assert run.done("evaluate")
 
 
@@ -282,5 +283,5 @@ def test_without_a_log_of_training_nothing_is_said_of_it(finished: Path, tmp_pat
     for log, said in ((True, True), (False, False)):
         if not log:
             (run / "train.jsonl").unlink()
-        evaluate(run, data, Session())
+        evaluate(StageContext.of(run, data, Session()))
         assert ("rising" in {row["rule"] for row in run.metrics()["warnings"]}) is said

@@ -44,6 +44,7 @@ from litesnn.deploy.reference import Reference, quantize_input
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
 from litesnn.genotype import ArithmeticName, Genotype
+from litesnn.input_spec import InputSpec
 from litesnn.networks import load_network, save_network
 from litesnn.report.examples import collect_examples
 from litesnn.runs import RunFolder
@@ -65,7 +66,7 @@ FRONT_END = EventFrames(by="count", frame_ms=0.1, frame_events=77, height=7, wid
 def event_info(size: tuple[int, int] = (7, 6), clip: int = 5) -> InputInfo:
     front_end = FRONT_END.model_copy(update={"height": size[0], "width": size[1], "clip": clip})
     names = ("dark", "lit", "none")
-    return InputInfo(front_end.shape, "events", front_end.mean, front_end.std, names, front_end)
+    return InputInfo(InputSpec(front_end.shape, "events", front_end.mean, front_end.std, front_end), names)
 
 
 def counts(info: InputInfo, timesteps: int, batch: int = 3, seed: int = 0) -> torch.Tensor:
@@ -157,7 +158,7 @@ class TestTorch:
         save_network(tmp_path / "network.safetensors", made)
         again = load_network(tmp_path / "network.safetensors")
         assert again.info == made.info
-        assert again.info.front_end == FRONT_END
+        assert again.info.input.front_end == FRONT_END
         x = counts(event_info(), 3)
         assert torch.equal(again.predict(x), made.predict(x))
 

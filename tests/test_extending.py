@@ -28,24 +28,11 @@ def sources(tmp_path: Path) -> Path:
     return shutil.copytree(ROOT / "src" / "litesnn", tmp_path / "litesnn", ignore=ignored)
 
 
-def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
-    module, row = examples("A cost")
-    (sources / "costs" / "slots.py").write_text(module, encoding="utf-8")
-    with (sources / "costs" / "__init__.py").open("a", encoding="utf-8") as table:
-        table.write("\n" + row)
+def passed(sources: Path, tests: str, name: str) -> int:
+    """How many tests of a file that name a row pass with these sources; all have to."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", name, f"tests/{tests}"]
     found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-n0",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "kept_weights",
-            "tests/test_costs.py",
-        ],
+        command,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(sources.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -55,4 +42,27 @@ def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
     assert found.returncode == 0, found.stdout[-3000:]
     count = re.search(r"(\d+) passed", found.stdout)
     assert count is not None
-    assert int(count[1]) >= 8
+    return int(count[1])
+
+
+def add(sources: Path, module: str, table: str, section: str) -> None:
+    """Write the module of a section's example, and append its row to the table."""
+    text, row = examples(section)
+    (sources / module).write_text(text, encoding="utf-8")
+    with (sources / table).open("a", encoding="utf-8") as rows:
+        rows.write("\n" + row)
+
+
+def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
+    add(sources, "costs/slots.py", "costs/__init__.py", "A cost")
+    assert passed(sources, "test_costs.py", "kept_weights") >= 8
+
+
+def test_a_stage_takes_a_module_and_a_row(sources: Path) -> None:
+    add(sources, "digest.py", "stages.py", "A stage")
+    assert passed(sources, "test_stages.py", "digest") >= 5
+
+
+def test_a_strategy_takes_a_module_and_a_row(sources: Path) -> None:
+    add(sources, "search/chance.py", "strategies.py", "A strategy of search")
+    assert passed(sources, "test_strategies.py", "chance") >= 5

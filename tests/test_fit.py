@@ -15,6 +15,7 @@ from litesnn.data.sources import Data
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_tensors, save_tensors
+from litesnn.loop.context import StageContext
 from litesnn.loop.schedule import Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info
 from litesnn.networks import build_network, load_network
@@ -43,7 +44,7 @@ def derived(
 def fitted(path: Path, problem: Problem, changes: dict[str, Any], gene: Genotype | None = None) -> Network:
     """The network of a whole training."""
     run, data, session = derived(path, problem, changes, gene)
-    assert fit(run, data, session) == path / "network.safetensors"
+    assert fit(StageContext.of(run, data, session)) == path / "network.safetensors"
     assert {entry.name for entry in path.iterdir()} == {
         ".lock",
         "recipe.toml",
@@ -140,11 +141,11 @@ def test_the_best_network_survives_an_interruption(
     calls = iter([say, interrupted])
     monkeypatch.setattr(module, "validate", lambda network, found, *_: next(calls)(network, found))
     with pytest.raises(KeyboardInterrupt):
-        fit(run, data, session)
+        fit(StageContext.of(run, data, session))
     monkeypatch.setattr(
         module, "validate", lambda *_: {"validation_loss": 1.0, "validation_accuracy": 0.5, "bit_synops": 1.0}
     )
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     assert load_network(run.output("train")).backbone.classifier_bias.tolist() == [1.0] * 3
     assert [row["best"] for row in rows(run / "train.jsonl")] == [True, False, False]
 
@@ -186,9 +187,9 @@ def test_an_interrupted_training_goes_on_as_if_unbroken(
 
     monkeypatch.setattr(module, "validate", once)
     with pytest.raises(KeyboardInterrupt):
-        fit(run, data, session)
+        fit(StageContext.of(run, data, session))
     assert run.checkpoint("train").exists()
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     for name in ("network.safetensors", "genotype.json"):
         assert (run / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
     assert rows(run / "train.jsonl") == rows(tmp_path / "unbroken" / "train.jsonl")
@@ -225,7 +226,7 @@ def test_silent_populations_are_named_after_training(
         monkeypatch.setattr(evaluate_module, "SILENT_RATE", rate)
         text = StringIO()
         run, data, _ = derived(tmp_path / str(rate), problem, {"budget.bit_synops": 1e6, "train.epochs": 1})
-        fit(run, data, Session(console=Console(file=text, width=400)))
+        fit(StageContext.of(run, data, Session(console=Console(file=text, width=400))))
         said.append([line for line in text.getvalue().splitlines() if "almost no spikes" in line])
     assert said[0] == []
     (line,) = said[1]
@@ -276,7 +277,7 @@ def test_a_training_that_is_faster_than_planned_uses_its_time(
 ) -> None:
     run, data, session = derived(tmp_path / "run", problem, in_time(20.0, **{"made.most_epochs": most}))
     monkeypatch.setattr(module, "time", Clock([1.0]))
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     log = rows(run / "train.jsonl")
     assert len(log) == epochs
     assert log[-1]["learning_rate"] < 0.2 * log[0]["learning_rate"]
@@ -288,7 +289,7 @@ def test_a_training_that_would_be_late_ends_in_time(
     text = StringIO()
     run, data, _ = derived(tmp_path / "run", problem, in_time(30.0))
     monkeypatch.setattr(module, "time", Clock([5.0]))
-    fit(run, data, Session(console=Console(file=text, width=400)))
+    fit(StageContext.of(run, data, Session(console=Console(file=text, width=400))))
     log = JsonLog.read(run / "train.jsonl")
     assert [row["seconds"] for row in log] == [5.0] * 6
     assert "steps take longer than planned: 6 epochs instead of 12" in text.getvalue()
@@ -306,7 +307,7 @@ def test_one_slow_epoch_does_not_count_for_ever(
     """The pace of the last three epochs is what is expected; what was cut is put back when there is time again."""
     run, data, session = derived(tmp_path / "run", problem, in_time(20.0))
     monkeypatch.setattr(module, "time", Clock([1.0, 1.0, 4.0, 1.0]))
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     log = JsonLog.read(run / "train.jsonl")
     assert len(log) == 12
     assert sum(row["seconds"] for row in log) == 15
@@ -318,7 +319,7 @@ def test_without_a_bound_or_within_it_all_epochs_are_trained(
 ) -> None:
     run, data, session = derived(tmp_path / "run", problem, changes)
     monkeypatch.setattr(module, "time", Clock([1e6]))
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     assert len(rows(run / "train.jsonl")) == 12
 
 
@@ -334,7 +335,7 @@ def interrupted(run: RunFolder, data: Data, session: Session, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(module, "validate", dies)
         with pytest.raises(KeyboardInterrupt):
-            fit(run, data, session)
+            fit(StageContext.of(run, data, session))
 
 
 DURATIONS = [1.0, 1.0, 3.0, 2.0, 5.0, 1.0]
@@ -347,7 +348,7 @@ def test_a_training_that_was_cut_short_goes_on_as_if_unbroken(
     changes = in_time(13.0, **{"train.nesterov": True, "train.warmup": 0.2, "train.label_smoothing": 0.1})
     run, data, session = derived(tmp_path / "unbroken", problem, changes)
     monkeypatch.setattr(module, "time", Clock(DURATIONS))
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     assert 4 < len(rows(run / "train.jsonl")) < 12
 
     broken, _, _ = derived(tmp_path / "broken", problem, changes)
@@ -355,7 +356,7 @@ def test_a_training_that_was_cut_short_goes_on_as_if_unbroken(
     interrupted(broken, data, session, monkeypatch, killed)
     assert len(rows(broken / "train.jsonl")) == killed
     monkeypatch.setattr(module, "time", Clock(DURATIONS, done=killed))
-    fit(broken, data, session)
+    fit(StageContext.of(broken, data, session))
     assert (broken / "train.jsonl").read_bytes() == (run / "train.jsonl").read_bytes()
     assert broken.output("train").read_bytes() == run.output("train").read_bytes()
 
@@ -370,7 +371,7 @@ def test_a_checkpoint_without_a_schedule_goes_on(
     tensors, info = load_tensors(run.checkpoint("train"), "train state")
     assert info.pop("schedule") == {"epochs": 3, "since": 0, "progress": 0.0}
     save_tensors(run.checkpoint("train"), "train state", tensors, info)
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     assert run.output("train").read_bytes() == (tmp_path / "unbroken" / "network.safetensors").read_bytes()
 
 
@@ -382,7 +383,7 @@ def test_a_log_that_was_lost_does_not_end_a_training_early(
     interrupted(run, data, session, monkeypatch, 5)
     (run / "train.jsonl").write_text("")
     monkeypatch.setattr(module, "time", Clock([2.0]))
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     assert [row["epoch"] for row in rows(run / "train.jsonl")] == [6, 7, 8, 9]  # time that nobody knows of is not spent
 
 
@@ -400,7 +401,7 @@ def counted(problem: Problem, path: Path, monkeypatch: pytest.MonkeyPatch, chang
 
     monkeypatch.setattr(TrainLoop, "step", step)
     run, data, session = derived(path, problem, changes)
-    fit(run, data, session)
+    fit(StageContext.of(run, data, session))
     return found
 
 

@@ -23,6 +23,7 @@ from litesnn.deploy.packed import PackedModel, population_shapes, read, size_bou
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.front_end import EventFrames
+from litesnn.input_spec import InputSpec
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Axis, Meter, taps_along
 from litesnn.snn.network import InputInfo
@@ -343,7 +344,7 @@ def test_what_changes_shared_currents_unseen_is_noticed() -> None:
 
 @torch.no_grad()
 def test_a_fully_connected_network_of_vectors(tmp_path: Path) -> None:
-    info = InputInfo((20, 1, 1), "array", (0.0,) * 20, (1.0,) * 20, ("a", "b", "c"))
+    info = InputInfo(InputSpec((20, 1, 1), "array", (0.0,) * 20, (1.0,) * 20), ("a", "b", "c"))
     layers = [nn.Flatten(), nn.Linear(20, 32), Lif(), nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16), Lif(0.5, 0.7)]
     net = lively(lambda: Row(*layers, nn.Linear(16, 3)), info)
     x = torch.randn(16, 20, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -358,7 +359,7 @@ def test_a_fully_connected_network_of_vectors(tmp_path: Path) -> None:
 
 
 FRAMES = EventFrames(height=6, width=5)
-EVENTS = InputInfo(FRAMES.shape, FRAMES.kind, FRAMES.mean, FRAMES.std, ("a", "b", "c"), FRAMES)
+EVENTS = InputInfo(InputSpec(FRAMES.shape, FRAMES.kind, FRAMES.mean, FRAMES.std, FRAMES), ("a", "b", "c"))
 
 
 class Remembering(Row):

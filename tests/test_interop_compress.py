@@ -30,6 +30,7 @@ from litesnn.data.sources import load
 from litesnn.deploy.packed import PackedModel, read, write
 from litesnn.deploy.reference import Reference, quantize_input
 from litesnn.errors import InputError
+from litesnn.input_spec import InputSpec
 from litesnn.runs import RunFolder
 from litesnn.snn.network import InputInfo
 from test_given_neurons import call_of
@@ -128,7 +129,7 @@ def test_many_timesteps_at_once_are_refused() -> None:
 def test_spikingjellys_own_network_runs() -> None:
     from spikingjelly.activation_based.model.parametric_lif_net import MNISTNet
 
-    info = InputInfo((1, 28, 28), "image", (100.0,), (60.0,), tuple("abcdefghij"))
+    info = InputInfo(InputSpec((1, 28, 28), "image", (100.0,), (60.0,)), tuple("abcdefghij"))
     found = known(MNISTNet(2, jelly("LIFNode")), info)
     assert found.reason is not None
     assert "conv_fc.15 (VotingLayer)" in found.reason  # of spikes

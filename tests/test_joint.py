@@ -12,6 +12,7 @@ from device_reads import no_reads
 from litesnn.data.batches import generator_for
 from litesnn.data.sources import load
 from litesnn.loop.checkpoint import load_tensors, save_state
+from litesnn.loop.context import StageContext
 from litesnn.loop.memory import StepPlan, plan_step
 from litesnn.loop.session import input_info
 from litesnn.search import joint as module
@@ -35,7 +36,7 @@ def searched(path: Path, problem: Problem, *changes: dict[str, Any]) -> tuple[li
     """The log of a search, the supernet before it and the one after it."""
     merged = {key: value for change in changes for key, value in change.items()}
     run, data, session = begin(path, problem.data, merged)
-    assert search(run, data, session) == path / "search.safetensors"
+    assert search(StageContext.of(run, data, session)) == path / "search.safetensors"
     assert not run.checkpoint("search").exists()
     after, _ = read_search(run, data.shape, len(data.classes))
     return rows(path / "search.jsonl"), build_supernet(run.recipe(), data.shape, len(data.classes)), after
@@ -168,7 +169,7 @@ def test_the_global_generator_is_neither_used_nor_moved(problem: Problem, tmp_pa
 
 def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: Path) -> None:
     run, data, session = begin(tmp_path / "run", problem.data, ONE)
-    search(run, data, session)
+    search(StageContext.of(run, data, session))
     _, info = load_tensors(run.output("search"), "search")
     names = {"stem", *(f"cell {cell} node {node}" for cell in (1, 2) for node in (0, 1))}
     assert set(info["rates"]) == names
@@ -315,9 +316,9 @@ def test_joint_updates_resume(problem: Problem, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(module, "save_state", full)
     with pytest.raises(KeyboardInterrupt):
-        search(run, data, session)
+        search(StageContext.of(run, data, session))
     monkeypatch.undo()
-    search(run, data, session)
+    search(StageContext.of(run, data, session))
     assert rows(run / "search.jsonl") == whole
     assert run.output("search").read_bytes() == (tmp_path / "whole" / "search.safetensors").read_bytes()
 

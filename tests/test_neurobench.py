@@ -16,6 +16,7 @@ from torch import Tensor
 
 from litesnn.data.batches import Samples
 from litesnn.deploy.integerize import integerize
+from litesnn.deploy.pack import Packed
 from litesnn.deploy.packed import IMAGE, PackedModel, to_bytes
 from litesnn.genotype import ArithmeticName, Genotype
 from litesnn.snn.network import Network
@@ -31,7 +32,8 @@ def metrics_of(network: Network, x: Tensor) -> tuple[dict[str, Any], Watch]:
     """The section that the evaluation writes for int8 inputs ``x`` [B, C, H, W]."""
     with Watch(network) as watch:
         measured = measure(network, Samples(x.to(torch.int8), torch.zeros(len(x), dtype=torch.int64)))
-    sizes = _sizes(network, measured)
+    packed = Packed.of(integerize(network, measured.rates))
+    sizes = _sizes(network, measured, packed)
     rows = {key: sizes[key] for key in ("layers", "neurons", "packed_bytes")}
     return neurobench_metrics(integerize(network), watch, **rows), watch
 

@@ -15,6 +15,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import pack, prove_equal
 from litesnn.deploy.packed import PackedModel, from_bytes, read, to_bytes
 from litesnn.errors import InputError, LitesnnError
+from litesnn.loop.context import StageContext
 from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
@@ -118,7 +119,7 @@ def test_another_number_of_timesteps_is_found(network: Network) -> None:
 def test_packing_again_gives_the_same_bytes_with_rates_and_classes(job: tuple[RunFolder, Data]) -> None:
     run, data = job
     before = run.output("pack").read_bytes()
-    assert pack(run, data, Session()) == run.output("pack")
+    assert pack(StageContext.of(run, data, Session())) == run.output("pack")
     assert run.output("pack").read_bytes() == before
     model = read(run.output("pack"))
     assert model.classes == data.classes
@@ -131,7 +132,7 @@ def test_a_file_of_another_size_than_evaluation_said_is_refused(job: tuple[RunFo
     metrics = run.metrics()
     run.output("evaluate").write_text(json.dumps(metrics | {"packed_bytes": metrics["packed_bytes"] - 1}))
     with pytest.raises(LitesnnError, match=r"has \d+ B, but evaluation counted \d+ B"):
-        pack(run, data, Session())
+        pack(StageContext.of(run, data, Session()))
     assert run.done("pack")  # a refusal takes nothing away
 
 
@@ -149,7 +150,7 @@ def test_a_file_that_computes_something_else_is_not_left(
 
     monkeypatch.setattr("litesnn.deploy.pack.integerize", faulty)
     with pytest.raises(LitesnnError, match="differ in the spikes of stem"):
-        pack(run, data, Session())
+        pack(StageContext.of(run, data, Session()))
     assert not run.done("pack")
 
 
@@ -163,7 +164,7 @@ def test_an_interrupted_proof_leaves_no_file(
 
     monkeypatch.setattr("litesnn.deploy.pack.prove_equal", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pack(run, data, Session())
+        pack(StageContext.of(run, data, Session()))
     assert {path.name for path in run.path.iterdir()} == ALL_FILES - {"model.safetensors", "report.html"}
 
 
@@ -172,5 +173,5 @@ def test_packing_needs_network_and_metrics(job: tuple[RunFolder, Data], name: st
     run, data = job
     (run / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing"):
-        pack(run, data, Session())
+        pack(StageContext.of(run, data, Session()))
     assert run.done("pack")  # a refusal takes nothing away

@@ -13,11 +13,12 @@ import litesnn
 from litesnn.data.sources import Data, Split
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import write
+from litesnn.input_spec import InputSpec
 from litesnn.snn.network import InputInfo, Network
 from tiny import genotype, lively_network, recipe
 
-IMAGES = InputInfo((2, 6, 5), "image", (100.0, 90.0), (60.0, 70.0), ("cat", "dog", "eel"))
-ARRAYS = InputInfo((2, 6, 5), "array", (0.0, 0.5), (1.0, 2.0), ("cat", "dog", "eel"))
+IMAGES = InputInfo(InputSpec((2, 6, 5), "image", (100.0, 90.0), (60.0, 70.0)), ("cat", "dog", "eel"))
+ARRAYS = InputInfo(InputSpec((2, 6, 5), "array", (0.0, 0.5), (1.0, 2.0)), ("cat", "dog", "eel"))
 X = np.random.default_rng(0).integers(0, 256, (9, 2, 6, 5), dtype=np.uint8)
 
 

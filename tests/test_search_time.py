@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from litesnn.loop.context import StageContext
 from litesnn.loop.schedule import Schedule
 from litesnn.loop.session import cosine_lr
 from litesnn.search import joint as module
@@ -24,7 +25,7 @@ def searched(
     changes = {"search.epochs": PLANNED, "made.seconds": 100.0, "made.search": seconds}
     run, data, session = begin(path, problem.data, changes)
     monkeypatch.setattr(module, "time", Clock(durations))
-    search(run, data, session)
+    search(StageContext.of(run, data, session))
     return rows(path / "search.jsonl")
 
 
@@ -74,6 +75,6 @@ def test_a_search_that_was_cut_goes_on_as_if_unbroken(
     changes = {"search.epochs": PLANNED, "made.seconds": 100.0, "made.search": 9.0}
     run, data, session = begin(tmp_path / "broken", problem.data, changes)
     monkeypatch.setattr(module, "time", Clock(durations, done=killed))
-    search(run, data, session)
+    search(StageContext.of(run, data, session))
     for name in ("search.safetensors", "search.jsonl"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()

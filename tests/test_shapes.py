@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import InputSpec, PackedModel, population_shapes, size_bound
+from litesnn.deploy.packed import PackedModel, population_shapes, size_bound
 from litesnn.deploy.shapes import model_of_shapes
 from litesnn.genotype import Genotype
 from litesnn.snn.network import Network
@@ -28,8 +28,7 @@ def layers(model: PackedModel) -> list[tuple[object, ...]]:
 @given(st.one_of(genotypes(), genotypes(arithmetic="fixed")), shapes)
 def test_it_has_the_layers_and_the_size_of_a_network(gene: Genotype, shape: tuple[int, int, int]) -> None:
     info = input_info(shape)
-    spec = InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end)
-    ours, built = model_of_shapes(gene, spec, info.classes), integerize(Network(gene, info))
+    ours, built = model_of_shapes(gene, info.input, info.classes), integerize(Network(gene, info))
     assert layers(ours) == layers(built)
     assert population_shapes(ours) == population_shapes(built)
     for name in ("input", "timesteps", "leak", "threshold", "classes", "fraction"):

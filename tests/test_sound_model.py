@@ -25,12 +25,14 @@ from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
 from litesnn.genotype import ArithmeticName
+from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.show import info_table, predictions
 from litesnn.snn.network import InputInfo, Network
 
 FRONT_END = LogMel(sample_rate=8000, clip_ms=60, window_ms=25, hop_ms=12.5, mels=5, low_hz=0.1, high_hz=3700.5)
-INFO = InputInfo(FRONT_END.shape, "array", (-6.5,), (4.25,), ("yes", "no", "_silence_"), FRONT_END)
+INFO = InputInfo(InputSpec(FRONT_END.shape, "array", (-6.5,), (4.25,), FRONT_END), ("yes", "no", "_silence_"))
+WITHOUT = replace(INFO, input=replace(INFO.input, front_end=None))
 ARITHMETICS: tuple[ArithmeticName, ...] = ("float", "fixed")
 
 
@@ -79,7 +81,7 @@ def test_the_front_end_survives_a_round_trip(arithmetic: ArithmeticName) -> None
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_without_a_front_end_the_file_is_as_it_was(arithmetic: ArithmeticName) -> None:
-    data = to_bytes(packed(arithmetic, replace(INFO, front_end=None)))
+    data = to_bytes(packed(arithmetic, WITHOUT))
     record = header(data)
     assert record["version"] == {"float": 1, "fixed": 2}[arithmetic]
     assert "front_end" not in record
@@ -151,7 +153,7 @@ def test_a_writer_is_checked_like_a_reader() -> None:
         to_bytes(replace(model, input=replace(model.input, kind="image")))
 
 
-@pytest.mark.parametrize("info", [INFO, replace(INFO, front_end=None)])
+@pytest.mark.parametrize("info", [INFO, WITHOUT])
 def test_trained_networks_keep_it(tmp_path: Path, info: InputInfo) -> None:
     save_network(tmp_path / "network.safetensors", network(info=info))
     assert load_network(tmp_path / "network.safetensors").info == info
@@ -177,7 +179,7 @@ def test_predicts_sound(tmp_path: Path, arithmetic: ArithmeticName) -> None:
 
 
 def test_networks_for_other_arrays_refuse_sound(tmp_path: Path) -> None:
-    write(packed(info=replace(INFO, front_end=None)), tmp_path / "model.safetensors")
+    write(packed(info=WITHOUT), tmp_path / "model.safetensors")
     soundfile.write(tmp_path / "a.wav", np.zeros(480), 8000)
     with pytest.raises(InputError, match=r"a\.wav: this network takes arrays"):
         list(predictions(tmp_path / "model.safetensors", [tmp_path / "a.wav"]))
@@ -196,7 +198,7 @@ def test_the_export_says_what_the_caller_computes(arithmetic: ArithmeticName) ->
         "-6.5 and 4.25",
     ):
         assert part in text
-    assert "sound" not in readme(lay_out(packed(arithmetic, replace(INFO, front_end=None))), (), name="words")
+    assert "sound" not in readme(lay_out(packed(arithmetic, WITHOUT)), (), name="words")
 
 
 def words_folder(folder: Path) -> Path:

@@ -24,7 +24,7 @@ def begun(path: Path, changes: dict[str, Any] | None = None) -> RunFolder:
 @pytest.fixture
 def finished(tmp_path: Path) -> RunFolder:
     run = begun(tmp_path / "old")
-    for name in (*STAGES.values(), "search.jsonl", "train.jsonl", "data.json"):
+    for name in (*(stage.output for stage in STAGES.values()), "search.jsonl", "train.jsonl", "data.json"):
         (run / name).write_text(f"old {name}")
     return run
 

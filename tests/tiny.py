@@ -13,6 +13,7 @@ from litesnn.config import Recipe
 from litesnn.costs.size import layer_bytes
 from litesnn.deploy.integerize import integerize
 from litesnn.genotype import OPS, ArithmeticName, CellGene, Edge, Genotype, StemGene
+from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network
 from litesnn.snn.network import InputInfo, Network
 
@@ -22,7 +23,7 @@ KEEPS = (0.05, 0.3, 0.5, 0.9, 1.0)
 def input_info(shape: tuple[int, int, int] = (2, 6, 5), classes: int = 3) -> InputInfo:
     """Raw floats of mean 1 and spread 2."""
     names = tuple(f"class {index}" for index in range(classes))
-    return InputInfo(shape, "array", (1.0,) * shape[0], (2.0,) * shape[0], names)
+    return InputInfo(InputSpec(shape, "array", (1.0,) * shape[0], (2.0,) * shape[0]), names)
 
 
 def images(shape: tuple[int, int, int], batch: int = 2, seed: int = 0) -> Tensor:

@@ -25,15 +25,9 @@ from litesnn.config import Recipe
 from litesnn.data.sources import Data, load
 from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
+from litesnn.stages import STAGES
 
-STAGE_RESULTS = (
-    "search.safetensors",
-    "genotype.json",
-    "network.safetensors",
-    "metrics.json",
-    "model.safetensors",
-    "report.html",
-)
+STAGE_RESULTS = tuple(stage.output for stage in STAGES.values())
 LOGS = ("search.jsonl", "train.jsonl")
 ALL_FILES = {"recipe.toml", "data.json", ".lock", *STAGE_RESULTS, *LOGS}
 

@@ -25,6 +25,7 @@ from litesnn.cpu import check_limit
 from litesnn.errors import EndedElsewhere, InputError, LitesnnError, memory_errors_told
 from litesnn.interrupts import INTERRUPTED, raise_again
 from litesnn.snn.execution import Execution
+from litesnn.stages import STAGES, Stage
 from litesnn.system import require_supported
 from litesnn.text import plain
 from litesnn.torchrun import is_one_of_several
@@ -80,10 +81,10 @@ app.add_typer(export_app, name="export")
 _command = partial(app.command, cls=_Command)
 _export_command = partial(export_app.command, cls=_Command)
 
-SHARED_COMMANDS = {"design", "search", "train", "evaluate"}
+SHARED_COMMANDS = {"design", *(stage.name for stage in STAGES.values() if stage.shared is not None)}
 """The commands that several processes, started by ``torchrun``, do together; all others the first does alone."""
 
-_RESUMED_COMMANDS = {"design", "compress", "search", "train"}
+_RESUMED_COMMANDS = {"design", "compress", *(stage.name for stage in STAGES.values() if stage.log is not None)}
 """The commands that go on, if they are given again, where an interrupt ended them."""
 
 _HOW = ("device", "threads", "tensorboard", "memory", "compiled", "half", "graphs", "quiet")
@@ -345,17 +346,25 @@ def evaluate(
     _conclude(folder)
 
 
-@_command()
-def pack(run: RunArgument, model: ModelOption = None) -> None:
-    """Pack the trained network into low-bit bytes, and prove that the file computes the same."""
-    _allow(model)
-    _do_stage("pack", _folder(run), _session("cpu", None))
+def _add_stage(stage: Stage) -> None:
+    """The command of a stage that has no options of its own."""
+
+    def alone(run: RunArgument) -> None:
+        _do_stage(stage.name, _folder(run), _session("cpu", None))
+
+    def with_module(run: RunArgument, model: ModelOption = None) -> None:
+        _allow(model)
+        alone(run)
+
+    command = with_module if stage.runs_module else alone
+    command.__name__ = stage.name
+    _command(stage.name, help=stage.meaning)(command)
 
 
-@_command()
-def report(run: RunArgument) -> None:
-    """Write the report, one self-contained HTML page."""
-    _do_stage("report", _folder(run), _session("cpu", None))
+_with_options = {command.callback.__name__ for command in app.registered_commands if command.callback}
+for _stage in STAGES.values():
+    if _stage.name not in _with_options:
+        _add_stage(_stage)
 
 
 @_export_command("c")
@@ -706,15 +715,15 @@ def _show_results(folder: RunFolder) -> None:
     from rich.console import Console
 
     from litesnn.design import check_budgets
-    from litesnn.runs import STAGES
     from litesnn.show import summary_table
 
     metrics = folder.metrics()
     console = Console()
     console.print(summary_table(metrics))
-    for stage in ("pack", "report"):
+    names = list(STAGES)
+    for stage in names[names.index("evaluate") + 1 :]:
         if folder.done(stage):
-            _print_line(console, f"{STAGES[stage]}: {folder.output(stage)}")
+            _print_line(console, f"{STAGES[stage].output}: {folder.output(stage)}")
     if reason := metrics.get("packing", {}).get("reason"):
-        _print_line(console, f"no {STAGES['pack']}, and its size is an estimate: {reason}")
+        _print_line(console, f"no {STAGES['pack'].output}, and its size is an estimate: {reason}")
     check_budgets(metrics)

@@ -24,6 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
 
 __all__ = [
@@ -91,10 +92,9 @@ class SearchSettings(_Settings):
     mode: Literal["budget", "paper"] = Field(
         "budget", description="budget: limits as constraints; paper: fixed cost weights, keep ratio given"
     )
-    update: Literal["alternating", "joint"] = Field(
+    update: str = Field(
         "alternating",
-        description="alternating: weights on training batches, architecture on held-out ones, two passes per step; "
-        "joint: both at once on batches of all these samples, one pass per step",
+        description="; ".join(f"{strategy.name}: {strategy.meaning}" for strategy in STRATEGIES.values()),
     )
     epochs: int = Field(50, ge=1, description="epochs of the search")
     epoch_steps: int | None = Field(
@@ -136,6 +136,11 @@ class SearchSettings(_Settings):
         description="budget mode: least share of the packed-size limit that the derived network may need, if the "
         "candidates and the limit on Bit-SynOps allow; 0: as small as the search likes it",
     )
+
+    @field_validator("update")
+    @classmethod
+    def _known_strategy(cls, update: str) -> str:
+        return strategy_named(update).name
 
     @field_validator("bits")
     @classmethod

@@ -6,7 +6,7 @@ was, and deleting one result makes anew that result and what depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -26,9 +26,9 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
 from litesnn.data.settings import DATA_FILE
 from litesnn.data.sources import Data, load
-from litesnn.deploy.pack import pack
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
+from litesnn.loop.context import Handed, StageContext
 from litesnn.loop.parts import require_equal_parts, require_same_data
 from litesnn.loop.pinned import keep_pin, pinned
 from litesnn.loop.progress import Epoch
@@ -37,15 +37,17 @@ from litesnn.networks import load_network
 from litesnn.planning.maker import Plan, foresee, renew_epochs
 from litesnn.planning.request import Begun, Request, begin
 from litesnn.planning.sensible import require_memory, require_sensible
+from litesnn.references import Reference, function_of
 from litesnn.report.examples import collect_examples
 from litesnn.report.page import write_report
-from litesnn.runs import STAGES, RunFolder, held
-from litesnn.search.derive import derive, require_possible, unused_budget
+from litesnn.runs import RunFolder, held
+from litesnn.search.derive import require_possible, unused_budget
 from litesnn.search.joint import search
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
+from litesnn.stages import STAGES
 from litesnn.takeover import Takeover, take_over
-from litesnn.train.evaluate import evaluate, require_trained_on
+from litesnn.train.evaluate import require_trained_on
 from litesnn.train.fit import fit
 
 if TYPE_CHECKING:
@@ -64,61 +66,35 @@ __all__ = [
 ]
 
 
-def possible_search(run: RunFolder, data: Data, session: Session) -> Path:
+def possible_search(context: StageContext) -> Path:
     """Search, unless the budget is impossible: nobody should wait for a search to learn that."""
-    processes.first_does(lambda: require_possible(run.recipe(), input_info(data)))
-    processes.first_does(lambda: require_memory(run.recipe(), input_info(data), session.device))
+    run, recipe, info, session = context.run, context.recipe, context.info, context.session
+    processes.first_does(lambda: require_possible(recipe, info))
+    processes.first_does(lambda: require_memory(recipe, info, session.device))
     if not run.checkpoint("search").exists():
-        for note in processes.first_does(lambda: unused_budget(run.recipe(), input_info(data))):
+        for note in processes.first_does(lambda: unused_budget(recipe, info)):
             session.show(f"[yellow]{escape(note)}[/]")
-    return search(run, data, session)
+    return search(context)
 
 
-def planned_fit(run: RunFolder, data: Data, session: Session) -> Path:
+def planned_fit(context: StageContext) -> Path:
     """Train; first set the epochs of a recipe that was made for a time, now that the network is known."""
+    run = context.run
     if not run.checkpoint("train").exists():
         workers = processes.count()
-        processes.first_does(lambda: renew_epochs(run, data, session, workers=workers))
+        processes.first_does(lambda: renew_epochs(run, context.data, context.session, workers=workers))
         processes.copy_from_first(run.path, ["recipe.toml"])
-    return fit(run, data, session)
+        context = context.renewed()
+    return fit(context)
 
 
-def report(run: RunFolder, data: Data, session: Session) -> Path:
+def report(context: StageContext) -> Path:
     """Write ``report.html``. Raises ``InputError`` if what it needs is missing, packages included."""
+    run = context.run
     if "pack" not in run.needs():
         return write_report(run.path)
     model = read(run.need("pack"))
-    return write_report(run.path, collect_examples(model, data.test()))
-
-
-STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
-    "search": possible_search,
-    "derive": derive,
-    "train": planned_fit,
-    "evaluate": evaluate,
-    "pack": pack,
-    "report": report,
-}
-assert list(STAGE_FUNCTIONS) == list(STAGES)
-
-GIVEN_STAGE_FUNCTIONS: dict[str, Callable[[RunFolder, Data, Session], Path]] = {
-    "search": given_module.compress_search,
-    "derive": given_module.derive,
-    "train": given_module.fit,
-    "evaluate": given_module.evaluate,
-    "pack": given_module.pack,
-    "report": report,
-}
-"""The same of a run whose recipe has a module: ``litesnn compress``. One process does them."""
-assert list(GIVEN_STAGE_FUNCTIONS) == list(STAGES)
-
-
-SHARED_STAGES: dict[str, Callable[[RunFolder], tuple[Path, ...]]] = {
-    "search": lambda run: (run.checkpoint("search"),),
-    "train": lambda run: (run.output("derive"), run.checkpoint("train"), run.best),
-    "evaluate": lambda run: (run.output("train"),),
-}
-"""The stages that several processes do together, with the files that each of them reads; the first does the others."""
+    return write_report(run.path, collect_examples(model, context.data.test()))
 
 
 def renew_report(run: RunFolder) -> None:
@@ -134,7 +110,7 @@ class Job:
     """
 
     def __init__(self, run: RunFolder, session: Session, data: Data | None = None) -> None:
-        self.run, self.session, self._read = run, session, data
+        self.run, self.session, self._read, self._handed = run, session, data, Handed()
 
     @cached_property
     def data(self) -> Data:
@@ -154,28 +130,37 @@ class Job:
 
     def do(self, stage: str) -> Path:
         """Run one stage, whether or not it was done. Raises what the stage raises."""
-        if (module := self.run.recipe().module) is not None:
-            if stage != "report":
+        row, recipe = STAGES[stage], self.run.recipe()
+        if (module := recipe.module) is not None:
+            if row.runs_module:
                 require_allowed(module, str(self.run / "recipe.toml"))
             if processes.count() > 1:
                 raise InputError("a given module is compressed by one process; start litesnn without torchrun")
             execution = self.session.execution
             if self.session.memory is not None or execution.compiled or execution.half:
                 raise InputError("--memory, --compile and --bf16 do nothing for a given module; leave them out")
-            data, work = self.data, GIVEN_STAGE_FUNCTIONS[stage]
-            keep_pin(self.run, data)
-            made = work(self.run, data, self.session)
-        elif stage not in SHARED_STAGES:
-            data, work = self.data, STAGE_FUNCTIONS[stage]
-            keep_pin(self.run, data)
-            made = Path(processes.first_does(lambda: str(work(self.run, data, self.session))))
+        elif row.shared is not None:
+            require_equal_parts(recipe, [stage])
+            require_equal_parts(recipe, [stage], self.data)
+        keep_pin(self.run, self.data)
+        processes.first_does(lambda: self._require(row.needs))
+        if module is not None:
+            made = self._run(row.compress)
+        elif row.shared is None:
+            made = Path(processes.first_does(lambda: str(self._run(row.design))))
         else:
-            require_equal_parts(self.run.recipe(), [stage])
-            require_equal_parts(self.run.recipe(), [stage], self.data)
-            keep_pin(self.run, self.data)
-            processes.copy_from_first(self.run.path, [path.name for path in SHARED_STAGES[stage](self.run)])
-            made = STAGE_FUNCTIONS[stage](self.run, self.data, self.session)
+            processes.copy_from_first(self.run.path, list(row.shared))
+            made = self._run(row.design)
         keep_pin(self.run, self.data, fit=True)
+        return made
+
+    def _require(self, stages: Sequence[str]) -> None:
+        """Refuse to go on without the results of these stages."""
+        for stage in stages:
+            self.run.need(stage)
+
+    def _run(self, function: Reference) -> Path:
+        made: Path = function_of(function)(StageContext.of(self.run, self.data, self.session, self._handed))
         return made
 
     def take_over(self, source: RunFolder) -> None:

@@ -6,13 +6,23 @@ In: the settings of a recipe, or of a packed file. Out: the same as whole sample
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["FRONT_ENDS", "EventFrames", "FrontEnd", "InputKind", "LogMel", "mel_filters"]
+__all__ = [
+    "FRONT_ENDS",
+    "EventFrames",
+    "FrontEnd",
+    "InputKind",
+    "LogMel",
+    "front_end_name",
+    "mel_filters",
+    "unnamed_front_end",
+]
 
 InputKind = Literal["image", "array", "events"]
 """What a network is given: uint8 pixels, real numbers, or for each timestep a frame of uint8 counts of events."""
@@ -20,14 +30,28 @@ InputKind = Literal["image", "array", "events"]
 _MAX_SAMPLES = 2**22  # of a clip: four minutes of 16 kHz; a few bytes of a packed file must not allocate gigabytes
 
 
-class LogMel(BaseModel):
+class FrontEnd(BaseModel):
+    """Settings of how a recording becomes what a network is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape [C, H, W] of what the network is given; of events that of a frame."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> InputKind:
+        """The kind of what the network is given."""
+        raise NotImplementedError
+
+
+class LogMel(FrontEnd):
     """Log-mel features of clips of one length.
 
     Windows, step and number of filters are those of the training program of Speech Commands (Warden, arXiv 1804.03209):
     30 ms, 10 ms, 40. It takes filters up to 4 kHz, and a cosine transform of the logarithms; we go up to 8 kHz.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sample_rate: int = Field(16000, ge=1000, le=192000, description="samples per second; others are resampled")
     clip_ms: float = Field(1000.0, gt=0, le=600000, description="length of a clip; shorter ones end in silence")
@@ -87,15 +111,13 @@ class LogMel(BaseModel):
         )
 
 
-class EventFrames(BaseModel):
+class EventFrames(FrontEnd):
     """Frames of an event camera: how often each pixel became darker (channel 0) and brighter (channel 1).
 
     Frame t is what the network sees at timestep t. A frame is the same stretch of time, or the same number of events,
     whatever the recording and however many timesteps there are: a network with fewer timesteps sees fewer frames, and
     a frame is complete as soon as its last event is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["time", "count"] = Field("time", description="a frame is frame_ms of time, or frame_events events")
     frame_ms: float = Field(50.0, ge=0.001, le=10000, description="length of a frame, for by = 'time'")
@@ -131,10 +153,24 @@ class EventFrames(BaseModel):
         return f"frames of {length}, {self.height}×{self.width} pixels of two polarities, counts up to {self.clip}"
 
 
-FrontEnd = LogMel | EventFrames
-
-FRONT_ENDS: dict[str, type[LogMel] | type[EventFrames]] = {"log-mel": LogMel, "event-frames": EventFrames}
+FRONT_ENDS: dict[str, type[FrontEnd]] = {"log-mel": LogMel, "event-frames": EventFrames}
 """Every front end by the name that files have for it. A new one is one more row."""
+
+_UNNAMED: Mapping[InputKind, str] = {"array": "log-mel", "events": "event-frames"}
+"""Network files did not always say the name: those of these kinds had these front ends."""
+
+
+def front_end_name(front_end: FrontEnd) -> str:
+    """The name that files have for a front end. Raises ``ValueError`` if it is not in the table."""
+    for name, settings in FRONT_ENDS.items():
+        if type(front_end) is settings:
+            return name
+    raise ValueError(f"{type(front_end).__name__} is none of the front ends {', '.join(FRONT_ENDS)}")
+
+
+def unnamed_front_end(kind: InputKind) -> type[FrontEnd]:
+    """The front end of a network file that does not say its name, by the kind of input."""
+    return FRONT_ENDS[_UNNAMED.get(kind, "log-mel")]
 
 
 def mel_filters(settings: LogMel) -> NDArray[np.float64]:

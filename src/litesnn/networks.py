@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from litesnn.data.batches import generator_for
 from litesnn.errors import InputError
 from litesnn.files import validated
-from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel
+from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name, unnamed_front_end
 from litesnn.genotype import Genotype
+from litesnn.input_spec import InputSpec
 from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
+from litesnn.text import short
 
 __all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
 
@@ -69,9 +70,11 @@ def save_network(path: Path, network: Network) -> None:
 
 def input_fields(info: InputInfo) -> dict[str, Any]:
     """What a network's file says of its input and classes, for :func:`input_from`."""
-    fields = asdict(info)
-    if info.front_end is not None:
-        fields["front_end"] = info.front_end.model_dump()
+    spec = info.input
+    fields: dict[str, Any] = {"shape": spec.shape, "kind": spec.kind, "mean": spec.mean, "std": spec.std}
+    fields |= {"classes": info.classes, "front_end": None}
+    if spec.front_end is not None:
+        fields |= {"front_end": spec.front_end.model_dump(), "front_end_name": front_end_name(spec.front_end)}
     return {"input": fields}
 
 
@@ -80,14 +83,8 @@ def input_from(saved: Mapping[str, Any], path: Path) -> InputInfo:
     if "input" not in saved:
         raise InputError(f"{path}: does not say what its input is; train the network again")
     fields = validated(_Input, saved["input"], path)
-    return InputInfo(
-        shape=fields.shape,
-        kind=fields.kind,
-        mean=fields.mean,
-        std=fields.std,
-        classes=fields.classes,
-        front_end=_front_end(fields.front_end, fields.kind, path),
-    )
+    spec = InputSpec(fields.shape, fields.kind, fields.mean, fields.std, _front_end(fields, path))
+    return InputInfo(spec, fields.classes)
 
 
 _Size = Annotated[int, Field(ge=1, le=2**26)]
@@ -104,6 +101,7 @@ class _Input(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     classes: tuple[str, ...] = Field(min_length=1)
     front_end: Any = None
+    front_end_name: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> _Input:
@@ -112,9 +110,15 @@ class _Input(BaseModel):
         return self
 
 
-def _front_end(value: object, kind: str, path: Path) -> FrontEnd | None:
-    """What the file says of the front end; files from before there was one say nothing."""
+def _front_end(fields: _Input, path: Path) -> FrontEnd | None:
+    """The front end that the file says; files from before there was one say nothing, later ones not all its name."""
+    if fields.front_end is None:
+        return None
+    name = fields.front_end_name
+    if name is not None and name not in FRONT_ENDS:
+        raise InputError(f"{path}: front end: expected one of {', '.join(FRONT_ENDS)}, found {short(name)}")
+    settings = unnamed_front_end(fields.kind) if name is None else FRONT_ENDS[name]
     try:
-        return None if value is None else (EventFrames if kind == "events" else LogMel).model_validate(value)
+        return settings.model_validate(fields.front_end)
     except ValidationError as error:
         raise InputError(f"{path}: front end: {error.errors()[0]['msg']}") from None

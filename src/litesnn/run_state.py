@@ -13,7 +13,8 @@ from rich.text import Text
 
 from litesnn.errors import InputError
 from litesnn.files import JsonLog
-from litesnn.runs import STAGES, RunFolder, budgets_kept
+from litesnn.runs import RunFolder, budgets_kept
+from litesnn.stages import STAGES
 
 __all__ = ["cut_middle", "find_runs", "run_table", "state_lines"]
 
@@ -99,10 +100,10 @@ def _cells(run: RunFolder) -> Iterator[str]:
 
 def _epochs(run: RunFolder, stage: str, *, short: bool = False) -> str:
     """How many epochs of a stage are done, or nothing if none is."""
-    if stage not in ("search", "train") or not run.checkpoint(stage).exists():
+    name = STAGES[stage].log
+    if name is None or not run.checkpoint(stage).exists():
         return ""
-    log, recipe = run / f"{stage}.jsonl", run.recipe()
-    most = recipe.search.epochs if stage == "search" else recipe.train.epochs
+    log, most = run / name, getattr(run.recipe(), stage).epochs
     try:
         rows: list[dict[str, Any]] = JsonLog.read(log) if log.exists() else []
         done = int(rows[-1]["epoch"]) if rows else 0

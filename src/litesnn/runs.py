@@ -27,6 +27,7 @@ from litesnn.costs import COSTS
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import parse_json, read_text, validated, write_atomically
+from litesnn.stages import STAGES, stages_without
 from litesnn.system import require_supported
 
 __all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
@@ -49,16 +50,6 @@ METRICS_KEYS = (
     "budgets",
 )
 """What later stages and the command line read of ``metrics.json``."""
-
-STAGES: dict[str, str] = {
-    "search": "search.safetensors",
-    "derive": "genotype.json",
-    "train": "network.safetensors",
-    "evaluate": "metrics.json",
-    "pack": "model.safetensors",
-    "report": "report.html",
-}
-"""The stages in their order, each with the file that shows that it is done."""
 
 
 class _Part(BaseModel):
@@ -148,13 +139,14 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._parsed: tuple[str, Recipe] | None = None  # the text of the recipe, and what it says
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def output(self, stage: str) -> Path:
         """The file that shows that ``stage`` is done."""
-        return self.path / STAGES[stage]
+        return self.path / STAGES[stage].output
 
     def needs(self) -> tuple[str, ...]:
         """The stages of this run in their order: packing is left out if the given module cannot be packed."""
@@ -162,7 +154,7 @@ class RunFolder:
             return tuple(STAGES)
         packing = self.metrics().get("packing", {})
         wanted = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried, and fails, again
-        return tuple(stage for stage in STAGES if wanted or stage != "pack")
+        return stages_without(packing=wanted)
 
     def go_on_command(self, options: str = "", recipe: Recipe | None = None) -> str:
         """The command that does what is left of this run, for a shell.
@@ -187,11 +179,14 @@ class RunFolder:
         return self.output(stage)
 
     def recipe(self) -> Recipe:
-        """The recipe of this run. Raises ``InputError`` if the folder has none."""
+        """The recipe of this run, parsed again if its file has changed. Raises ``InputError`` if there is none."""
         path = self / "recipe.toml"
         if not path.exists():
             raise InputError(f"{self.path} is not a run folder: it has no recipe.toml")
-        return Recipe.from_toml(read_text(path), origin=str(path))
+        text = read_text(path)
+        if self._parsed is None or self._parsed[0] != text:
+            self._parsed = text, Recipe.from_toml(text, origin=str(path))
+        return self._parsed[1]
 
     def reasons(self) -> dict[str, str]:
         """Why values of this run's recipe are what they are, by dotted key, where ``recipe.toml`` says so."""
@@ -301,7 +296,7 @@ class RunFolder:
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage keeps its state while it runs."""
-        return self.path / f"{stage}.checkpoint.safetensors"
+        return self.path / STAGES[stage].checkpoint
 
     def diverged(self, stage: str) -> Path:
         """The file that says that a stage has diverged and may get other rates."""

@@ -25,7 +25,8 @@ from litesnn.networks import load_network
 from litesnn.prediction_inputs import input_files
 from litesnn.raw_inputs import probabilities
 from litesnn.run_state import cut_middle
-from litesnn.runs import STAGES, RunFolder
+from litesnn.runs import RunFolder
+from litesnn.stages import STAGES
 from litesnn.text import plain
 
 __all__ = ["info_table", "prediction_writer", "predictions", "summary_table"]
@@ -90,7 +91,7 @@ def info_table(path: Path) -> Table:
         path = run.output("pack") if run.done("pack") else run.need("train")
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
-    model = integerize(load_network(path)) if path.name == STAGES["train"] else read(path)
+    model = integerize(load_network(path)) if path.name == STAGES["train"].output else read(path)
     return _model_table(path, model)
 
 

@@ -12,28 +12,10 @@ from dataclasses import dataclass
 from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
-from litesnn.runs import STAGES, RunFolder, differences
+from litesnn.runs import RunFolder, differences
+from litesnn.stages import STAGES, Stage, first_reader
 
 __all__ = ["Takeover", "first_touched", "take_over"]
-
-_FILES = {
-    "search": ("search.jsonl", STAGES["search"]),
-    "derive": (STAGES["derive"],),
-    "train": ("train.jsonl", STAGES["train"]),
-}
-"""The stages that can be taken over, with what they write; what shows that they are done comes last."""
-
-_LATER = {
-    "version": "report",
-    "name": "evaluate",
-    "description": "evaluate",
-    "data.test_limit": "evaluate",
-    "train": "train",
-    "made": "train",
-    "model.spatial_edges": "derive",
-    "search.fill": "derive",
-}
-"""The first stage that a key or a whole section matters to; all others matter to the search already."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +37,7 @@ def first_touched(old: Recipe, new: Recipe) -> tuple[str, str] | None:
     """The first stage to which a value matters that differs, and what differs; ``None`` if nothing does."""
     order = list(STAGES)
     found = [
-        (_LATER.get(key) or _LATER.get(key.partition(".")[0], "search"), f"{key} was {before!r}, now {after!r}")
+        (first_reader(key), f"{key} was {before!r}, now {after!r}")
         for key, before, after in differences(old.model_dump(), new.model_dump())
     ]
     return min(found, key=lambda row: order.index(row[0]), default=None)
@@ -70,24 +52,31 @@ def take_over(source: RunFolder, run: RunFolder) -> Takeover:
     touched = first_touched(source.recipe(), run.recipe())
     stages: list[str] = []
     files: list[str] = []
-    for stage, names in _FILES.items():
-        if touched is not None and list(STAGES).index(stage) >= list(STAGES).index(touched[0]):
+    order = list(STAGES)
+    for row in STAGES.values():
+        stage = row.name
+        if not row.taken_over or (touched is not None and order.index(stage) >= order.index(touched[0])):
             break
         if not source.done(stage):
             break
         if run.done(stage):
-            if _read(run, STAGES[stage]) != _read(source, STAGES[stage]):
+            if _read(run, row.output) != _read(source, row.output):
                 break  # a result of its own: what follows has to come from that
             stages.append(stage)
             continue
         if run.checkpoint(stage).exists():
             break
-        for name in (source.data_pin.name, *names):  # each stage looks whether the data still are what they were
+        for name in (source.data_pin.name, *_files(row)):  # each stage looks whether the data still are what they were
             if (source / name).exists() and not (run / name).exists():
                 write_atomically(run / name, _read(source, name))
                 files.append(name)
         stages.append(stage)
     return Takeover(tuple(stages), None if touched is None else touched[1], tuple(files))
+
+
+def _files(stage: Stage) -> tuple[str, ...]:
+    """What a stage has written; what shows that it is done comes last."""
+    return (stage.output,) if stage.log is None else (stage.log, stage.output)
 
 
 def _read(run: RunFolder, name: str) -> bytes:

@@ -24,7 +24,7 @@ from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, P
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
-from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
+from litesnn.deploy.packed import PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
@@ -243,7 +243,7 @@ def packed_model(
     assert head.codes is not None
     bits, _ = compressions[graph.readout].choice()
     return PackedModel(
-        input=InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end),
+        input=info.input,
         timesteps=timesteps,
         leak=graph.lif.leak,
         threshold=graph.lif.threshold,

@@ -44,7 +44,7 @@ from litesnn.snn.network import InputInfo, LayerInfo
 from litesnn.snn.predictor import Predictor
 from litesnn.snn.strided import Guard
 
-__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of", "whole_cost"]
+__all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of"]
 
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
@@ -128,6 +128,10 @@ class Given(nn.Module):
         """How often a layer is in the packed file, and computed: once for each population that its currents reach."""
         return 1 if self.graph is None else self.graph.copies[name]
 
+    def passes(self, name: str) -> int:
+        """How often a layer is computed in a timestep: each of its copies, at each of its calls."""
+        return self.calls[name] * self.copies(name)
+
     def weight_copies(self, name: str) -> int:
         """How often the packed file has the weights of a layer."""
         return 1 if self.graph is None else self.graph.weight_copies[name]
@@ -139,7 +143,7 @@ class Given(nn.Module):
         """
         static = None if frames else "image"
         return [
-            (name, layer.whole_macs() * (self.calls[name] * self.copies(name)), layer.reads != static)
+            (name, layer.whole_macs() * self.passes(name), layer.reads != static)
             for name, layer in self.layers.items()
             if layer.reads != "spikes"
         ]
@@ -560,8 +564,8 @@ class SteppedNetwork(Predictor):
         """MACs per inference with the kept weights, scalars, and bits of every layer that reads real numbers."""
         bits, layers = {gene.name: gene.bits for gene in self.choice.layers}, self.given.layers
         return [
-            (macs // layers[name].whole_macs() * layers[name].macs() * (self.timesteps if every else 1), bits[name])
-            for name, macs, every in self.given.analog(frames=self.info.frames)
+            (self.given.passes(name) * layers[name].macs() * (self.timesteps if every else 1), bits[name])
+            for name, _, every in self.given.analog(frames=self.info.frames)
         ]
 
 
@@ -585,8 +589,7 @@ def run(
         compressions: of every layer.
         timesteps: T.
         meter, record: collect costs, and the spikes of every neuron layer. Costs of a layer are named after it.
-        whole: let the meter's rates have also what a layer would cost if all weights were kept, in SynOps per timestep:
-            see :func:`whole_cost`.
+        whole: let the meter have also what a layer would cost if all weights were kept, in SynOps per timestep.
         deployed: the layers' deployed forms, of all or of none.
         currents: the deployed currents of neurons that share a layer, by name.
         read_out: makes y_t of the summed outputs of the steps 1…t [T, B, K] (float64).
@@ -606,7 +609,7 @@ def run(
         }
         if meter is not None:
             wholes = _count(given, meter, timesteps) | _count_extras(given, meter, spikes)
-            meter.rates.update(wholes if whole else {})
+            meter.whole.update(wholes if whole else {})
     finally:
         given.heard = None
         given.currents, given.fired = {}, {}
@@ -632,18 +635,13 @@ def _by_timestep(rows: list[Tensor], calls: int, timesteps: int) -> Tensor:
     return torch.stack([torch.cat(parts[start : start + calls], 1) for start in range(0, len(parts), calls)])
 
 
-def whole_cost(name: str) -> str:
-    """The key under which a layer's SynOps with all weights are kept among the rates."""
-    return f"all weights of {name}"
-
-
 def _connects(parameter: nn.Parameter) -> bool:
     """Whether a parameter may be weights between neurons: more than one number for each channel."""
     return sum(size > 1 for size in parameter.shape) > 1
 
 
 def _count(given: Given, meter: Meter, timesteps: int) -> dict[str, Tensor]:
-    """Layers of spikes; returns what they would cost with all weights [T], by the key of :func:`whole_cost`."""
+    """Layers of spikes; returns what they would cost with all weights [T], by name."""
     wholes = {}
     nothing = torch.zeros(0, timesteps, device=given.device)
     meter.add([], nothing, nothing)  # where no layer reads spikes, there are none of its work
@@ -651,7 +649,7 @@ def _count(given: Given, meter: Meter, timesteps: int) -> dict[str, Tensor]:
         if layer.reads == "spikes":
             used, bit_used, whole = (given.copies(name) * part for part in layer.used(given.calls[name], timesteps))
             meter.add([name], used[None], bit_used[None])
-            wholes[whole_cost(name)] = whole
+            wholes[name] = whole
     return wholes
 
 
@@ -686,7 +684,7 @@ def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> d
     for name, sources, handing in extras(given.graph):
         used = torch.stack([handed(source, handing) for source in sources]).sum(0)[None]  # [1, T]
         meter.add([name], used, used)
-        wholes[whole_cost(name)] = used[0]
+        wholes[name] = used[0]
     return wholes
 
 

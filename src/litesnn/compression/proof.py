@@ -442,7 +442,7 @@ def _random_images(info: InputInfo, timesteps: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (_REHEARSED_IMAGES, *((timesteps,) if info.frames else ()), *info.shape)
     if info.kind == "array":
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.input.mean, info.input.std))
         return mean + std * torch.randn(shape, generator=generator)
     return torch.randint(0, 4 if info.frames else 256, shape, generator=generator).to(torch.uint8)
 

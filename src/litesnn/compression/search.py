@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.network import Given, extras, run, whole_cost
+from litesnn.compression.network import Given, extras, run
 from litesnn.config import Recipe
 from litesnn.costs.cost import AnalogLayer, Cost, LayerBits, Piece
 from litesnn.genotype import Compressed
 from litesnn.search.derive import (
-    FloatArray,
     Option,
     choose_within,
     fill_budget,
@@ -29,13 +28,14 @@ from litesnn.search.derive import (
     priced_costs,
     require_each,
 )
+from litesnn.search.outcome import FloatArray
 from litesnn.snn.backbone import Output
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.supernet import draw
 
-__all__ = ["Candidates", "choose_layers", "most_timesteps", "require_small_enough", "searched_rates"]
+__all__ = ["Candidates", "choose_layers", "counted_layers", "most_timesteps", "require_small_enough"]
 
 
 def most_timesteps(given: Given, recipe: Recipe) -> int:
@@ -150,7 +150,7 @@ class Candidates(nn.Module):
 
 def choose_layers(
     candidates: Candidates,
-    rates: Mapping[str, Sequence[float]],
+    whole: Mapping[str, Sequence[float]],
     recipe: Recipe,
     finish: Callable[[int, Mapping[str, tuple[int, float]]], tuple[Compressed, int]],
 ) -> tuple[Compressed, str | None]:
@@ -158,14 +158,14 @@ def choose_layers(
 
     Args:
         candidates: as searched.
-        rates: what the search measured.
+        whole: of each of :func:`counted_layers` what it would cost with all weights, SynOps per timestep [T].
         recipe: of the run.
         finish: makes of T and the choices by layer the record, and the most bytes that its file can take.
 
     Raises:
         InputError: no choice fits the packed-size budget.
     """
-    options = _options(candidates, rates, priced_costs(recipe.budget))
+    options = _options(candidates, whole, priced_costs(recipe.budget))
     names = list(candidates.given.layers)
 
     def record(chosen: Sequence[Option], steps: int) -> tuple[Compressed, int]:
@@ -201,19 +201,18 @@ def require_small_enough(
 ) -> None:
     """Refuse, before anything is searched, a packed-size budget that no choice keeps. Raises ``InputError``."""
     silent = [0.0] * len(candidates.psi)
-    rates = dict.fromkeys(searched_rates(candidates.given), silent)
+    idle = dict.fromkeys(counted_layers(candidates.given), silent)
     free = recipe.model_copy(update={"budget": recipe.budget.certain()})
-    choose_layers(candidates, rates, free, finish)
+    choose_layers(candidates, idle, free, finish)
 
 
-def searched_rates(given: Given) -> list[str]:
-    """The names of what a search measures that :func:`choose_layers` may ask for."""
+def counted_layers(given: Given) -> list[str]:
+    """The names of what a search counts the work of: layers of spikes, and what hands on spikes without a layer."""
     names = [name for name, layer in given.layers.items() if layer.reads == "spikes"]
-    names += [] if given.graph is None else [name for name, _, _ in extras(given.graph)]
-    return [whole_cost(name) for name in names]
+    return names + ([] if given.graph is None else [name for name, _, _ in extras(given.graph)])
 
 
-def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]], costs: Sequence[Cost]) -> list[list[Option]]:
+def _options(candidates: Candidates, whole: Mapping[str, Sequence[float]], costs: Sequence[Cost]) -> list[list[Option]]:
     """Every choice of every layer with its price; the last layer has one."""
     given, options, timesteps = candidates.given, [], len(candidates.psi)
     analog = {name: (macs, every) for name, macs, every in given.analog(frames=given.info.frames)}
@@ -224,12 +223,12 @@ def _options(candidates: Candidates, rates: Mapping[str, Sequence[float]], costs
             strict=True,
         )
     )
-    others = [] if given.graph is None else [np.asarray(rates[whole_cost(name)]) for name, _, _ in extras(given.graph)]
+    others = [] if given.graph is None else [np.asarray(whole[name]) for name, _, _ in extras(given.graph)]
     fixed: FloatArray = np.sum([np.zeros(len(candidates.psi)), *others], axis=0)  # whatever is chosen
     for name, layer in given.layers.items():
         work, macs = np.zeros(timesteps), np.zeros(timesteps)
         if layer.reads == "spikes":
-            work = np.asarray(rates[whole_cost(name)], np.float64)
+            work = np.asarray(whole[name], np.float64)
         elif name in analog:
             macs[: None if analog[name][1] else 1] = analog[name][0]
         pairs = (

@@ -23,27 +23,29 @@ from litesnn.compression.proof import compare_with_module, rehearse
 from litesnn.compression.search import (
     Candidates,
     choose_layers,
+    counted_layers,
     most_timesteps,
     require_small_enough,
-    searched_rates,
 )
 from litesnn.compression.source import build_module, pin_loaded
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.energy import energy_record
 from litesnn.data.sources import Data
-from litesnn.deploy.pack import PROOF_IMAGES, counted
-from litesnn.deploy.packed import PackedModel, from_bytes, size_bound, to_bytes
+from litesnn.deploy.pack import PROOF_IMAGES, Packed, counted, firing_rates
+from litesnn.deploy.packed import PackedModel, from_bytes, size_bound
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
 from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
+from litesnn.loop.context import StageContext
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
 from litesnn.runs import RunFolder, budgets_kept
-from litesnn.search.joint import learn, read_into
+from litesnn.search.joint import SearchSpace, read_into, search_with
 from litesnn.snn.network import InputInfo
+from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.train.evaluate import (
     again_command,
     assess,
@@ -79,15 +81,15 @@ def try_out(recipe: Recipe, data: Data) -> Recipe:
     return recipe
 
 
-def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
+def compress_search(context: StageContext) -> Path:
     """Search bits, keep ratios and T. Returns the path of ``search.safetensors``.
 
     Raises:
         InputError: the module cannot be compressed, the budget is impossible, or a file is damaged.
     """
-    recipe = run.recipe()
+    recipe, session = context.recipe, context.session
     _require_sensible(recipe)
-    given = _given(recipe, input_info(data))
+    given = _given(recipe, context.info)
     candidates = Candidates(given, recipe)
     require_small_enough(candidates, recipe, lambda *choice: _finish(given, *choice))
     if given.reason is not None:
@@ -95,22 +97,23 @@ def compress_search(run: RunFolder, data: Data, session: Session) -> Path:
     limited = [COSTS[key].title for key in recipe.budget.limits() if COSTS[key].is_work]
     if given.uncounted and limited:
         session.warn(f"the limit on {' and '.join(limited)} cannot be held against all: {_uncounted(given)}")
-    return learn(run, data, session, candidates.to(session.device), _plan(session))
+    space = SearchSpace(candidates.to(session.device), _plan(session))
+    return search_with(strategy_named(recipe.search.update), context, lambda: space)
 
 
-def derive(run: RunFolder, data: Data, session: Session) -> Path:
+def derive(context: StageContext) -> Path:
     """Choose bits and keep ratios within the budget. Returns the path of ``genotype.json``.
 
     Raises:
         InputError: the search's result is missing or damaged, or nothing fits the budget.
     """
-    recipe = run.recipe()
-    given = _given(recipe, input_info(data))
+    run, recipe = context.run, context.recipe
+    given = _given(recipe, context.info)
     candidates = Candidates(given, recipe)
-    rates = read_into(candidates, run, searched_rates(given))
-    choice, warning = choose_layers(candidates, rates, recipe, lambda *picked: _finish(given, *picked))
+    activity = read_into(candidates, run, whole=counted_layers(given))
+    choice, warning = choose_layers(candidates, activity.whole, recipe, lambda *picked: _finish(given, *picked))
     if warning:
-        session.warn(warning)
+        context.session.warn(warning)
     run.start("derive")
     write_atomically(run.output("derive"), choice.to_json())
     return run.output("derive")
@@ -141,13 +144,13 @@ class _Tuned(nn.Module):
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
 
 
-def fit(run: RunFolder, data: Data, session: Session) -> Path:
+def fit(context: StageContext) -> Path:
     """Fine-tune the module with its choices, from what the search left. Returns the path of ``network.safetensors``.
 
     Raises:
         InputError: a file is missing or damaged, or cannot be written.
     """
-    recipe, info = run.recipe(), input_info(data)
+    run, recipe, info, session = context.run, context.recipe, context.info, context.session
     choice = Compressed.read(run.need("derive"))
     given = _given(recipe, info)
     read_into(Candidates(given, recipe), run)
@@ -158,25 +161,25 @@ def fit(run: RunFolder, data: Data, session: Session) -> Path:
         save_tensors(path, _KIND, network.state_dict(), said)
 
     return fit_learner(
-        *(run, data, session, _Tuned(network), _plan(session)),
+        *(context, _Tuned(network), _plan(session)),
         save=save,
         load=lambda path: _load(path, recipe).to(session.device),
     )
 
 
-def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
+def evaluate(context: StageContext) -> Path:
     """Measure the fine-tuned module on test. Returns the path of ``metrics.json``.
 
     Raises:
         InputError: the network is missing or damaged, or does not fit the data.
     """
-    recipe = run.recipe()
+    run, recipe, data, session = context.run, context.recipe, context.data, context.session
     network = load_compressed(run).to(session.device)
     require_trained_on(network.info, data, run.output("train"))
     test = session.samples(data.test(), network.info)
     curve = validation_curve(run, data)
     run.start("evaluate")
-    metrics = preamble(recipe, data, len(test), again_command(run))
+    metrics = preamble(recipe, data, len(test), again_command(run, recipe))
     measured = measure(network, test)
     given = network.given
     assert recipe.module is not None
@@ -215,9 +218,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     metrics["weights"] = sum(layer["weights"] for layer in metrics["layers"])
     metrics["kept_weights"] = sum(layer["kept"] for layer in metrics["layers"])
     metrics["model_size_bytes"] = sum(layer["kept"] * layer["bits"] for layer in metrics["layers"]) / 8
-    metrics["packed_bytes"] = (
-        network.estimated_bytes() if given.graph is None else len(to_bytes(_packed(network, measured.rates)))
-    )
+    packed = None if given.graph is None else Packed.of(_packed(network, measured.rates))
+    metrics["packed_bytes"] = network.estimated_bytes() if packed is None else len(packed.content)
     metrics["energy"] = energy_record(metrics["layers"], stems)
     metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ())
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
@@ -230,10 +232,12 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     if note is not None:
         session.warn(note)
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
+    if packed is not None and session.device.type == "cpu":  # where packing computes; another may round differently
+        context.handed.leave(packed)
     return run.output("evaluate")
 
 
-def pack(run: RunFolder, data: Data, session: Session) -> Path:
+def pack(context: StageContext) -> Path:
     """Pack the module and check the file against it. Returns the path of ``model.safetensors``.
 
     Raises:
@@ -241,20 +245,22 @@ def pack(run: RunFolder, data: Data, session: Session) -> Path:
         LitesnnError: the file computes something else than the module by its own forward, of which the metrics then
             tell, or than its deployed form, or has another size than evaluation said.
     """
+    run, recipe, data = context.run, context.recipe, context.data
     network = load_compressed(run)
     require_trained_on(network.info, data, run.output("train"))
     metrics = run.metrics()
     graph = network.given.graph
     if graph is None:
         raise InputError(f"{network.given.origin} cannot be packed: {network.given.reason}")
-    content = counted(_packed(network, {row["name"]: row["firing_rate"] for row in metrics["neurons"]}), metrics)
+    packed = context.handed.take(Packed) or Packed.of(_packed(network, firing_rates(metrics)))
+    content = counted(packed, metrics)
     run.start("pack")
-    settings, test = run.recipe().module, data.test().x
+    settings, test = recipe.module, data.test().x
     assert settings is not None
     rows = torch.linspace(0, len(test) - 1, min(len(test), MODULE_IMAGES)).round().long()  # they may be in order
     try:
         proof = prove_equal(network, graph, from_bytes(content), data.validation.x[:PROOF_IMAGES])
-        module = build_module(settings, run.recipe().seed)
+        module = build_module(settings, recipe.seed)
         agreement = compare_with_module(module, network, from_bytes(content), test[rows])
     except LitesnnError as error:
         run.amend_metrics(packing={"possible": False, "failed": True, "reason": str(error)}, **_judged(metrics, False))
@@ -348,6 +354,11 @@ def _require_sensible(recipe: Recipe) -> None:
     """Refuse settings that mean nothing for a given module."""
     if recipe.search.widths != (1.0,):
         raise InputError("search.widths: a given module keeps its widths; expected [1.0]")
+    if not strategy_named(recipe.search.update).searches_modules:
+        able = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.searches_modules)
+        raise InputError(
+            f"search.update: the strategy {recipe.search.update!r} searches no given modules; expected one of {able}"
+        )
     if recipe.model.arithmetic != "float":
         raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
 

@@ -232,9 +232,8 @@ def _opened(encoded: Encoded) -> Iterator[Any]:
     except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:  # RuntimeError is libsndfile's
         if encoded.is_empty():
             raise InputError(f"{encoded.name}: cannot be decoded as sound: the file is empty") from None
-        reason = re.sub(r"^Error opening .*?: (?=\w)", "", reason_of(error)).rstrip(
-            "."
-        )  # names the file, or a place in memory
+        said = reason_of(error).rstrip(".")
+        reason = re.sub(r"^Error opening .*?: (?=\w)", "", said)  # which names the file, or a place in memory
         raise InputError(f"{encoded.name}: cannot be decoded as sound: {reason}") from None
 
 

@@ -17,7 +17,7 @@ from litesnn.data.events import decode_events, event_frames
 from litesnn.data.images import Encoded, decode_images
 from litesnn.data.numpy_files import read_npy, read_npz
 from litesnn.errors import InputError
-from litesnn.front_end import EventFrames, FrontEnd, InputKind
+from litesnn.front_end import EventFrames, FrontEnd, InputKind, LogMel, front_end_name
 
 __all__ = ["load_inputs"]
 
@@ -48,8 +48,11 @@ def load_inputs(
         file = Encoded(content=None, path=str(path), name=str(path))
         if isinstance(front_end, EventFrames):
             return _frames(path, front_end, timesteps)
-        if front_end is not None:
+        if isinstance(front_end, LogMel):
             return log_mel(torch.from_numpy(decode_clip(Clip(file), front_end))[None], front_end)
+        if front_end is not None:
+            name = front_end_name(front_end)
+            raise InputError(f"{path}: no recordings are read for the front end {name}; expected a .npy or .npz file")
         if kind == "array":
             raise InputError(f"{path}: this network takes arrays; expected a .npy or .npz file")
         return decode_images(lambda _: [file], np.zeros(1, np.int64), size=shape[1:], shape=shape)

@@ -41,6 +41,7 @@ from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
 from litesnn.extras import need
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
+from litesnn.input_spec import InputSpec
 
 __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "Split", "load", "open_source", "part"]
 
@@ -93,6 +94,11 @@ class Data:
     front_end: FrontEnd | None = None
     check_test: Callable[[], None] = field(default=lambda: None, repr=False)
     """Raises ``InputError`` if files of test rows are seen to be damaged, without decoding what is whole."""
+
+    @property
+    def input(self) -> InputSpec:
+        """What a network of these data is given."""
+        return InputSpec(self.shape, self.kind, self.mean, self.std, self.front_end)
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.shape))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from litesnn.deploy.packed import Affine, InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.deploy.packed import Affine, PackedModel, Population, Readout, Synapses
 from litesnn.snn.arithmetic import Folded, FoldedGroup
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
@@ -68,7 +68,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     )
     info, arithmetic = network.info, backbone.arithmetic
     return PackedModel(
-        input=InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end),
+        input=info.input,
         timesteps=network.genotype.timesteps,
         leak=arithmetic.leak,
         threshold=THRESHOLD,

@@ -40,10 +40,11 @@ from litesnn.deploy.limits import (
     MAX_TIMESTEPS,
     MAX_WEIGHTS,
 )
-from litesnn.deploy.packed_model import IMAGE, InputSpec, PackedModel
+from litesnn.deploy.packed_model import IMAGE, PackedModel
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
-from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind
+from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name
+from litesnn.input_spec import InputSpec
 from litesnn.text import first_complaint
 
 __all__ = [
@@ -67,7 +68,6 @@ NO_CRC = "00000000"
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
-_FRONT_END_NAMES = {settings: name for name, settings in FRONT_ENDS.items()}
 _KINDS = get_args(InputKind)
 
 # Of fixed-point models.
@@ -160,7 +160,7 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
 
 
 def _front_end_row(front_end: FrontEnd) -> list[object]:
-    return [_FRONT_END_NAMES[type(front_end)], *front_end.model_dump().values()]
+    return [front_end_name(front_end), *front_end.model_dump().values()]
 
 
 def read_header(metadata: str, origin: str) -> Header:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.front_end import FrontEnd, InputKind
+from litesnn.input_spec import InputSpec
 
 __all__ = [
     "IMAGE",
@@ -112,33 +112,6 @@ class Readout(_Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class InputSpec(_Record):
-    """What the network is given, [C, H, W].
-
-    ``kind`` is ``"image"`` for uint8 pixels 0 to 255, ``"array"`` for real numbers, ``"events"`` for uint8 counts of
-    events, of which the network sees another frame at each timestep, [T, C, H, W] in all. ``mean`` and ``std`` are per
-    channel, in the units of the raw data. They mean float32 numbers, and are kept as the shortest decimals that say
-    which. ``front_end`` says how recordings become this, if they do; who runs the network computes it
-    (:func:`litesnn.data.audio.log_mel`, :func:`litesnn.data.events.event_frames`).
-    """
-
-    shape: tuple[int, int, int]
-    kind: InputKind
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    front_end: FrontEnd | None = None
-
-    @property
-    def frames(self) -> bool:
-        """Whether the network sees another frame at each timestep."""
-        return self.kind == "events"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
-        object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class PackedModel(_Record):
     """A network as it is deployed. Populations are in topological order: each reads only earlier ones.
 
@@ -177,16 +150,6 @@ def described(model: PackedModel) -> str:
     kept, weights = sum(int(np.count_nonzero(each)) for each in codes), sum(each.size for each in codes)
     arithmetic = "float" if model.fraction is None else "fixed point"
     return (
-        f"{'×'.join(map(str, model.input.shape))} {model.input.kind} → {len(model.classes)} classes, "
+        f"{model.input} → {len(model.classes)} classes, "
         f"T = {model.timesteps}, {len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}"
     )
-
-
-def _shortest(value: float) -> float:
-    """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
-    with np.errstate(over="ignore"):  # a largest number may be rounded beyond it
-        single = np.float32(value)
-        for digits in range(1, 9):
-            if np.float32(short := float(f"{single:.{digits}g}")) == single:
-                return short
-    return float(f"{single:.9g}")

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.costs.size import kept_count
-from litesnn.deploy.packed_model import IMAGE, Affine, InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, Population, Readout, Synapses
 from litesnn.genotype import OPS, Genotype
+from litesnn.input_spec import InputSpec
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.neuron import THRESHOLD

@@ -23,6 +23,7 @@ from litesnn.files import write_atomically
 from litesnn.text import short
 
 __all__ = [
+    "kind_of",
     "load_into",
     "load_state",
     "load_tensors",
@@ -81,6 +82,17 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     if description.get("sha256") != _digest(tensors, description.get("info")):
         raise InputError(f"{path} is damaged: its checksum does not match")
     return tensors, description["info"]
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a file that :func:`save_tensors` wrote; ``None`` if it is damaged, missing or another file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get("litesnn", "null"))
+    except _UNREADABLE:
+        return None
+    kind = description.get("kind") if isinstance(description, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def require_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -5,16 +5,19 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
 __all__ = ["backward_in_parts"]
 
+KeyT = TypeVar("KeyT", bound=Hashable)
+
 
 def backward_in_parts(
-    x: Tensor, y: Tensor, forward: Callable[[Tensor, Tensor], tuple[Tensor, Mapping[str, Tensor]]], parts: int
-) -> dict[str, Tensor]:
+    x: Tensor, y: Tensor, forward: Callable[[Tensor, Tensor], tuple[Tensor, Mapping[KeyT, Tensor]]], parts: int
+) -> dict[KeyT, Tensor]:
     """Add the gradient of the mean loss over a batch x [B, ...], y [B] to the parameters.
 
     Args:
@@ -24,7 +27,7 @@ def backward_in_parts(
     Returns:
         The means of the values over the batch, without gradients.
     """
-    means: dict[str, Tensor] = {}
+    means: dict[KeyT, Tensor] = {}
     parts = min(parts, len(y))
     for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
         share = len(part_y) / len(y)

@@ -9,6 +9,7 @@ from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.errors import InputError
+from litesnn.strategies import strategy_named
 
 __all__ = ["require_equal_parts", "require_same_data"]
 
@@ -59,6 +60,9 @@ def _rows_of(recipe: Recipe, stage: str, data: Data) -> list[tuple[str, int]]:
     train, validation = len(data.train.y), len(data.validation.y)
     if stage == "train":
         return [("training", train)]
-    if recipe.search.update == "joint":
+    strategy = strategy_named(recipe.search.update)
+    if strategy.joins_splits:
         return [("training and validation", train + validation)]
+    if strategy.update is None:
+        return []
     return [("training", train), ("validation", validation)]

@@ -110,20 +110,24 @@ class Session:
         """A split encoded as the network takes it, on the device, with all that ``settings`` of augmentation need."""
         black = None
         if info.kind == "image":
-            black = encode(torch.zeros(1, info.shape[0], 1, 1), info.mean, info.std).flatten().to(self.device)
+            black = (
+                encode(torch.zeros(1, info.shape[0], 1, 1), info.input.mean, info.input.std).flatten().to(self.device)
+            )
         clips = None
         if settings is not None and settings.changes_sound:
             clips = self._clips(split, info, with_noise=settings.noise > 0)
-        return Samples(encode(split.x, info.mean, info.std).to(self.device), split.y.to(self.device), black, clips)
+        return Samples(
+            encode(split.x, info.input.mean, info.input.std).to(self.device), split.y.to(self.device), black, clips
+        )
 
     def _clips(self, split: Split, info: InputInfo, *, with_noise: bool) -> Clips:
         """The sound of a split, and how it becomes inputs. That it has some was checked with its recipe."""
-        sound, front_end = split.sound, info.front_end
+        sound, front_end = split.sound, info.input.front_end
         assert sound is not None
         assert isinstance(front_end, LogMel)
 
         def to_input(clips: torch.Tensor) -> torch.Tensor:
-            return encode(log_mel(clips, front_end), info.mean, info.std)
+            return encode(log_mel(clips, front_end), info.input.mean, info.input.std)
 
         noise = sound.noise().to(self.device) if with_noise and sound.noise is not None else None
         return Clips(sound.recordings.clips().to(self.device), noise, to_input, front_end.sample_rate)
@@ -207,7 +211,7 @@ def find_device(name: str) -> torch.device:
 
 def input_info(data: Data) -> InputInfo:
     """What a network has to know of its data."""
-    return InputInfo(data.shape, data.kind, data.mean, data.std, data.classes, data.front_end)
+    return InputInfo(data.input, data.classes)
 
 
 def cosine_lr(first: float, last: float, progress: float, *, warmup: float = 0.0) -> float:

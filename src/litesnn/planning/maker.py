@@ -37,6 +37,7 @@ from litesnn.planning.timing import Pace, search_pace, train_pace
 from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, is_far_too_large, least_bytes_of, smallest_candidate
 from litesnn.snn.network import InputInfo
+from litesnn.strategies import strategy_named
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
 
@@ -619,6 +620,8 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float, *, scarce: b
     of small data: 560 were enough for networks two points better than random ones of the same size (docs/results.md).
     """
     recipe, data = draft.recipe(), measure.data
+    if strategy_named(recipe.search.update).update is None:  # nothing is known of its time
+        return measure.search(recipe), 0.0
     pace, rows, size = measure.search(recipe), _searched(recipe, data), recipe.search.batch_size
     whole, per_epoch = steps_per_epoch(rows, size, None), steps_per_epoch(rows, size, recipe.search.epoch_steps)
     share = int(seconds / (pace.step + pace.epoch / per_epoch))
@@ -638,8 +641,8 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float, *, scarce: b
 
 def _searched(recipe: Recipe, data: Data) -> range:
     """The rows that an epoch of the search takes its batches from."""
-    joint = recipe.search.update == "joint"
-    return range(len(data.train.y) + (len(data.validation.y) if joint else 0))
+    joined = strategy_named(recipe.search.update).joins_splits
+    return range(len(data.train.y) + (len(data.validation.y) if joined else 0))
 
 
 def _training(draft: _Draft, data: Data, pace: Pace, seconds: float) -> None:

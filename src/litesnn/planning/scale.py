@@ -13,6 +13,7 @@ from litesnn.config import Recipe
 from litesnn.data.sources import Data
 from litesnn.planning.macro import deepest_level
 from litesnn.planning.mirror import why_mirror
+from litesnn.strategies import strategy_named
 
 __all__ = ["HARDLY_BEGUN", "scaled"]
 
@@ -46,7 +47,7 @@ def scaled(recipe: Recipe, data: Data, said: Collection[str]) -> tuple[Recipe, d
         harmless, why = why_mirror(data)
         if not harmless:
             changes["augment.flip"] = False, why
-    searched = len(data.train.y) + (len(data.validation.y) if recipe.search.update == "joint" else 0)
+    searched = len(data.train.y) + (len(data.validation.y) if strategy_named(recipe.search.update).joins_splits else 0)
     for stage, rows in (("search", searched), ("train", len(data.train.y))):
         settings = getattr(recipe, stage)
         steps = max(1, rows // settings.batch_size)

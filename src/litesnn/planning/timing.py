@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.config import Recipe
-from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
+from litesnn.data.batches import Samples, generator_for, shuffled_batches
 from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import save_state
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
-from litesnn.search.joint import SearchLoop, build_supernet, search_footprint
+from litesnn.references import function_of
+from litesnn.search.joint import SearchLoop, Update, build_supernet, search_footprint
+from litesnn.strategies import strategy_named
 from litesnn.train.fit import Trainee, TrainLoop, train_footprint, validate
 
 __all__ = ["Pace", "search_pace", "train_pace"]
@@ -55,28 +57,25 @@ class Pace:
 
 
 def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 1, seconds: float = math.inf) -> Pace:
-    """What a step of the search takes (``image`` is 0), shared by so many processes.
+    """What a step of the search takes (``image`` is 0), shared by so many processes; 0 of a strategy without steps.
 
     Steps are measured for 2 seconds, or for less if so many ``seconds`` are less.
     """
-    info = input_info(data)
+    strategy, info = strategy_named(recipe.search.update), input_info(data)
+    if strategy.update is None:
+        return Pace(0.0, 0.0, 0.0, 0)
     supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
     supernet.train()
-    batch, joint = max(2, recipe.search.batch_size // workers), recipe.search.update == "joint"
-    train = session.samples(data.train, info, recipe.augment)
-    validation = session.samples(data.validation, info, recipe.augment if joint else None)
+    batch = max(2, recipe.search.batch_size // workers)
+    update: Update = function_of(strategy.update)(recipe, info, data, session, batch)
     plan = session.plan("search", partial(search_footprint, supernet, info), batch)
     loop = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
-    last, draws = recipe.search.epochs - 1, generator_for(recipe.seed, "pace")
-    batches = _batches(joined(train, validation) if joint else train, batch, recipe)
-    held_out = _batches(validation, batch, recipe)
+    step_batch = update.steps(loop, generator_for(recipe.seed, "pace"), recipe.search.epochs - 1)
+    batches = _batches(update.samples, batch, recipe)
 
     def step() -> None:
-        if joint:
-            loop.joint_step(*next(batches), draws, epoch=last)
-        else:
-            loop.architecture_step(*next(held_out), draws, epoch=last)
-            loop.weight_step(*next(batches), draws, epoch=last)
+        for _ in step_batch(*next(batches)):
+            pass
 
     paces = _measured(step, session.device, seconds)
     return Pace(*paces, 0.0, plan.bytes, _checkpoint_seconds(supernet, loop.optimizers))

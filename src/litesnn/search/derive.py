@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
@@ -36,15 +35,14 @@ from litesnn.costs import COSTS
 from litesnn.costs.cost import Cost, Piece
 from litesnn.costs.size import PACKED_BYTES
 from litesnn.costs.work import BIT_SYNOPS
-from litesnn.data.sources import Data
-from litesnn.deploy.packed import InputSpec, size_bound
+from litesnn.deploy.packed import size_bound
 from litesnn.deploy.shapes import model_of_shapes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
-from litesnn.loop.session import Session, input_info
-from litesnn.runs import RunFolder
+from litesnn.loop.context import StageContext
 from litesnn.search.joint import read_search
+from litesnn.search.outcome import FloatArray, Preferences, Ranking, read_outcome
 from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.cost import conv_output
 from litesnn.snn.network import InputInfo
@@ -53,8 +51,10 @@ from litesnn.snn.supernet import Supernet, cell_width
 __all__ = [
     "Option",
     "Preferences",
+    "certain_prices",
     "choose",
     "choose_full",
+    "choose_ranked",
     "choose_within",
     "costliest_wirings",
     "derive",
@@ -81,27 +81,11 @@ __all__ = [
     "wiring",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 _REMEDY = "model.width, search.keeps or search.widths"
 ChosenT = TypeVar("ChosenT")
 
 _FAR, _HUGE = 2, 2_000_000
 """From so many times the limit, and so many bytes, on a network is refused by its price, not built and counted."""
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """What a search prefers, as log-probabilities, and the firing rates that it saw.
-
-    ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T], −∞ for a T that must not be
-    chosen; ``rates``: population → [T].
-    """
-
-    alpha: FloatArray
-    compression: FloatArray
-    width: FloatArray
-    psi: FloatArray
-    rates: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -145,20 +129,92 @@ def priced(pieces: Sequence[Piece], costs: Iterable[Cost], timesteps: int) -> di
     return found
 
 
-def derive(run: RunFolder, data: Data, session: Session) -> Path:
+def derive(context: StageContext) -> Path:
     """Derive the genotype of a search. Returns the path of ``genotype.json``.
 
     Raises:
         InputError: the search's result is missing or damaged, or nothing fits the packed-size budget.
     """
-    recipe, info = run.recipe(), input_info(data)
-    supernet, rates = read_search(run, info.shape, len(info.classes))
-    genotype, warning = choose_full(learned_preferences(supernet, rates), recipe, info)
+    run, recipe, info = context.run, context.recipe, context.info
+    outcome = read_outcome(run.need("search"), recipe)
+    if isinstance(outcome, Ranking):
+        genotype, warning = choose_ranked(outcome, recipe, info), None
+    else:
+        if outcome is None:
+            outcome = learned_preferences(*read_search(run, info.shape, len(info.classes)))
+        genotype, warning = choose_full(outcome, recipe, info)
     if warning:
-        session.warn(warning)
+        context.session.warn(warning)
     run.start("derive")
     write_atomically(run.output("derive"), genotype.to_json())
     return run.output("derive")
+
+
+def choose_ranked(ranking: Ranking, recipe: Recipe, info: InputInfo) -> Genotype:
+    """The first genotype of a ranking that keeps every limit that is certain before training.
+
+    Limits on work are training's business: how often neurons will fire is not known of a genotype.
+
+    Raises:
+        InputError: none does, the message says what the first one breaks; or one is not of the recipe's space.
+    """
+    first: InputError | None = None
+    for number, genotype in enumerate(ranking.genotypes, start=1):
+        prices = certain_prices(genotype, recipe, info)
+        try:
+            for key, need in prices.items():
+                which = f"number {number} of the genotypes that the search ranks"
+                require_fits(COSTS[key], need, recipe.budget, which, _REMEDY)
+        except InputError as error:
+            first = first or error
+        else:
+            return genotype
+    assert first is not None
+    raise first
+
+
+def certain_prices(genotype: Genotype, recipe: Recipe, info: InputInfo) -> dict[str, float]:
+    """What a genotype of the recipe's space costs whatever training does to it, by the keys of costs with a limit.
+
+    The packed size is the most that the file can take. Work depends on firing rates, and is not among them.
+
+    Raises:
+        InputError: the genotype is not of the recipe's space.
+    """
+    search, model = recipe.search, recipe.model
+    options = priced_options(recipe, info, genotype.edges, rate=0.0)
+    chosen: list[Option] = []
+    try:
+        older = newer = 0
+        for level, gene, row in zip(model.levels, genotype.cells, options, strict=True):
+            width = [cell_width(model.width * 2**level, fraction) for fraction in search.widths].index(gene.width)
+            bits, keep = search.bits.index(gene.bits), search.keeps.index(gene.keep)
+            key = older, newer, width, bits, keep
+            chosen += [each for each in row if (each.older, each.newer, each.width, each.bits, each.keep) == key]
+            older, newer = newer, width
+        known = _genotype(chosen, genotype.timesteps, genotype.edges, recipe) == genotype
+    except (ValueError, IndexError):
+        known = False
+    pairs = all_edges(model.nodes)
+    known &= all(edge.op in model.ops and (edge.node, edge.source) in pairs for edge in genotype.edges)
+    if not known or genotype.timesteps > recipe.timesteps:
+        raise _not_of(recipe)
+    rest = fixed_prices(recipe, info, recipe.timesteps)
+    return {
+        cost.key: largest_file(genotype, info)
+        if cost is PACKED_BYTES
+        else sum(option.prices[cost.key] for option in chosen) + rest[cost.key]
+        for cost in _certain(recipe.budget)
+    }
+
+
+def _certain(budget: Budget) -> list[Cost]:
+    """The costs with a limit that can be kept for certain before training."""
+    return [cost for cost in priced_costs(budget) if not cost.is_work and budget.limit(cost.key) is not None]
+
+
+def _not_of(recipe: Recipe) -> InputError:
+    return InputError(f"the genotype is not one that recipe {recipe.name!r} could have found")
 
 
 def learned_preferences(supernet: Supernet, rates: Mapping[str, Sequence[float]]) -> Preferences:
@@ -214,7 +270,7 @@ def preference(genotype: Genotype, preferences: Preferences, recipe: Recipe) -> 
             score += preferences.compression[index, bits, keep]
             score += preferences.width[index, widths.index(cell.width)]
     except (ValueError, IndexError):
-        raise InputError(f"the genotype is not one that recipe {recipe.name!r} could have found") from None
+        raise _not_of(recipe) from None
     return float(score)
 
 
@@ -337,6 +393,8 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     if recipe.budget.packed_bytes is not None:
         need = least_bytes_of(recipe, info)
         require_fits(PACKED_BYTES, need, recipe.budget, which, _REMEDY)
+    if all(cost is PACKED_BYTES for cost in _certain(recipe.budget)):
+        return
     for edges in costliest_wirings(recipe):
         options, rest = priced_options(recipe, info, edges, rate=0.0), fixed_prices(recipe, info, recipe.timesteps)
         require_each(options, recipe.budget, which=which, remedy=_REMEDY, bytes_of=None, rest=rest)
@@ -483,9 +541,7 @@ def require_each(
         bytes_of: the packed size of a choice, which is more than its options' prices; ``None`` leaves it out.
         rest: prices of what there is whatever is chosen.
     """
-    for cost in priced_costs(budget):
-        if cost.is_work or budget.limit(cost.key) is None:
-            continue
+    for cost in _certain(budget):
         if cost is not PACKED_BYTES:
             least = _best(options, [-option.prices[cost.key] for row in options for option in row])
             need = sum(option.prices[cost.key] for option in least) + (rest or {}).get(cost.key, 0)
@@ -508,8 +564,7 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
     """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
-    spec = InputSpec(info.shape, info.kind, info.mean, info.std, info.front_end)
-    return size_bound(model_of_shapes(genotype, spec, info.classes))
+    return size_bound(model_of_shapes(genotype, info.input, info.classes))
 
 
 def _choose_with(

@@ -5,18 +5,8 @@ In: a recipe and data. Out: ``search.safetensors`` (the trained supernet) and ``
     loss = Σ_t softmax(ψ)_t · CE(y_t) + cost terms                                    (LitE-SNN, section 3.4)
 
 In mode "paper" the cost terms are fixed weights on model size and Bit-SynOps; in mode "budget" each limit is a
-constraint. There are two ways to update (``search.update``):
-
-``alternating``, the paper's: weight steps on augmented training batches, which see the loss without cost terms,
-alternate with architecture steps on held-out validation batches. Two passes per step.
-
-``joint`` (ours): one pass per step, on augmented batches of all training and validation samples; weights, scores, α, β,
-widths and ψ all learn from its loss and cost terms, so that weights too learn to fire less under a limit on Bit-SynOps.
-This is one-level optimisation. Nothing is held out, because one gradient cannot learn from two batches: mixing both
-kinds in a batch would let held-out images move batch statistics and weights, and not be held out; and leaving the
-validation samples out would waste them (the paper's split is half of the data), while a search's weights are thrown
-away. Training selects among its epochs by validation as ever, with weights that have not seen it. An epoch is one pass
-over all of these samples, so it has more steps than an alternating one.
+constraint. How steps follow one another is said by the strategy (:mod:`litesnn.search.updates`); a strategy need not
+learn at all (:mod:`litesnn.strategies`).
 """
 
 from __future__ import annotations
@@ -25,14 +15,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from litesnn import processes
@@ -41,20 +31,13 @@ from litesnn.costs import COSTS
 from litesnn.costs.cost import AnalogLayer, LayerBits
 from litesnn.costs.size import model_size_bits
 from litesnn.costs.work import BIT_SYNOPS
-from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches, steps_per_epoch
-from litesnn.data.sources import Data
+from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
-from litesnn.loop.checkpoint import (
-    load_into,
-    load_state,
-    load_tensors,
-    require_numbers,
-    save_state,
-    save_tensors,
-)
+from litesnn.loop.checkpoint import load_into, load_state, load_tensors, require_numbers, save_state
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.context import StageContext
 from litesnn.loop.divergence import require_converging
 from litesnn.loop.expectation import Mixed
 from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
@@ -62,31 +45,82 @@ from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.schedule import SavedSchedule, Schedule
-from litesnn.loop.session import Session, cosine_lr, input_info, parameters
+from litesnn.loop.session import cosine_lr, parameters
+from litesnn.references import function_of
 from litesnn.runs import RunFolder
+from litesnn.search.outcome import (
+    Activity,
+    Learned,
+    Outcome,
+    SavedActivity,
+    populations_of,
+    require_possible_outcome,
+    save_outcome,
+)
 from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Choices, Supernet
+from litesnn.strategies import Strategy, strategy_named
 
 __all__ = [
+    "SearchContext",
     "SearchLoop",
+    "SearchSpace",
     "Searchable",
+    "StepFunction",
+    "Told",
+    "Update",
     "build_supernet",
     "learn",
     "read_into",
     "read_search",
     "search",
     "search_footprint",
+    "search_with",
 ]
 
-_Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+@dataclass(frozen=True)
+class _Rate:
+    """Stands for the firing rate per timestep [T] of a population among the values of a step."""
+
+    population: str
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Stands for the SynOps per timestep [T] that a layer would cost with all weights among the values of a step."""
+
+    layer: str
+
+
+_Value = str | _Rate | _Whole
+"""What a value of a step is: one that is logged under a name, or what neurons did."""
+
+_Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[_Value, Tensor]]]
 """Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
 
-_RATE = "rate of "
-"""Before the name of a population, among those values."""
+StepFunction = Callable[[Tensor, Tensor], Iterable[Mapping[str, Tensor]]]
+"""Makes the steps of a batch x [B, C, H, W], y [B], one after the other; the values of each hold until the next."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Steps that compute the same, and are recorded once: the method, and the optimizers that take part."""
+
+    method: Callable[..., Mapping[str, Tensor]]
+    learning: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a progress bar shows of an epoch: an accuracy, by its key in the log, and of which samples it is."""
+
+    samples: str
+    key: str
 
 
 MixT = TypeVar("MixT")
@@ -215,16 +249,23 @@ class SearchLoop(Generic[NetT]):
             if cost.expected is not None and (cost.always_compared or key in self.constraints)
         }
         self._rates: dict[str, Tensor] = {}
-        self._steps: dict[tuple[object, ...], Step] = {}
+        self._whole: dict[str, Tensor] = {}
+        self._steps: dict[_Kind, Step] = {}
 
     @property
     def rates(self) -> dict[str, list[float]]:
         """Firing rate per timestep of each population in the last step with costs. Reading waits for the device."""
         return {name: rate.tolist() for name, rate in self._rates.items()}
 
-    @rates.setter
-    def rates(self, values: dict[str, list[float]]) -> None:
-        self._rates = {name: torch.tensor(rates) for name, rates in values.items()}
+    @property
+    def activity(self) -> Activity:
+        """What neurons did in the last step with costs. Reading waits for the device."""
+        return Activity(self.rates, {name: work.tolist() for name, work in self._whole.items()})
+
+    @activity.setter
+    def activity(self, found: Activity) -> None:
+        self._rates = {name: torch.tensor(row) for name, row in found.rates.items()}
+        self._whole = {name: torch.tensor(row) for name, row in found.whole.items()}
 
     def psi(self, epoch: int) -> Tensor:
         """softmax(ψ) [T], held uniform over the possible timesteps during the warm-up."""
@@ -252,10 +293,10 @@ class SearchLoop(Generic[NetT]):
     ) -> Mapping[str, Tensor]:
         """A step with the noise that it draws; those of epochs that do the same are recorded as one."""
         noise = self.supernet.noise(generator) if self.settings.sampling else torch.empty(0)
-        kind = (step.__name__, *self._learning(epoch))
+        kind = _Kind(step, tuple(self._learning(epoch)))
         if kind not in self._steps:
             # Recorded steps of an earlier phase hold memory of their own, and will not be taken again.
-            self._steps = {known: step for known, step in self._steps.items() if known[1:] == kind[1:]}
+            self._steps = {known: step for known, step in self._steps.items() if known.learning == kind.learning}
             self._steps[kind] = recorded(partial(step, epoch=epoch), self.device, self.execution)
         return self._steps[kind](x, y, noise.to(self.device, non_blocking=True))
 
@@ -263,7 +304,7 @@ class SearchLoop(Generic[NetT]):
         with torch.no_grad():
             psi, mixes = self.psi(epoch), self._mixes(noise)
 
-        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[_Value, Tensor]]:
             logits = self.supernet(x, mixes, execution=self.execution).logits
             loss, accuracy = _weighted_loss(logits, y, psi)
             return loss, {"train_loss": loss, "train_accuracy": accuracy}
@@ -271,7 +312,7 @@ class SearchLoop(Generic[NetT]):
         with _frozen(self.scores):
             found = self._backward(x, y, forward, ["weights"])
         self._update_weights()
-        return found
+        return _logged(found)
 
     def _architecture_step(self, x: Tensor, y: Tensor, noise: Tensor, *, epoch: int) -> Mapping[str, Tensor]:
         with _frozen(self.weights):
@@ -294,7 +335,7 @@ class SearchLoop(Generic[NetT]):
         """
         supernet = self.supernet
 
-        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def forward(x: Tensor, y: Tensor) -> tuple[Tensor, dict[_Value, Tensor]]:
             psi, mixes, meter = self.psi(epoch), self._mixes(noise), Meter()
             output = supernet(x, mixes, meter=meter, execution=self.execution)
             loss, accuracy = _weighted_loss(output.logits, y, psi)
@@ -306,12 +347,15 @@ class SearchLoop(Generic[NetT]):
                 total = total + self.settings.synops_weight * costs[BIT_SYNOPS.key]
             for key, constraint in self.constraints.items():
                 total = total + constraint.loss(costs[key])
-            rates = {_RATE + name: rate for name, rate in meter.rates.items()}
-            return total, {f"{split}_loss": loss, f"{split}_accuracy": accuracy, **costs, **rates}
+            values: dict[_Value, Tensor] = {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+            for key, used in costs.items():
+                values[key] = used
+            values |= {_Rate(name): rate for name, rate in meter.rates.items()}
+            return total, values | {_Whole(name): work for name, work in meter.whole.items()}
 
         return forward
 
-    def _backward(self, x: Tensor, y: Tensor, forward: _Forward, learning: Iterable[str]) -> dict[str, Tensor]:
+    def _backward(self, x: Tensor, y: Tensor, forward: _Forward, learning: Iterable[str]) -> dict[_Value, Tensor]:
         """Gradients for the optimizers named in ``learning``: means over micro-batches and over all processes.
 
         Returns the values of the forward pass.
@@ -325,14 +369,15 @@ class SearchLoop(Generic[NetT]):
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
         self.optimizers["weights"].step()
 
-    def _update_architecture(self, found: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        """Returns what is to be logged of ``found``; the firing rates are kept."""
+    def _update_architecture(self, found: dict[_Value, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Returns what is to be logged of ``found``; what neurons did is kept."""
         for name in self._learning(epoch):
             self.optimizers[name].step()
         for key, constraint in self.constraints.items():
             constraint.update(processes.agreed(found[key]))
-        self._rates = {key.removeprefix(_RATE): value for key, value in found.items() if key.startswith(_RATE)}
-        return {key: value for key, value in found.items() if not key.startswith(_RATE)}
+        self._rates = {key.population: value for key, value in found.items() if isinstance(key, _Rate)}
+        self._whole = {key.layer: value for key, value in found.items() if isinstance(key, _Whole)}
+        return _logged(found)
 
     def _learning(self, epoch: int) -> Iterator[str]:
         """The optimizers that take part in the architecture's updates of an epoch."""
@@ -351,17 +396,70 @@ class SearchLoop(Generic[NetT]):
         }
 
 
-def search(run: RunFolder, data: Data, session: Session) -> Path:
-    """Search, from the last checkpoint if there is one. Returns the path of ``search.safetensors``.
+class Update(Protocol):
+    """How the steps of a supernet's search follow one another, made of (recipe, info, data, session, batch size)."""
+
+    samples: Samples
+    """An epoch takes its batches from these."""
+    told: Told
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Of the largest batch of each kind that a step computes with."""
+        ...
+
+    def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:
+        """What makes the steps of an epoch, given one batch of ``samples`` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A network with all candidates at once, on the session's device, and what plans the steps of batch sizes."""
+
+    network: Searchable[Any]
+    plan_steps: Callable[..., StepPlan]
+
+
+@dataclass(frozen=True)
+class SearchContext(StageContext):
+    """What a strategy is given: the context of the search stage, and what builds the network of all candidates.
+
+    Prices of single choices, and of whole genotypes, are in :mod:`litesnn.search.derive`.
+    """
+
+    build: Callable[[], SearchSpace] = field(kw_only=True)
+
+
+def search(context: StageContext) -> Path:
+    """Search a network of ours by the recipe's strategy. Returns the path of ``search.safetensors``.
 
     Raises:
-        InputError: the checkpoint is damaged, a file cannot be written, or the search diverges.
+        InputError: as the strategy; of those that learn: the checkpoint is damaged, a file cannot be written, or the
+            search diverges.
     """
-    recipe, info = run.recipe(), input_info(data)
-    supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
+    recipe, info, session = context.recipe, context.info, context.session
 
-    footprint = partial(search_footprint, supernet, info)
-    return learn(run, data, session, supernet, partial(session.plan, "search", footprint))
+    def build() -> SearchSpace:
+        supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
+        footprint = partial(search_footprint, supernet, info)
+        return SearchSpace(supernet, partial(session.plan, "search", footprint))
+
+    return search_with(strategy_named(recipe.search.update), context, build)
+
+
+def search_with(strategy: Strategy, context: StageContext, build: Callable[[], SearchSpace]) -> Path:
+    """:func:`search` by a strategy, of the network that ``build`` makes."""
+    run, recipe = context.run, context.recipe
+    stage = {each.name: getattr(context, each.name) for each in fields(StageContext)}
+    outcome: Outcome = function_of(strategy.search)(SearchContext(**stage, build=build))
+    require_possible_outcome(outcome, recipe, f"strategy {strategy.name!r}")
+    if not isinstance(outcome, Learned):  # which has begun when nothing was refused any more
+        run.start("search")
+    save_outcome(run.output("search"), outcome)
+    run.checkpoint("search").unlink(missing_ok=True)
+    run.diverged("search").unlink(missing_ok=True)
+    return run.output("search")
 
 
 def search_footprint(supernet: Supernet, info: InputInfo, execution: Execution) -> Footprint:
@@ -377,26 +475,29 @@ def search_footprint(supernet: Supernet, info: InputInfo, execution: Execution) 
     )
 
 
-def learn(
-    run: RunFolder, data: Data, session: Session, supernet: Searchable[Any], plan_steps: Callable[..., StepPlan]
-) -> Path:
-    """The search of anything searchable, as :func:`search`; ``plan_steps`` of the batch sizes plans the steps."""
-    recipe, info = run.recipe(), input_info(data)
-    together = recipe.search.update == "joint"
-    train = session.samples(data.train, info, recipe.augment)
-    validation = session.samples(data.validation, info, recipe.augment if together else None)
-    if together:
-        train = joined(train, validation)
+def learn(context: SearchContext) -> Learned:
+    """Train a network of all candidates, from the last checkpoint if there is one, by the steps of the strategy.
+
+    Raises:
+        InputError: as :func:`search`.
+    """
+    run, recipe, session = context.run, context.recipe, context.session
+    space, size = context.build(), recipe.search.batch_size
+    supernet = space.network
+    strategy = strategy_named(recipe.search.update)
+    assert strategy.update is not None
+    update: Update = function_of(strategy.update)(recipe, context.info, context.data, session, size)
+    train = update.samples
     module = supernet.module.train()
     processes.equalize(module.state_dict().values())
-    size = recipe.search.batch_size
-    plan = plan_steps(*(min(size, len(rows)) for rows in ((train,) if together else (train, validation))))
+    plan = space.plan_steps(*update.batch_sizes)
     state = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     checkpoint, done, schedule = run.checkpoint("search"), 0, Schedule(recipe.search.epochs)
     if checkpoint.exists():
         found = load_state(checkpoint, "search state", module, state.optimizers)
         saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
-        done, state.rates, schedule = saved.epoch, saved.rates, saved.schedule.schedule()
+        done, schedule = saved.epoch, saved.schedule.schedule()
+        state.activity = Activity.from_fields(saved.rates)
         for key, constraint in state.constraints.items():
             if key not in saved.multipliers:
                 raise InputError(f"{checkpoint} is damaged: it has no multiplier of {key}")
@@ -414,18 +515,14 @@ def learn(
             if epoch >= schedule.epochs:
                 break
             started, sums = time.perf_counter(), RunningMeans()
-            draws = generator_for(recipe.seed, "draws", epoch)
-            held_out = _endless(validation, size, recipe, epoch)
+            step_batch = update.steps(state, generator_for(recipe.seed, "draws", epoch), epoch)
             order = generator_for(recipe.seed, "search", epoch)
             batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
                 lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, schedule.at(epoch + step / steps))
                 set_lr(state.optimizers["weights"], lr)
-                if together:
-                    sums.add(state.joint_step(x, y, draws, epoch=epoch))
-                else:
-                    sums.add(state.architecture_step(*next(held_out), draws, epoch=epoch))
-                    sums.add(state.weight_step(x, y, draws, epoch=epoch))
+                for values in step_batch(x, y):
+                    sums.add(values)
                 bar.advance(task)
             row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
             measured = {"epoch": epoch + 1} | sums.means()
@@ -433,8 +530,8 @@ def learn(
             row |= measured | {"learning_rate": lr, "micro_batches": plan.micro_batches} | state.describe()
             row["options"] = session.options()
             log.write(row)
-            kind, key = ("training", "train_accuracy") if together else ("held-out", "validation_accuracy")
-            bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {kind} accuracy {row[key]:.1%}")
+            accuracy = f"{update.told.samples} accuracy {row[update.told.key]:.1%}"
+            bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {accuracy}")
             multipliers = {key: constraint.multiplier for key, constraint in state.constraints.items()}
             taken.append(row["seconds"])
             planned = recipe.search.epochs
@@ -443,15 +540,12 @@ def learn(
                 session.warn(f"search: {changed.describe_change(schedule)}")
                 bar.update(task, total=changed.epochs * steps)
             schedule = changed
-            memory = {"epoch": epoch + 1, "rates": state.rates, "multipliers": multipliers}
+            memory = {"epoch": epoch + 1, "rates": state.activity.fields(), "multipliers": multipliers}
             memory["schedule"] = asdict(schedule)
             save_state(checkpoint, "search state", module, state.optimizers, memory)
             session.tell(Epoch("search", epoch + 1, schedule.epochs, row))
     log.close()
-    save_tensors(run.output("search"), "search", module.state_dict(), {"rates": state.rates})
-    checkpoint.unlink(missing_ok=True)
-    run.diverged("search").unlink(missing_ok=True)
-    return run.output("search")
+    return Learned(module.state_dict(), state.activity)
 
 
 def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tuple[Supernet, dict[str, list[float]]]:
@@ -462,15 +556,20 @@ def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tu
     """
     recipe = run.recipe()
     supernet = build_supernet(recipe, shape, classes)
-    cells, nodes = range(len(recipe.model.levels)), range(recipe.model.nodes)
-    populations = ["stem", *(f"cell {cell + 1} node {node}" for cell in cells for node in nodes)]
-    return supernet, read_into(supernet, run, populations)
+    activity = read_into(supernet, run, populations_of(recipe))
+    return supernet, {name: list(row) for name, row in activity.rates.items()}
 
 
-def read_into(module: nn.Module, run: RunFolder, populations: Iterable[str] = ()) -> dict[str, list[float]]:
-    """Give a module the state that a search left; returns the rates per timestep that it measured.
+def read_into(
+    module: nn.Module, run: RunFolder, populations: Iterable[str] = (), *, whole: Iterable[str] = ()
+) -> Activity:
+    """Give a module the state that a search left; returns what neurons did in it.
 
-    ``populations`` are those that need a rate, one for each of the timesteps that the search considered.
+    Args:
+        module: with the state of the search.
+        run: that has searched.
+        populations: those that need a rate for each of the timesteps that the search considered.
+        whole: the layers that need so many costs with all weights.
 
     Raises:
         InputError: as :func:`read_search`.
@@ -484,28 +583,20 @@ def read_into(module: nn.Module, run: RunFolder, populations: Iterable[str] = ()
             raise InputError(f"{path} is damaged: {name} holds infinite values")
     if not tensors["psi"].isfinite().any():
         raise InputError(f"{path} is damaged: psi allows no number of timesteps")
-    rates = validated(_Rates, info, path).rates
-    steps = tensors["psi"].numel()
-    for name in populations:
-        if len(rates.get(name, ())) != steps:
-            raise InputError(f"{path} is damaged: it has no {steps} firing rates of {name}")
-    return rates
+    return validated(SavedActivity, info, path).require(tensors["psi"].numel(), path, populations, whole)
 
 
-class _Rates(BaseModel):
-    """What the file of a search says besides tensors: per population and timestep what its neurons did."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    rates: dict[str, list[float]]
-
-
-class _SavedState(_Rates):
+class _SavedState(SavedActivity):
     """What a checkpoint of a search says besides tensors."""
 
     epoch: int = Field(ge=1, le=2**31)
     multipliers: dict[str, float]
     schedule: SavedSchedule
+
+
+def _logged(found: Mapping[_Value, Tensor]) -> dict[str, Tensor]:
+    """The values of a step that are logged."""
+    return {key: value for key, value in found.items() if isinstance(key, str)}
 
 
 def _constraints(recipe: Recipe, device: torch.device) -> dict[str, Constraint]:
@@ -534,9 +625,3 @@ def _weighted_loss(logits: Tensor, y: Tensor, psi: Tensor) -> tuple[Tensor, Tens
     """Σ_t ψ_t · CE(y_t) for logits [T, B, K], and the accuracy at the last timestep."""
     losses = torch.stack([F.cross_entropy(step, y) for step in logits])  # [T]
     return (psi * losses).sum(), (logits[-1].argmax(1) == y).float().mean()
-
-
-def _endless(rows: Samples, size: int, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Validation batches, shuffled anew whenever they run out; not augmented."""
-    for turn in itertools.count():
-        yield from shuffled_batches(rows, size, generator_for(recipe.seed, "held out", epoch, turn), None)

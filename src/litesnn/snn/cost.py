@@ -103,6 +103,9 @@ class Meter:
     def __init__(self) -> None:
         self._blocks: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self.rates: dict[str, Tensor] = {}
+        self.whole: dict[
+            str, Tensor
+        ] = {}  # SynOps [T] that layers would cost with all weights, where that was asked for
 
     @property
     def layers(self) -> dict[str, Measured]:

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litesnn.front_end import FrontEnd, InputKind
+from litesnn.front_end import InputKind
+from litesnn.input_spec import InputSpec
 from litesnn.raw_inputs import not_finite, require_array, require_pixels, require_raw, require_scale
 from litesnn.snn.backbone import first_frames
 
@@ -25,27 +26,28 @@ Array = TypeVar("Array", NDArray[np.generic], Tensor)
 
 @dataclass(frozen=True)
 class InputInfo:
-    """How raw data becomes what the network sees.
+    """What a network with classes is given: the ``input``, and ``classes``, the names of the labels."""
 
-    ``shape`` is (C, H, W); ``kind`` is "image" (pixels 0…255), "array" (floats) or "events" (counts 0…255, another
-    frame of this shape at each timestep); ``mean`` and ``std`` are per channel, in raw units; ``classes`` are the names
-    of the labels. ``front_end`` says what recordings have become, if that is what the data are.
-    """
-
-    shape: tuple[int, int, int]
-    kind: InputKind
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    input: InputSpec
     classes: tuple[str, ...]
-    front_end: FrontEnd | None = None
 
     def __str__(self) -> str:
-        return f"{'×'.join(map(str, self.shape))} {self.kind} → {len(self.classes)} classes"
+        return f"{self.input} → {len(self.classes)} classes"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape [C, H, W] of the input."""
+        return self.input.shape
+
+    @property
+    def kind(self) -> InputKind:
+        """The kind of the input."""
+        return self.input.kind
 
     @property
     def frames(self) -> bool:
         """Whether the network sees another frame at each timestep."""
-        return self.kind == "events"
+        return self.input.frames
 
 
 def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -88,7 +90,7 @@ class Predictor(nn.Module):
         x = raw_tensor(info, x, timesteps=self.timesteps)
         if info.frames:
             x = first_frames(x, self.timesteps)
-        return encode(x.to(self.device), info.mean, info.std)
+        return encode(x.to(self.device), info.input.mean, info.input.std)
 
     @property
     def classes(self) -> tuple[str, ...]:

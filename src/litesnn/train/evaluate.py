@@ -28,9 +28,11 @@ from litesnn.costs.energy import energy_record
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import SizeTable, population_shapes, size_table, to_bytes
+from litesnn.deploy.pack import Packed
+from litesnn.deploy.packed import SizeTable, population_shapes, size_table
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
+from litesnn.loop.context import StageContext
 from litesnn.loop.session import Session
 from litesnn.networks import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
@@ -62,28 +64,29 @@ SILENT_RATE = 1e-3
 """Spikes per neuron and timestep below which a population is called silent."""
 
 
-def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
+def evaluate(context: StageContext) -> Path:
     """Measure the trained network of a run on test. Returns the path of ``metrics.json``.
 
     Raises:
         InputError: the network is missing or damaged, or does not fit the data.
     """
-    recipe = run.recipe()
+    run, recipe, data, session = context.run, context.recipe, context.data, context.session
     path = run.need("train")
     network = load_network(path).to(session.device)
     require_trained_on(network.info, data, path)
     test = session.samples(data.test(), network.info)
     curve = validation_curve(run, data)
     run.start("evaluate")
-    metrics = preamble(recipe, data, len(test), again_command(run))
+    metrics = preamble(recipe, data, len(test), again_command(run, recipe))
     metrics["arithmetic"] = network.genotype.arithmetic
     with Watch(network) as watch:
         measured = measure(network, test)
     watch.add_up()
     metrics |= measured.summary(network.info.classes)
-    metrics |= assess(network, measured, data, test, curve, session) | _sizes(network, measured)
+    packed = Packed.of(integerize(network, measured.rates))
+    metrics |= assess(network, measured, data, test, curve, session) | _sizes(network, measured, packed)
     metrics["neurobench"] = neurobench_metrics(
-        integerize(network),
+        packed.model,
         watch,
         layers=metrics["layers"],
         neurons=metrics["neurons"],
@@ -96,6 +99,8 @@ def evaluate(run: RunFolder, data: Data, session: Session) -> Path:
     if note is not None:
         session.warn(note)
     write_atomically(run.output("evaluate"), json.dumps(metrics, indent=2) + "\n")
+    if session.device.type == "cpu":  # where packing computes; another device may round differently
+        context.handed.leave(packed)
     return run.output("evaluate")
 
 
@@ -109,13 +114,13 @@ def require_trained_on(info: InputInfo, data: Data, path: Path) -> None:
         raise InputError(f"{path} was trained on other data than {data.name}: shapes or classes differ")
 
 
-def again_command(run: RunFolder) -> str:
+def again_command(run: RunFolder, recipe: Recipe) -> str:
     """The command that makes a run again, if given in its folder: on the device and threads that it was trained with.
 
     Raises:
         InputError: the log of the training is damaged.
     """
-    module, log = run.recipe().module, run / "train.jsonl"
+    module, log = recipe.module, run / "train.jsonl"
     command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
     try:
         rows = JsonLog.read(log) if log.exists() else []
@@ -346,10 +351,9 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
-def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
+def _sizes(network: Network, measured: Measured, packed: Packed) -> dict[str, Any]:
     """Sizes in bytes, and every layer and population with what it costs."""
-    packed = integerize(network, measured.rates)
-    table = size_table(packed)
+    table = size_table(packed.model)
     layers = [
         {
             "name": layer.name,
@@ -364,13 +368,13 @@ def _sizes(network: Network, measured: Measured) -> dict[str, Any]:
         }
         for layer in network.layers()
     ]
-    shapes = population_shapes(packed)
+    shapes = population_shapes(packed.model)
     neurons = [
         {"name": name, "channels": c, "height": h, "width": w, "firing_rate": measured.rates[name]}
         for name, (c, h, w) in zip(measured.rates, shapes, strict=True)
     ]
     return {
-        "packed_bytes": len(to_bytes(packed)),
+        "packed_bytes": len(packed.content),
         "header_bytes": table.header_bytes,
         "size_table": _size_rows(table, [layer.name for layer in network.layers()], list(measured.rates)),
         "weights": sum(layer.weights for layer in network.layers()),

@@ -28,12 +28,12 @@ from litesnn.config import Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
-from litesnn.data.sources import Data
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import load_state, save_state
 from litesnn.loop.constraint import Constraint
+from litesnn.loop.context import StageContext
 from litesnn.loop.divergence import require_converging
 from litesnn.loop.expectation import Fixed, work_costs
 from litesnn.loop.graphs import optimizer_options, recorded, set_lr
@@ -41,9 +41,8 @@ from litesnn.loop.memory import StepPlan
 from litesnn.loop.micro_batches import backward_in_parts
 from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.schedule import SavedSchedule, Schedule
-from litesnn.loop.session import Session, cosine_lr, input_info, parameters
+from litesnn.loop.session import cosine_lr, parameters
 from litesnn.networks import build_network, load_network, save_network
-from litesnn.runs import RunFolder
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
@@ -226,20 +225,20 @@ class TrainLoop(Generic[LearnerT]):
         return loss, values
 
 
-def fit(run: RunFolder, data: Data, session: Session) -> Path:
+def fit(context: StageContext) -> Path:
     """Train, from the last checkpoint if there is one. Returns the path of ``network.safetensors``.
 
     Raises:
         InputError: the genotype or a checkpoint is missing or damaged, a file cannot be written, or training diverges.
     """
-    recipe, info = run.recipe(), input_info(data)
-    genotype = Genotype.read(run.need("derive"))
-    network = build_network(genotype, info, recipe.seed)
+    recipe, session = context.recipe, context.session
+    genotype = Genotype.read(context.run.need("derive"))
+    network = build_network(genotype, context.info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
 
     plan = partial(session.plan, "train", partial(train_footprint, network))
     return fit_learner(
-        *(run, data, session, trainee, plan),
+        *(context, trainee, plan),
         save=lambda path: save_network(path, network),
         load=lambda path: load_network(path).to(session.device),
     )
@@ -251,9 +250,7 @@ def train_footprint(network: Network, execution: Execution) -> Footprint:
 
 
 def fit_learner(
-    run: RunFolder,
-    data: Data,
-    session: Session,
+    context: StageContext,
     trainee: Learner,
     plan_steps: Callable[[int], StepPlan],
     *,
@@ -263,12 +260,14 @@ def fit_learner(
     """The training of any network, as :func:`fit`.
 
     Args:
+        context: of the stage.
         trainee: on the session's device.
         plan_steps: plans the steps of a batch size.
         save: writes the network of ``trainee``.
         load: reads it again, onto the session's device.
     """
-    recipe, network, module = run.recipe(), trainee.network, trainee.module
+    run, recipe, data, session = context.run, context.recipe, context.data, context.session
+    network, module = trainee.network, trainee.module
     train = session.samples(data.train, network.info, recipe.augment)
     validation = session.samples(data.validation, network.info)
     processes.equalize(module.state_dict().values())

@@ -108,7 +108,7 @@ def _thinned(split: Split, rows: int) -> Split:
 
 
 def _encoded(split: Split, info: InputInfo, timesteps: int) -> _Fetch:
-    return lambda part: encode(_seen(split.x[part], info, timesteps), info.mean, info.std)
+    return lambda part: encode(_seen(split.x[part], info, timesteps), info.input.mean, info.input.std)
 
 
 def _seen(x: Tensor, info: InputInfo, timesteps: int) -> Tensor:
