@@ -31,7 +31,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
-from litesnn.snn.quantize import GAUSSIAN_STEP
+from litesnn.quantizers.midrise import GAUSSIAN_STEP
 from litesnn.snn.strided import conv2d
 from litesnn.snn.supernet import Supernet
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
@@ -24,6 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.quantizers import MIDRISE, QUANTIZERS, quantizer_named
 from litesnn.text import first_complaint, short
 
 __all__ = [
@@ -71,11 +72,20 @@ class ModelSettings(_Settings):
     arithmetic: ArithmeticName = Field(
         "float", description="deployed arithmetic. float: float32, leak 0.2; fixed: integers alone, leak 0.25"
     )
+    quantizer: str = Field(
+        MIDRISE.name,
+        description="how weights become codes. " + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
+    )
 
     @field_validator("ops")
     @classmethod
     def _known_ops(cls, ops: tuple[str, ...]) -> tuple[str, ...]:
         return _distinct(tuple(check_op(op) for op in ops))
+
+    @field_validator("quantizer")
+    @classmethod
+    def _known_quantizer(cls, name: str) -> str:
+        return quantizer_named(name).name
 
     @field_validator("levels")
     @classmethod
@@ -235,9 +245,18 @@ class Recipe(_Settings):
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
-    search: SearchSettings = SearchSettings()
+    search: SearchSettings = Field(SearchSettings(), validate_default=True)
     train: TrainSettings = TrainSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
+
+    @field_validator("search")
+    @classmethod
+    def _bits_of_the_quantizer(cls, search: SearchSettings, info: ValidationInfo) -> SearchSettings:
+        model = info.data.get("model")
+        if isinstance(model, ModelSettings):
+            for bits in search.bits:
+                QUANTIZERS[model.quantizer].require(bits)
+        return search
 
     def __repr__(self) -> str:
         made = "" if self.made is None else ", made"

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
+from litesnn.quantizers import MIDRISE, quantizer_named
 from litesnn.text import first_complaint
 
 __all__ = [
@@ -126,9 +127,14 @@ class Genotype(_Record):
     cells: tuple[CellGene, ...] = Field(min_length=1, max_length=MOST_CELLS)
     classifier_bits: int = Field(ge=1, le=4)
     arithmetic: ArithmeticName = "float"
+    quantizer: str = MIDRISE.name
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
+        row = quantizer_named(self.quantizer)
+        both_ends = (self.stem.bits, self.classifier_bits) if row.at_both_ends else ()
+        for bits in (*(cell.bits for cell in self.cells), *both_ends):
+            row.require(bits)
         if {edge.node for edge in self.edges} != set(range(self.nodes)):
             raise ValueError("edges must give every node, counted from 0 without a gap, at least one input")
         keys = [(edge.node, edge.source, edge.op) for edge in self.edges]
@@ -140,10 +146,11 @@ class Genotype(_Record):
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_float(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Genotypes with the first arithmetic look as they did before there was a second one."""
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Genotypes with the first arithmetic and quantizer look as they did before there were others."""
         record: dict[str, Any] = serialize(self)
-        return {key: value for key, value in record.items() if (key, value) != ("arithmetic", "float")}
+        defaults = {"arithmetic": "float", "quantizer": MIDRISE.name}
+        return {key: value for key, value in record.items() if key not in defaults or value != defaults[key]}
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)

@@ -58,7 +58,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     assert head.codes is not None
     readout = Readout(
         newer,
-        network.genotype.classifier_bits,
+        backbone.classifier.quantizer.code_bits(network.genotype.classifier_bits),
         codes_of(head.codes),
         array_of(head.scale),
         array_of(group.bias),
@@ -88,7 +88,8 @@ def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], 
     if folded.codes is None:
         nothing = np.zeros((connection.outputs, 0, 0, 0), np.int8)
         return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=scale, shift=folded.shift)
-    codes = codes_of(folded.codes)
+    assert connection.conv is not None
+    codes, bits = codes_of(folded.codes), connection.conv.quantizer.code_bits(bits)
     return Synapses(sources, connection.kernel, connection.stride, bits, codes, scale, shift=folded.shift)
 
 

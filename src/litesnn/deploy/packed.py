@@ -40,6 +40,7 @@ C channels, H×W pixels, k kernel size, T timesteps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,6 +110,7 @@ __all__ = [
     "size_bound",
     "size_table",
     "to_bytes",
+    "with_kept",
     "write",
 ]
 
@@ -309,6 +311,30 @@ def size_bound(model: PackedModel) -> int:
     metadata = write_header(worst, codings) + " " * (longer * channels)
     affine = np.zeros(sum(map(len, affine_arrays(model))), affine_type(model.fraction))
     return len(container(metadata, affine, bytes(payload)))
+
+
+def with_kept(model: PackedModel, kept: Sequence[int]) -> PackedModel:
+    """A model of the same shapes in which so many weights of each layer are kept, whichever they are.
+
+    Of use where how many are kept depends on the weights: :func:`size_bound` asks only how many.
+
+    Args:
+        model: any.
+        kept: of every layer in the order of the file, identities included, the readout last.
+    """
+    counts = iter(kept)
+
+    def codes(shape: tuple[int, ...]) -> NDArray[np.int8]:
+        return (np.arange(math.prod(shape)) < next(counts)).astype(np.int8).reshape(shape)
+
+    populations = tuple(
+        replace(
+            population,
+            synapses=tuple(replace(synapses, codes=codes(synapses.codes.shape)) for synapses in population.synapses),
+        )
+        for population in model.populations
+    )
+    return replace(model, populations=populations, readout=replace(model.readout, codes=codes(model.readout.codes.shape)))
 
 
 # --- Checks before packing. ---

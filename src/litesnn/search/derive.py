@@ -38,12 +38,13 @@ from litesnn.costs.size import PACKED_BYTES
 from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.sources import Data
 from litesnn.deploy.integerize import integerize
-from litesnn.deploy.packed import size_bound
+from litesnn.deploy.packed import size_bound, with_kept
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
+from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.runs import RunFolder
 from litesnn.search.joint import read_search
 from litesnn.snn.backbone import STEM_KERNEL
@@ -503,13 +504,17 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
     macs[: None if info.frames else 1] = weights * math.prod(
         conv_output(size, model.stem_stride) for size in info.shape[1:]
     )
-    stem = Piece("stem", weights, model.stem_channels, model.io_bits, macs=macs)
+    stem = Piece("stem", weights, model.stem_channels, ends_of(recipe.model.quantizer).code_bits(model.io_bits), macs=macs)
     return priced([stem], priced_costs(recipe.budget), timesteps)
 
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
     """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
-    return size_bound(integerize(build_network(genotype, info, seed=0)))
+    network = build_network(genotype, info, seed=0)
+    packed = integerize(network)
+    if QUANTIZERS[genotype.quantizer].has_zero:
+        packed = with_kept(packed, [layer.most for layer in network.layers()])
+    return size_bound(packed)
 
 
 def _choose_with(
@@ -583,6 +588,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         cells=cells,
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        quantizer=model.quantizer,
     )
 
 
@@ -590,6 +596,7 @@ def _cell_options(
     index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
 ) -> list[Option]:
     """Every way to make cell ``index``, with its price."""
+    quantizer = QUANTIZERS[recipe.model.quantizer]
     search, model, costs = recipe.search, recipe.model, priced_costs(recipe.budget)
     sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
     level = model.levels[index]
@@ -617,11 +624,16 @@ def _cell_options(
                     pieces.append(Piece("identity", outputs=outputs, synops=rate * outputs * pixels))
                     continue
                 weights = op.kernel**2 * channels * outputs
-                pieces.append(Piece("layer", weights, outputs, bits, keep, synops=rate * keep * weights * pixels))
+                synops = rate * keep * weights * pixels
+                code_bits, has_zero = quantizer.code_bits(bits), quantizer.has_zero
+                pieces.append(Piece("layer", weights, outputs, code_bits, keep, synops=synops, has_zero=has_zero))
             if index == len(model.levels) - 1:
                 weights = model.nodes * outputs * len(info.classes)
                 synops = inner * weights * pixels
-                pieces.append(Piece("classifier", weights, len(info.classes), model.io_bits, synops=synops))
+                ends = ends_of(recipe.model.quantizer)
+                code_bits, has_zero = ends.code_bits(model.io_bits), ends.has_zero
+                classifier = Piece("classifier", weights, len(info.classes), code_bits, synops=synops, has_zero=has_zero)
+                pieces.append(classifier)
             score = preferences.compression[index, b, k] + preferences.width[index, width]
             prices = priced(pieces, costs, len(preferences.psi))
             options.append(Option(older, newer, width, b, k, float(score), prices))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.genotype import OPS, Edge
+from litesnn.quantizers.midrise import MIDRISE
+from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
 from litesnn.snn.batch_mean import with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, goes_by_moments, run_cell
@@ -29,9 +31,10 @@ from litesnn.snn.compconv import (
     fold,
     measure,
     measure_identity,
-    mix_weights,
+    masks_of_codes,
     remember,
     stack_masks,
+    stack_weights,
 )
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter, tap_spikes
@@ -106,13 +109,22 @@ class Cell(nn.Module):
         width: channels per node.
         edges: the edges, in the order in which a node sums their currents.
         arithmetic: the deployed arithmetic; training takes its leak.
+        quantizer: of all weights.
     """
 
     def __init__(
-        self, older: Source, newer: Source, *, level: int, width: int, edges: Sequence[Edge], arithmetic: Arithmetic
+        self,
+        older: Source,
+        newer: Source,
+        *,
+        level: int,
+        width: int,
+        edges: Sequence[Edge],
+        arithmetic: Arithmetic,
+        quantizer: Quantizer = MIDRISE,
     ) -> None:
         super().__init__()
-        self.arithmetic = arithmetic
+        self.arithmetic, self.quantizer = arithmetic, quantizer
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -121,7 +133,9 @@ class Cell(nn.Module):
             stride = 2 ** (level - source.level)
             op = OPS[edge.op]
             identity = op.identity and stride == 1 and source.channels == width
-            self.connections[edge_key(edge)] = Connection(source.channels, width, op.kernel, stride, identity=identity)
+            self.connections[edge_key(edge)] = Connection(
+                source.channels, width, op.kernel, stride, identity=identity, quantizer=quantizer
+            )
         self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
     @property
@@ -231,10 +245,11 @@ class Cell(nn.Module):
         for rows in layout.alike:
             convs = [self._conv(row) for row in rows]
             masks = stack_masks(convs, mix.compression)
-            weights = mix_weights(torch.stack([conv.weight for conv in convs]), mix.compression, masks)
+            weights = stack_weights(convs, mix.compression, masks)
             mixed |= zip(rows, weights.unbind(), strict=True)
             if count:
-                reached |= zip(rows, count_reached(masks, mix.channel_weights).unbind(), strict=True)
+                counted = masks_of_codes(convs, mix.compression, masks)
+                reached |= zip(rows, count_reached(counted, mix.channel_weights).unbind(), strict=True)
         return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
 
     def _conv(self, row: int) -> CompConv:
@@ -278,7 +293,7 @@ class Cell(nn.Module):
                 synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)
             else:
                 parts = torch.stack([reached[row] for row in rows])
-                synops, bit_synops = measure(mix.compression, parts, taps)
+                synops, bit_synops = measure(mix.compression, parts, taps, quantizer=self.quantizer)
             if mix.edge_shares is not None:
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares

@@ -29,7 +29,11 @@ __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer with weights, or one identity (no weights), as reports name it."""
+    """One layer with weights, or one identity (no weights), as reports name it.
+
+    ``bits`` are those of a code in the packed file, ``kept`` the codes that are not 0, and ``most`` as many as take the
+    most bytes whatever the weights are.
+    """
 
     name: str
     kind: Literal["stem", "edge", "classifier"]
@@ -38,6 +42,7 @@ class LayerInfo:
     keep: float
     weights: int
     kept: int
+    most: int
 
 
 class Network(Predictor):
@@ -135,7 +140,7 @@ class Network(Predictor):
 
     def analog_macs(self) -> list[tuple[int, int]]:
         """MACs per inference, and bits, of the stem, the one layer that reads real numbers."""
-        return [(self.stem_macs(), self.genotype.stem.bits)]
+        return [(self.stem_macs(), self.backbone.classifier.quantizer.code_bits(self.genotype.stem.bits))]
 
     def model_size_bits(self) -> float:
         """Σ κ·params·bits, the paper's definition, with the kept weights counted."""
@@ -151,6 +156,7 @@ def _layer(
     keep: float,
 ) -> LayerInfo:
     if conv is None:
-        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0)
-    weights = conv.weight.numel()
-    return LayerInfo(name, kind, cell, bits, keep, weights, kept_count(weights, keep))
+        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0, most=0)
+    weights, quantizer = conv.weight.numel(), conv.quantizer
+    most = quantizer.most_kept(kept_count(weights, keep), weights)
+    return LayerInfo(name, kind, cell, quantizer.code_bits(bits), keep, weights, conv.kept(bits, keep), most)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.costs.cost import AnalogLayer, LayerBits
+from litesnn.costs.size import extra_position_bits
 from litesnn.genotype import Edge, Genotype, all_edges
+from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
@@ -178,18 +180,29 @@ class Supernet(nn.Module):
         """Expected bits of the derived network's layers, with ``affine`` for each of their biases; a scalar."""
         layers = list(self._layers(mixes))
         biases = torch.stack([part.biases for part in layers]).sum()
-        parts = [(part.shares * layer(part.weights, part.outputs, part.compression.pairs())).sum() for part in layers]
+        parts = [(part.shares * layer(part.weights, part.outputs, part.pairs())).sum() for part in layers]
         return affine * biases + torch.stack(parts).sum()
+
+    def position_bits(self, mixes: Sequence[CellMix]) -> Tensor | None:
+        """Expected bits that say which weights are kept, beyond what formulas of a layer count; a scalar, or none."""
+        rows = [
+            (part.shares * part.weights * extra_position_bits(part.pairs(), has_zero=part.quantizer.has_zero)).sum()
+            for part in self._layers(mixes)
+            if part.quantizer.has_zero
+        ]
+        return torch.stack(rows).sum() if rows else None
 
     def analog_layers(self, mixes: Sequence[CellMix], *, frames: bool) -> list[AnalogLayer]:
         """The stem, which reads the image once, or a frame at every timestep."""
         backbone = self.backbone
-        return [AnalogLayer(backbone.stem_macs(), backbone.genotype.stem.bits, every_timestep=frames)]
+        bits = backbone.classifier.quantizer.code_bits(backbone.genotype.stem.bits)
+        return [AnalogLayer(backbone.stem_macs(), bits, every_timestep=frames)]
 
     def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layers]:
         backbone, one = self.backbone, self.psi.new_ones(())
         stem = one * backbone.stem.outputs
-        yield _Layers(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
+        quantizer = backbone.classifier.quantizer  # of both ends
+        yield _Layers(one * backbone.stem.weights, stem, backbone.stem_compression(), one, stem, quantizer)
         channels = [stem, stem]  # expected channels of the two cells before
         for index, mix in enumerate(mixes):
             cell = backbone.cell(index)
@@ -198,10 +211,11 @@ class Supernet(nn.Module):
             taps = tuple(float(cell.connection(edge).kernel ** 2) for edge in cell.edges)
             weights = torch.stack([*channels, width])[read] * width * constant(taps, one.dtype, one.device)
             shares = one if mix.edge_shares is None else mix.edge_shares
-            yield _Layers(weights, width, mix.compression, shares, biases=width * cell.nodes)
+            yield _Layers(weights, width, mix.compression, shares, width * cell.nodes, cell.quantizer)
             channels = [channels[1], width * cell.nodes]
         classes = one * len(backbone.classifier_bias)
-        yield _Layers(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
+        compression = backbone.classifier_compression()
+        yield _Layers(channels[1] * classes, classes, compression, one, classes, quantizer)
 
 
 def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
@@ -227,3 +241,8 @@ class _Layers:
     compression: Compression
     shares: Tensor
     biases: Tensor
+    quantizer: Quantizer
+
+    def pairs(self) -> list[tuple[int, float, Tensor]]:
+        """(Bits of a code in the packed file, keep ratio, probability) of every candidate."""
+        return [(self.quantizer.code_bits(bits), keep, share) for bits, keep, share in self.compression.pairs()]

@@ -44,6 +44,7 @@ from litesnn.loop.schedule import SavedSchedule, Schedule
 from litesnn.loop.session import Session, cosine_lr, input_info, parameters
 from litesnn.networks import build_network, load_network, save_network
 from litesnn.runs import RunFolder
+from litesnn.snn.compconv import decayed_apart
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
@@ -155,7 +156,7 @@ class TrainLoop(Generic[LearnerT]):
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                trainee.weights(),
+                decayed_apart(trainee.weights()),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
