@@ -76,21 +76,17 @@ def packed_bits(weights: Number, outputs: Number, pairs: Iterable[tuple[int, flo
     return weights * per_weight + AFFINE_BITS * outputs  # type: ignore[no-any-return]
 
 
-def extra_position_bits(pairs: Pairs, *, places: float = 1.0, has_zero: bool = False) -> Any:
-    """What a weight's share of the positions takes beyond what :func:`packed_bits` counts; expected, in bits.
+def extra_position_bits(keep: float, *, places: float = 1.0, has_zero: bool = False) -> float:
+    """What a weight's share of the positions takes beyond what :func:`packed_bits` counts for it, in bits.
 
     Args:
-        pairs: as there.
+        keep: keep ratio.
         places: of the packed layer for each weight; there are more than weights where some are always zero.
         has_zero: whether a kept weight may get the code 0.
     """
-
-    def at(keep: float) -> float:
-        if has_zero and keep >= places:
-            return 1.0  # which weights are not 0 has to be said even if none is pruned: a bitmap is enough
-        return places * position_bits(1.0, keep / places) - position_bits(1.0, keep)
-
-    return sum(p * at(keep) for _, keep, p in pairs)
+    if has_zero and keep >= places:
+        return 1.0  # which weights are not 0 has to be said even if none is pruned: a bitmap is enough
+    return places * position_bits(1.0, keep / places) - position_bits(1.0, keep)
 
 
 def layer_bytes(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from litesnn.deploy.packed import Affine, InputSpec, PackedModel, Population, Readout, Synapses
+from litesnn.genotype import require_engine
 from litesnn.snn.arithmetic import Folded, FoldedGroup
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
@@ -32,7 +33,11 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     Args:
         network: on any device.
         rates: measured firing rate of each population by name ("stem", "cell 1 node 0", …), to be stored in the file.
+
+    Raises:
+        InputError: an operation of the network cannot be packed.
     """
+    require_engine((edge.op for edge in network.genotype.edges), "reference")
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)

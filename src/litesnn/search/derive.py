@@ -41,7 +41,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound, with_kept
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
-from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group, require_engine
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
 from litesnn.quantizers import QUANTIZERS, ends_of
@@ -333,8 +333,10 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     Whoever waits for a search then gets a genotype from it, whatever ops and sources it prefers.
 
     Raises:
-        InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
+        InputError: an operation cannot be packed, or the budget is too small; the message says what the smallest
+            network of the costliest wiring needs.
     """
+    require_engine(recipe.model.ops, "reference")
     which = "with the costliest wiring that the search may choose, the smallest network"
     if recipe.budget.packed_bytes is not None:
         need = least_bytes_of(recipe, info)
@@ -391,15 +393,20 @@ def largest_candidate(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...] |
 
 
 def costliest_wirings(recipe: Recipe) -> list[tuple[Edge, ...]]:
-    """The wirings of which one has the most weights: the largest op on every edge."""
+    """The wirings of which one has the most weights, or takes the most bytes: one op on every edge.
+
+    That is the largest one, or one in groups: it has fewer weights, but where they are has to be told.
+    """
     model = recipe.model
-    op = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    largest = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    grouped = [name for name in model.ops if OPS[name].groups is not one_group and name != largest]
     return [
         tuple(
             Edge(node=node, source=source, op=op)
             for node in range(model.nodes)
             for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
         )
+        for op in (largest, *grouped)
         for nearest_first in (True, False)  # the most weights come from the cells before, or behind a narrow stem
     ]
 
@@ -623,10 +630,19 @@ def _cell_options(
                 if op.identity and (edge.source >= 2 or same[edge.source]):
                     pieces.append(Piece("identity", outputs=outputs, synops=rate * outputs * pixels))
                     continue
-                weights = op.kernel**2 * channels * outputs
-                synops = rate * keep * weights * pixels
-                code_bits, has_zero = quantizer.code_bits(bits), quantizer.has_zero
-                pieces.append(Piece("layer", weights, outputs, code_bits, keep, synops=synops, has_zero=has_zero))
+                weights = op.weights(channels, outputs)
+                pieces.append(
+                    Piece(
+                        "layer",
+                        weights,
+                        outputs,
+                        quantizer.code_bits(bits),
+                        keep,
+                        synops=rate * keep * weights * pixels,
+                        places=op.places(channels, outputs),
+                        has_zero=quantizer.has_zero,
+                    )
+                )
             if index == len(model.levels) - 1:
                 weights = model.nodes * outputs * len(info.classes)
                 synops = inner * weights * pixels

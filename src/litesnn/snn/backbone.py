@@ -60,19 +60,20 @@ def first_frames(x: Tensor, timesteps: int) -> Tensor:
     return x[:, :timesteps]
 
 
-def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, identities: bool = True) -> int:
-    """Weights of stem, cells and classifier, by shapes alone.
+def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, most: bool = True) -> int:
+    """Weights of stem, cells and classifier, by shapes alone: the most that there can be, or the least.
 
-    Operations that may be identities count as convolutions of 1 × 1, or not at all without ``identities``.
+    At most, operations that may be identities count as convolutions of 1 × 1, and those between groups count too.
     """
     older = newer = genotype.stem.channels
     total = 9 * shape[0] * genotype.stem.channels
     for gene in genotype.cells:
         for edge in genotype.edges:
-            if OPS[edge.op].identity and not identities:
+            op = OPS[edge.op]
+            if op.identity and not most:
                 continue
             inputs = (older, newer, gene.width)[min(edge.source, 2)]
-            total += OPS[edge.op].kernel ** 2 * inputs * gene.width
+            total += (op.places if most else op.weights)(inputs, gene.width)
         older, newer = newer, genotype.nodes * gene.width
     return total + newer * classes
 

@@ -134,7 +134,13 @@ class Cell(nn.Module):
             op = OPS[edge.op]
             identity = op.identity and stride == 1 and source.channels == width
             self.connections[edge_key(edge)] = Connection(
-                source.channels, width, op.kernel, stride, identity=identity, quantizer=quantizer
+                source.channels,
+                width,
+                op.kernel,
+                stride,
+                identity=identity,
+                groups=op.groups(source.channels, width),
+                quantizer=quantizer,
             )
         self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
@@ -158,7 +164,7 @@ class Cell(nn.Module):
         apart, together = [], False
         layout = self._layouts[False]
         for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
-            inputs, outputs = self._conv(rows[0]).weight.shape[1], len(rows) * self.width
+            inputs, outputs = self._conv(rows[0]).inputs, len(rows) * self.width
             if goes_by_moments(conv.kernel, inputs, outputs, device, execution):
                 together = True
             else:
@@ -246,10 +252,10 @@ class Cell(nn.Module):
             convs = [self._conv(row) for row in rows]
             masks = stack_masks(convs, mix.compression)
             weights = stack_weights(convs, mix.compression, masks)
-            mixed |= zip(rows, weights.unbind(), strict=True)
+            mixed |= zip(rows, convs[0].dense(weights).unbind(), strict=True)
             if count:
                 counted = masks_of_codes(convs, mix.compression, masks)
-                reached |= zip(rows, count_reached(counted, mix.channel_weights).unbind(), strict=True)
+                reached |= zip(rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True)
         return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
 
     def _conv(self, row: int) -> CompConv:
@@ -309,7 +315,7 @@ class _Layout:
     Attributes:
         plan: the merged convolutions and the sums.
         merged: of each merged convolution its edges, in the order of its output channels.
-        alike: edges whose weights have the same shape.
+        alike: edges whose weights have the same shape and groups.
         readers: edges that read the same state in the same way; identities have kernel 0.
         into: of each node, whether each edge ends in it.
     """
@@ -324,7 +330,7 @@ class _Layout:
 def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
     """The layout of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
     merged: dict[Convolution, list[int]] = {}
-    alike: dict[torch.Size, list[int]] = {}
+    alike: dict[tuple[torch.Size, int], list[int]] = {}
     readers: dict[Convolution, list[int]] = {}
     for row, edge in enumerate(cell.edges):
         connection = cell.connection(edge)
@@ -333,7 +339,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         readers.setdefault(reader, []).append(row)
         if connection.conv is not None:
             merged.setdefault(reader, []).append(row)
-            alike.setdefault(connection.conv.weight.shape, []).append(row)
+            alike.setdefault((connection.conv.weight.shape, connection.conv.groups), []).append(row)
     for rows in merged.values():  # what reads a state with one op lies side by side, in the order of the nodes
         rows.sort(key=lambda row: (cell.edges[row].op, cell.edges[row].source, cell.edges[row].node))
     places = {

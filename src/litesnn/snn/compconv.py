@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -81,21 +82,32 @@ class Compression:
 
 
 class CompConv(nn.Module):
-    """One weight tensor and one score tensor [O, I, k, k], shared by all bit-widths and keep ratios.
+    """One weight tensor and one score tensor [O, I/groups, k, k], shared by all bit-widths and keep ratios.
+
+    An output channel reads the inputs of its own group alone; :meth:`dense` puts the weights among zeros, with which
+    they are a convolution of all channels. Where a shape says I below, it is I/groups, but for what is dense.
 
     Args:
         inputs, outputs: channels.
         kernel: odd kernel size.
         stride: stride of the convolution.
+        groups: into how many both channels are divided, a divisor of both.
         quantizer: of the weights.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, quantizer: Quantizer = MIDRISE
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        quantizer: Quantizer = MIDRISE,
     ) -> None:
         super().__init__()
-        self.stride, self.kernel, self.quantizer = stride, kernel, quantizer
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        self.stride, self.kernel, self.groups, self.quantizer = stride, kernel, groups, quantizer
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
         nn.init.kaiming_normal_(self.weight)
         self.begin()
 
@@ -115,8 +127,22 @@ class CompConv(nn.Module):
         stacked = [mask[None] for mask in masks]
         return mix_weights(self.weight[None], compression, stacked, quantizer=self.quantizer, own=own)[0]
 
+    @property
+    def inputs(self) -> int:
+        """Input channels."""
+        return self.weight.shape[1] * self.groups
+
+    def dense(self, weight: Tensor) -> Tensor:
+        """A weight (or codes) […, O, I/groups, k, k] as that of a convolution of all channels […, O, I, k, k]."""
+        if self.groups == 1:
+            return weight
+        groups, (outputs, inputs, *size) = self.groups, weight.shape[-4:]
+        blocks = weight.reshape(*weight.shape[:-4], groups, outputs // groups, 1, inputs, *size)
+        own = _diagonal(groups, weight.dtype, weight.device).view(groups, 1, groups, 1, 1, 1)
+        return (blocks * own).reshape(*weight.shape[:-4], outputs, groups * inputs, *size)
+
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]."""
+        """[N, I, H, W] → [N, O, ceil(H / stride), ceil(W / stride)]. ``weight`` is dense."""
         return conv2d(x, weight, stride=self.stride, padding=self.kernel // 2)
 
     def codes(self, bits: int, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +155,8 @@ class CompConv(nn.Module):
         """The finished layer as integer codes, with a ``gain`` [O] behind it. Arguments as in :func:`fold`."""
         bits, _ = compression.choice()
         codes, unit = self.codes(bits, self.masks(compression)[0])
-        return Exact(codes, gain * unit.double() * input_scale, largest_input * codes.double().abs().flatten(1).sum(1))
+        largest = largest_input * codes.double().abs().flatten(1).sum(1)
+        return Exact(self.dense(codes), gain * unit.double() * input_scale, largest)
 
     @torch.no_grad()
     def kept(self, bits: int, keep: float) -> int:
@@ -137,6 +164,12 @@ class CompConv(nn.Module):
         if not self.quantizer.has_zero:
             return kept_count(self.weight.numel(), keep)
         return int(self.codes(bits, keep_mask(self.scores, keep))[0].count_nonzero())
+
+
+@cache
+def _diagonal(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A unit matrix. It is shared: never change it."""
+    return torch.eye(size, dtype=dtype, device=device)
 
 
 class QuantizerParameter(nn.Parameter):
@@ -267,6 +300,7 @@ class Connection(nn.Module):
         kernel: odd kernel size.
         stride: stride of the convolution.
         identity: hand the spikes on without weights; needs equal channels and stride 1.
+        groups: of the convolution.
         quantizer: of the weights.
     """
 
@@ -278,11 +312,14 @@ class Connection(nn.Module):
         stride: int = 1,
         *,
         identity: bool = False,
+        groups: int = 1,
         quantizer: Quantizer = MIDRISE,
     ) -> None:
         super().__init__()
         self.outputs, self.stride = outputs, stride
-        self.conv = None if identity else CompConv(inputs, outputs, kernel, stride, quantizer=quantizer)
+        self.conv = (
+            None if identity else CompConv(inputs, outputs, kernel, stride, groups=groups, quantizer=quantizer)
+        )
         self.norm = nn.BatchNorm2d(outputs)
         # Currents are normalised to the threshold, not to one, so that neurons start out neither silent nor
         # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021).
@@ -304,7 +341,8 @@ class Connection(nn.Module):
         For a connection by itself, such as the stem; a cell computes all of its connections at once.
         """
         if self.conv is not None:
-            x = self.conv.convolve(x, self.conv.effective_weight(compression, self.conv.masks(compression)))
+            weight = self.conv.effective_weight(compression, self.conv.masks(compression))
+            x = self.conv.convolve(x, self.conv.dense(weight))
         count = processes.count()
         if count == 1 or not self.training:
             return self.norm(x)  # type: ignore[no-any-return]
@@ -372,13 +410,21 @@ def masks_of_codes(convs: Sequence[CompConv], compression: Compression, masks: S
     return [mask * (level != 0) for level in levels for mask in masks]
 
 
-def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None) -> Tensor:
+def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None, *, groups: int = 1) -> Tensor:
     """How many weights of G layers a spike at each position of the kernel reaches [G, masks, I, k, k].
 
     Args:
-        masks: :func:`masks_of_codes` [G, O, I, k, k].
+        masks: :func:`masks_of_codes` [G, O, I/groups, k, k].
         output_weights: how much of each output channel exists [O] (the search over widths); ``None``: all.
+        groups: of the convolutions.
     """
+    if groups > 1:
+        parts = [mask.unflatten(1, (groups, -1)) for mask in masks]  # each [G, groups, O/groups, I/groups, k, k]
+        if output_weights is None:
+            return torch.stack([part.sum(2).flatten(1, 2) for part in parts], dim=1)
+        shares = output_weights.view(groups, -1)
+        rows = [torch.einsum("gqoikl,qo->gqikl", part, shares).flatten(1, 2) for part in parts]
+        return torch.stack(rows, dim=1)
     if output_weights is None:
         return torch.stack([mask.sum(1) for mask in masks], dim=1)
     return torch.stack([torch.einsum("goikl,o->gikl", mask, output_weights) for mask in masks], dim=1)

@@ -32,7 +32,8 @@ class LayerInfo:
     """One layer with weights, or one identity (no weights), as reports name it.
 
     ``bits`` are those of a code in the packed file, ``kept`` the codes that are not 0, and ``most`` as many as take the
-    most bytes whatever the weights are.
+    most bytes whatever the weights are. ``places`` are those of the packed layer: the weights, and the zeros between
+    groups.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LayerInfo:
     weights: int
     kept: int
     most: int
+    places: int
 
 
 class Network(Predictor):
@@ -156,7 +158,8 @@ def _layer(
     keep: float,
 ) -> LayerInfo:
     if conv is None:
-        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0, most=0)
+        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0, most=0, places=0)
     weights, quantizer = conv.weight.numel(), conv.quantizer
     most = quantizer.most_kept(kept_count(weights, keep), weights)
-    return LayerInfo(name, kind, cell, quantizer.code_bits(bits), keep, weights, conv.kept(bits, keep), most)
+    code_bits, kept = quantizer.code_bits(bits), conv.kept(bits, keep)
+    return LayerInfo(name, kind, cell, code_bits, keep, weights, kept, most, places=weights * conv.groups)
