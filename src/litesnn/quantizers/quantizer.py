@@ -58,6 +58,8 @@ class Quantizer:
         quantize: of weights [G, …], what was prepared, and bits: levels [G, …], a new tensor, and steps [G, 1, …],
             which are positive; without gradient.
         rule: the gradient that weights and own parameters get.
+        formula: of the weights of one layer, its own parameters [P] and bits: Q_b(W) in plain autograd, whose gradient
+            the rule gives; ``None``: the rule is :func:`straight_through`, the gradient of ``W + (Q_b(W) − W).detach()``.
         initial: the own parameters [P] that a layer of these weights begins with; ``None``: it has none.
         codes_per_step: codes from one level to the next.
         has_zero: whether a level may be 0.
@@ -71,6 +73,7 @@ class Quantizer:
     prepare: Callable[[Tensor, Tensor | None], Tensor]
     quantize: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
     rule: GradientRule
+    formula: Callable[[Tensor, Tensor | None, int], Tensor] | None = None
     initial: Callable[[Tensor], Tensor] | None = None
     codes_per_step: int = 2
     has_zero: bool = False
