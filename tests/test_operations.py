@@ -16,9 +16,9 @@ import torch.nn.functional as F
 import exactness
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
-from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.exchange.nir_graph import nir_bytes
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
+from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import read, size_table, to_bytes
 from litesnn.errors import InputError
@@ -81,7 +81,9 @@ def test_it_is_torchs_convolution(name: str, inputs: int, outputs: int, stride: 
     with torch.no_grad():
         spikes = (x > 0.6).double()
         spikes_met = F.conv2d(spikes, masks[0], stride=stride, padding=op.kernel // 2, groups=groups)
-        used = synops(tap_spikes(spikes.mean(0)[None], op.kernel, stride), count_reached([masks[0][None]], groups=groups))
+        used = synops(
+            tap_spikes(spikes.mean(0)[None], op.kernel, stride), count_reached([masks[0][None]], groups=groups)
+        )
     assert float(used.sum()) == pytest.approx(float(spikes_met.sum()) / len(x))
 
 
@@ -198,9 +200,7 @@ def test_an_operation_without_engines_is_searched_and_trained_but_not_packed(
     assert not (tmp_path / "run" / "search.jsonl").exists()
 
 
-def test_an_engine_without_an_operation_refuses_it_by_name(
-    unpackable: str, finished: Path, tmp_path: Path
-) -> None:
+def test_an_engine_without_an_operation_refuses_it_by_name(unpackable: str, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for path in finished.iterdir():
@@ -213,7 +213,9 @@ def test_an_engine_without_an_operation_refuses_it_by_name(
         out = tmp_path / f"out.{engine}"
         outcome = litesnn("export", engine, run, "--out", out)
         assert outcome.code == 2
-        assert f"operation 'half3x3' is not there in the engine '{engine}'; it has reference, native" in outcome.complaints
+        assert (
+            f"operation 'half3x3' is not there in the engine '{engine}'; it has reference, native" in outcome.complaints
+        )
         assert not out.exists()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import exactness
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
+from litesnn.data.batches import Samples
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import read, size_table, to_bytes
 from litesnn.errors import InputError
@@ -26,7 +27,6 @@ from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter, stack_masks, stack_weights
 from litesnn.snn.cost import Meter
 from litesnn.train.evaluate import measure
-from litesnn.data.batches import Samples
 from tiny import genotype, images, input_info, liven, quantized_images
 from whole_job import Problem, litesnn, recipe, rows
 
@@ -80,7 +80,7 @@ def test_codes_stand_for_the_quantized_weights_to_the_last_bit(row: Quantizer, s
                 top = 2 ** row.code_bits(bits) - 1
                 possible = {*range(-top, top + 1, 2), *([0] if row.has_zero else [])}
                 assert set(codes.flatten().tolist()) <= possible
-                assert len(codes.unique()) > 1
+                assert len(set(codes.flatten().tolist())) > 1
 
 
 @every_row
@@ -110,7 +110,7 @@ def test_the_rule_is_the_gradient_of_the_formula_in_plain_autograd(row: Quantize
     mix = Compression(row.bits, (0.4, 1.0), shares)
     masks = stack_masks(convs, mix)
     factors = random_weights(4, layers=2).double()
-    (stack_weights(convs, mix, masks) * factors).sum().backward()
+    (stack_weights(convs, mix, masks) * factors).sum().backward()  # type: ignore[no-untyped-call]
 
     def quantized(index: int, bits: int) -> Tensor:
         weight, mine = weights[index], None if own is None else own[index]
@@ -125,7 +125,7 @@ def test_the_rule_is_the_gradient_of_the_formula_in_plain_autograd(row: Quantize
         for i, bits in enumerate(row.bits):
             for j, mask in enumerate(masks):
                 total = total + (shares[i, j] * mask[index].detach() * quantized(index, bits) * factors[index]).sum()
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     for index, conv in enumerate(convs):
         assert weights.grad is not None
         torch.testing.assert_close(conv.weight.grad, weights.grad[index])
@@ -169,7 +169,7 @@ def test_the_file_is_as_large_as_layers_say_and_no_larger_than_the_bound(row: Qu
 
 @every_row
 def test_search_and_evaluation_count_the_same(row: Quantizer) -> None:
-    """Of a decided supernet and the derived network with its weights: SynOps, Bit-SynOps, and the size within a bound."""
+    """Of a decided supernet and the derived network with its weights: SynOps, Bit-SynOps, and bytes within a bound."""
     changes = {"search.keeps": [0.5], "search.widths": [1.0], "search.bits": [row.bits[-1]], "model.ops": ["conv3x3"]}
     made = Recipe.model_validate({}).changed(
         {"model.quantizer": row.name, "model.width": 3, "model.nodes": 1, "model.levels": [0, 1], **changes}
@@ -183,15 +183,16 @@ def test_search_and_evaluation_count_the_same(row: Quantizer) -> None:
     network.load_state_dict(supernet.backbone.state_dict(prefix="backbone."))
     x = quantized_images(SHAPE, 8)
     meters = Meter(), Meter()
-    mixes = [m for m in supernet.mixes()]
-    supernet(x, mixes, meter=meters[0])
+    supernet(x, meter=meters[0])
     network.train()(x, meter=meters[1])
     for name, layer in meters[1].layers.items():
-        assert float(layer.synops.sum()) > 0
+        assert float(layer.synops.detach().sum()) > 0
         torch.testing.assert_close(meters[0].layers[name].synops, layer.synops)
         torch.testing.assert_close(meters[0].layers[name].bit_synops, layer.bit_synops)
         if name != "classifier" or row.at_both_ends:
-            torch.testing.assert_close(layer.bit_synops, row.code_bits(row.bits[-1] if "cell" in name else 4) * layer.synops)
+            torch.testing.assert_close(
+                layer.bit_synops, row.code_bits(row.bits[-1] if "cell" in name else 4) * layer.synops
+            )
     deployed = measure(network, Samples(x.to(torch.int8), torch.zeros(len(x), dtype=torch.int64)))
     bits = {layer.name: layer.bits for layer in network.layers()}
     for name, synops in deployed.synops.items():
@@ -264,7 +265,9 @@ def test_a_genotype_remembers_it(row: Quantizer) -> None:
 @every_row
 def test_bits_that_it_does_not_have_are_refused(row: Quantizer, problem: Problem) -> None:
     for bits in set(BIT_WIDTHS) - set(row.bits):
-        with pytest.raises(InputError, match=f"search: the quantizer {row.name!r} has weights of .* bits, not of {bits}"):
+        with pytest.raises(
+            InputError, match=f"search: the quantizer {row.name!r} has weights of .* bits, not of {bits}"
+        ):
             recipe(problem.data, {"model.quantizer": row.name, "search.bits": [bits]})
     if set(row.bits) < {1, 2, 4}:  # the default candidates
         with pytest.raises(InputError, match="search: the quantizer"):
@@ -272,7 +275,7 @@ def test_bits_that_it_does_not_have_are_refused(row: Quantizer, problem: Problem
 
 
 def test_an_unknown_one_is_refused_by_name(problem: Problem) -> None:
-    with pytest.raises(InputError, match="model.quantizer: .*unknown quantizer 'octal'; expected one of midrise"):
+    with pytest.raises(InputError, match=r"model.quantizer: .*unknown quantizer 'octal'; expected one of midrise"):
         recipe(problem.data, {"model.quantizer": "octal"})
     gene = genotype().model_dump() | {"quantizer": "octal"}
     with pytest.raises(InputError, match="unknown quantizer 'octal'"):

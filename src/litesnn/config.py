@@ -74,7 +74,8 @@ class ModelSettings(_Settings):
     )
     quantizer: str = Field(
         MIDRISE.name,
-        description="how weights become codes. " + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
+        description="how weights become codes. "
+        + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
     )
 
     @field_validator("ops")

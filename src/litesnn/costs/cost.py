@@ -100,9 +100,9 @@ class Piece:
 
     ``kind``: a ``layer`` that is searched, the ``classifier``, the ``stem`` (which reads real numbers), an ``identity``
     (a skip connection without weights) or the ``biases`` of a cell. ``synops`` are expected per timestep, a number or
-    [T]; so are ``macs``, of which there are none at the timesteps that read what was computed before. ``bits`` are those
-    of a code in the packed file. ``places``: of the packed layer, if it has more than weights, the others being zero;
-    ``has_zero``: whether a kept weight may get the code 0.
+    [T]; so are ``macs``, of which there are none at the timesteps that read what was computed before. ``bits`` are
+    those of a code in the packed file. ``places``: of the packed layer, if it has more than weights, the others being
+    zero; ``has_zero``: whether a kept weight may get the code 0.
     """
 
     kind: Literal["layer", "classifier", "stem", "identity", "biases"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from litesnn.costs.cost import DECIMAL, NUMBER, Cost, Expectation, Pairs, Piece
+from litesnn.costs.cost import DECIMAL, NUMBER, Cost, Expectation, Piece
 
 if TYPE_CHECKING:
     from torch import Tensor

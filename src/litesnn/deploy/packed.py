@@ -334,7 +334,9 @@ def with_kept(model: PackedModel, kept: Sequence[int]) -> PackedModel:
         )
         for population in model.populations
     )
-    return replace(model, populations=populations, readout=replace(model.readout, codes=codes(model.readout.codes.shape)))
+    return replace(
+        model, populations=populations, readout=replace(model.readout, codes=codes(model.readout.codes.shape))
+    )
 
 
 # --- Checks before packing. ---

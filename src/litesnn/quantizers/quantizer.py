@@ -1,8 +1,8 @@
 """What a quantizer is: all that training, the deployed codes and the counting of costs need to know of one.
 
 A quantizer is a row of :data:`litesnn.quantizers.QUANTIZERS`. It takes the float weights of layers of equal shape, each
-with a step of its own, to a few levels, and says what gradient the weights get. Nothing here imports torch; tensors come
-in from the layers.
+with a step of its own, to a few levels, and says what gradient the weights get. Nothing here imports torch; tensors
+come in from the layers.
 
 Shapes: G layers of equal shape.
 """
@@ -23,9 +23,7 @@ GradientRule = Callable[["Tensor", "Tensor", "Tensor | None", int], "tuple[Tenso
 and the bit-width: the gradients of the weights and of the own parameters."""
 
 
-def straight_through(
-    gradient: Tensor, weights: Tensor, own: Tensor | None, bits: int
-) -> tuple[Tensor, Tensor | None]:
+def straight_through(gradient: Tensor, weights: Tensor, own: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
     """The gradient of the quantized weights is that of the weights (Bengio et al., 2013), clipped ones included.
 
     Layers apply this rule to all bit-widths at once, without calling it.
@@ -59,7 +57,8 @@ class Quantizer:
             which are positive; without gradient.
         rule: the gradient that weights and own parameters get.
         formula: of the weights of one layer, its own parameters [P] and bits: Q_b(W) in plain autograd, whose gradient
-            the rule gives; ``None``: the rule is :func:`straight_through`, the gradient of ``W + (Q_b(W) − W).detach()``.
+            the rule gives; ``None``: the rule is :func:`straight_through`, the gradient of
+            ``W + (Q_b(W) − W).detach()``.
         initial: the own parameters [P] that a layer of these weights begins with; ``None``: it has none.
         codes_per_step: codes from one level to the next.
         has_zero: whether a level may be 0.

@@ -511,7 +511,9 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
     macs[: None if info.frames else 1] = weights * math.prod(
         conv_output(size, model.stem_stride) for size in info.shape[1:]
     )
-    stem = Piece("stem", weights, model.stem_channels, ends_of(recipe.model.quantizer).code_bits(model.io_bits), macs=macs)
+    stem = Piece(
+        "stem", weights, model.stem_channels, ends_of(recipe.model.quantizer).code_bits(model.io_bits), macs=macs
+    )
     return priced([stem], priced_costs(recipe.budget), timesteps)
 
 
@@ -648,7 +650,9 @@ def _cell_options(
                 synops = inner * weights * pixels
                 ends = ends_of(recipe.model.quantizer)
                 code_bits, has_zero = ends.code_bits(model.io_bits), ends.has_zero
-                classifier = Piece("classifier", weights, len(info.classes), code_bits, synops=synops, has_zero=has_zero)
+                classifier = Piece(
+                    "classifier", weights, len(info.classes), code_bits, synops=synops, has_zero=has_zero
+                )
                 pieces.append(classifier)
             score = preferences.compression[index, b, k] + preferences.width[index, width]
             prices = priced(pieces, costs, len(preferences.psi))

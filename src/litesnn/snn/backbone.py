@@ -104,9 +104,7 @@ class Backbone(nn.Module):
         quantizer = QUANTIZERS[genotype.quantizer]
         both_ends = ends_of(genotype.quantizer)
         stem = genotype.stem
-        self.stem = Connection(
-            shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends
-        )
+        self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:

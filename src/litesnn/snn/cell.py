@@ -29,9 +29,9 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
+    masks_of_codes,
     measure,
     measure_identity,
-    masks_of_codes,
     remember,
     stack_masks,
     stack_weights,
@@ -255,7 +255,9 @@ class Cell(nn.Module):
             mixed |= zip(rows, convs[0].dense(weights).unbind(), strict=True)
             if count:
                 counted = masks_of_codes(convs, mix.compression, masks)
-                reached |= zip(rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True)
+                reached |= zip(
+                    rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True
+                )
         return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
 
     def _conv(self, row: int) -> CompConv:

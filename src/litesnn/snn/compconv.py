@@ -193,7 +193,7 @@ def stack_masks(convs: Sequence[CompConv], compression: Compression) -> list[Ten
 
 def stack_weights(convs: Sequence[CompConv], compression: Compression, masks: Sequence[Tensor]) -> Tensor:
     """:meth:`CompConv.effective_weight` of G layers of equal shape and quantizer [G, O, I, k, k]."""
-    own = [conv.quantization for conv in convs if conv.quantization is not None]
+    own: list[Tensor] = [conv.quantization for conv in convs if conv.quantization is not None]
     return mix_weights(
         torch.stack([conv.weight for conv in convs]),
         compression,
@@ -317,9 +317,7 @@ class Connection(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.stride = outputs, stride
-        self.conv = (
-            None if identity else CompConv(inputs, outputs, kernel, stride, groups=groups, quantizer=quantizer)
-        )
+        self.conv = None if identity else CompConv(inputs, outputs, kernel, stride, groups=groups, quantizer=quantizer)
         self.norm = nn.BatchNorm2d(outputs)
         # Currents are normalised to the threshold, not to one, so that neurons start out neither silent nor
         # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021).
@@ -398,12 +396,12 @@ def masks_of_codes(convs: Sequence[CompConv], compression: Compression, masks: S
         masks: of every keep ratio [G, O, I, k, k].
 
     Returns:
-        ``masks``, or if a kept weight may get the code 0, one for each pair of bit-width and keep ratio, bits outermost.
+        ``masks``, or where a kept weight may get the code 0, one for each bit-width and keep ratio, bits outermost.
     """
     quantizer = convs[0].quantizer
     if not quantizer.has_zero:
         return masks
-    own = [conv.quantization for conv in convs if conv.quantization is not None]
+    own: list[Tensor] = [conv.quantization for conv in convs if conv.quantization is not None]
     weights = torch.stack([conv.weight.detach() for conv in convs])
     prepared = quantizer.prepare(weights, torch.stack(own).detach() if own else None)
     levels = [quantizer.quantize(weights, prepared, bits)[0] for bits in compression.bits]
@@ -419,7 +417,9 @@ def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None,
         groups: of the convolutions.
     """
     if groups > 1:
-        parts = [mask.unflatten(1, (groups, -1)) for mask in masks]  # each [G, groups, O/groups, I/groups, k, k]
+        parts = [
+            mask.view(len(mask), groups, -1, *mask.shape[2:]) for mask in masks
+        ]  # [G, groups, O/groups, I/groups, k, k]
         if output_weights is None:
             return torch.stack([part.sum(2).flatten(1, 2) for part in parts], dim=1)
         shares = output_weights.view(groups, -1)

@@ -216,7 +216,6 @@ class Supernet(nn.Module):
         compression = backbone.classifier_compression()
         yield _Layers(channels[1] * classes, classes, compression, one, classes, quantizer)
 
-
     def _grouped(self, index: int, mixes: Sequence[CellMix]) -> tuple[_Grouped, ...]:
         """The layers of a cell that have groups: how many depends on both widths, so that no mean width says it."""
         cell, found = self.backbone.cell(index), []
@@ -247,10 +246,8 @@ class Supernet(nn.Module):
             return [(full, one)]
         widths = sorted({cell_width(full, fraction) for fraction in self.choices.widths})
         # A channel exists at its own width and at all that are larger.
-        at_least = [exists[width - 1] for width in widths]
-        return [
-            (width, share - larger) for width, share, larger in zip(widths, at_least, [*at_least[1:], 0], strict=True)
-        ]
+        at_least = [*(exists[width - 1] for width in widths), torch.zeros_like(exists[0])]
+        return [(width, at_least[index] - at_least[index + 1]) for index, width in enumerate(widths)]
 
 
 def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
@@ -284,7 +281,7 @@ class _Layers:
         return [(self.quantizer.code_bits(bits), keep, share) for bits, keep, share in self.compression.pairs()]
 
     def extra_position_bits(self) -> Tensor | None:
-        """Expected bits of positions beyond what formulas of a layer count, of all layers; ``None`` if there are none."""
+        """Expected bits of positions beyond what formulas of a layer count, of all layers; ``None``: there are none."""
         has_zero, parts = self.quantizer.has_zero, []
         keeps = list(zip(self.compression.keeps, self.compression.weights.sum(0), strict=True))
         apart = {row for group in self.grouped for row in group.rows}

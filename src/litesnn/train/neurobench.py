@@ -30,6 +30,7 @@ from torch import Tensor
 
 from litesnn import processes
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
+from litesnn.deploy.packed_streams import coded_layers
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.backbone import Backbone, first_frames
 from litesnn.snn.cell import Cell
@@ -161,7 +162,7 @@ def neurobench_metrics(
     sizes = [row["channels"] * row["height"] * row["width"] for row in neurons]
     spikes = sum(size * row["firing_rate"] for size, row in zip(sizes, neurons, strict=True))
     macs = _effective_macs(model, watch)
-    parameters = _parameters(model, weights)
+    parameters = _parameters(model) - (sum(codes.size for _, codes, _ in coded_layers(model)) - weights)
     return {
         "parameters": parameters,
         "footprint": packed_bytes,
@@ -177,13 +178,13 @@ def neurobench_metrics(
     }
 
 
-def _parameters(model: PackedModel, weights: int) -> int:
+def _parameters(model: PackedModel) -> int:
     """Weights, biases and the scales of identities: what is left when the other scales are folded into the weights."""
-    count = weights + model.readout.bias.size
+    count = model.readout.codes.size + model.readout.bias.size
     for population in model.populations:
         count += population.bias.size
         for synapses in population.synapses:
-            count += 0 if synapses.kernel else synapses.scale.size
+            count += synapses.codes.size if synapses.kernel else synapses.scale.size
     return count
 
 
