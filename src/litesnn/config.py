@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
@@ -246,18 +246,9 @@ class Recipe(_Settings):
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
-    search: SearchSettings = Field(SearchSettings(), validate_default=True)
+    search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
-
-    @field_validator("search")
-    @classmethod
-    def _bits_of_the_quantizer(cls, search: SearchSettings, info: ValidationInfo) -> SearchSettings:
-        model = info.data.get("model")
-        if isinstance(model, ModelSettings):
-            for bits in search.bits:
-                QUANTIZERS[model.quantizer].require(bits)
-        return search
 
     def __repr__(self) -> str:
         made = "" if self.made is None else ", made"
@@ -328,12 +319,21 @@ class Recipe(_Settings):
             except KeyError:
                 raise InputError(f"{origin}: unknown key {key!r}{_did_you_mean(key)}") from None
         try:
-            return cls.model_validate(values)
+            recipe = cls.model_validate(values)
         except ValidationError as error:
             key, first = first_complaint(error, "recipe")
             if first["type"] == "extra_forbidden":
                 raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
+        quantizer, io_bits = QUANTIZERS[recipe.model.quantizer], recipe.model.io_bits
+        wanted = [("search.bits", bits) for bits in recipe.search.bits]
+        wanted += [("model.io_bits", io_bits)] if quantizer.at_both_ends else []
+        for key, bits in wanted:
+            try:
+                quantizer.require(bits)
+            except ValueError as error:
+                raise InputError(f"{origin}: {key}: {error}") from None
+        return recipe
 
 
 def shipped_recipes() -> list[str]:
