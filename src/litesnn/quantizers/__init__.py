@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
+from litesnn.quantizers.ternary import TERNARY
 
 __all__ = ["MIDRISE", "QUANTIZERS", "Quantizer", "ends_of", "quantizer_named"]
 
-QUANTIZERS: dict[str, Quantizer] = {row.name: row for row in (MIDRISE,)}
+QUANTIZERS: dict[str, Quantizer] = {row.name: row for row in (MIDRISE, TERNARY)}
 """Every quantizer by its name, in the order of descriptions; the first one is the default."""
 
 
