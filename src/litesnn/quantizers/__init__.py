@@ -6,13 +6,14 @@ A new quantizer is a module here that makes a :class:`~litesnn.quantizers.quanti
 
 from __future__ import annotations
 
+from litesnn.quantizers.learned_step import LEARNED_STEP
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.quantizers.ternary import TERNARY
 
 __all__ = ["MIDRISE", "QUANTIZERS", "Quantizer", "ends_of", "quantizer_named"]
 
-QUANTIZERS: dict[str, Quantizer] = {row.name: row for row in (MIDRISE, TERNARY)}
+QUANTIZERS: dict[str, Quantizer] = {row.name: row for row in (MIDRISE, TERNARY, LEARNED_STEP)}
 """Every quantizer by its name, in the order of descriptions; the first one is the default."""
 
 
