@@ -8,6 +8,7 @@ fixes the shape of every layer.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ OPS: dict[str, Op] = {
     "conv1x1": Op(kernel=1),
     "conv3x3": Op(kernel=3),
     "conv5x5": Op(kernel=5),
+    "dwconv3x3": Op(kernel=3, groups=math.gcd),
 }
 """Every operation that the search can choose from. A convolution of another size or in groups is one more row."""
 
