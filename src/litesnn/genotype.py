@@ -75,6 +75,11 @@ def one_group(inputs: int, outputs: int) -> int:
     return 1
 
 
+def up_to_four_groups(inputs: int, outputs: int) -> int:
+    """The largest number of groups, up to four, that divides both."""
+    return max(count for count in range(1, 5) if math.gcd(inputs, outputs) % count == 0)
+
+
 @dataclass(frozen=True)
 class Op:
     """A candidate operation of an edge: a spiking convolution.
@@ -112,6 +117,7 @@ OPS: dict[str, Op] = {
     "conv3x3": Op(kernel=3),
     "conv5x5": Op(kernel=5),
     "dwconv3x3": Op(kernel=3, groups=math.gcd),
+    "gconv3x3": Op(kernel=3, groups=up_to_four_groups),
 }
 """Every operation that the search can choose from. A convolution of another size or in groups is one more row."""
 
