@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from litesnn.costs.size import kept_count
+from litesnn.quantizers.midrise import GAUSSIAN_STEP
 from litesnn.snn.backbone import INPUT_SCALE, Backbone, Output
 from litesnn.snn.cell import Cell, CellMix, edge_key
 from litesnn.snn.compconv import CompConv, Compression, Connection
@@ -31,7 +32,6 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import SHARPNESS, THRESHOLD
-from litesnn.snn.quantize import GAUSSIAN_STEP
 from litesnn.snn.strided import conv2d
 from litesnn.snn.supernet import Supernet
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses
 from litesnn.deploy.reference import quantize_input
-from litesnn.snn.quantize import weight_codes
+from litesnn.quantizers import MIDRISE
 
 __all__ = ["PROTOTYPE", "Shape", "make_prototype", "random_images", "weights"]
 
@@ -134,7 +134,7 @@ class _Maker:
 
     def codes(self, size: tuple[int, ...], bits: int, keep: float) -> Tensor:
         """Odd integers of ``bits`` bits as floats, the share ``keep`` of them not pruned."""
-        codes = weight_codes(torch.randn(size, generator=self.generator), bits)
+        codes = MIDRISE.codes(torch.randn(size, generator=self.generator), bits)[0]
         pruned = torch.randperm(codes.numel(), generator=self.generator)[round(keep * codes.numel()) :]
         codes.view(-1)[pruned] = 0
         return codes

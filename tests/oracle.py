@@ -90,7 +90,10 @@ def connection(module: Connection, inputs: Sequence[Tensor], mixture: Mixture) -
     if module.conv is not None:
         weight = effective(module.conv, mixture)
         border = weight.shape[-1] // 2
-        outputs = [F.conv2d(F.pad(x, [border] * 4).contiguous(), weight, stride=module.stride) for x in inputs]
+        outputs = [
+            F.conv2d(F.pad(x, [border] * 4).contiguous(), weight, stride=module.stride, groups=module.conv.groups)
+            for x in inputs
+        ]
     stacked = torch.stack(outputs)  # [T, B, C, H, W]
     mean = stacked.mean((0, 1, 3, 4), keepdim=True)
     variance = ((stacked - mean) ** 2).mean((0, 1, 3, 4), keepdim=True)

@@ -49,8 +49,13 @@ def add(sources: Path, module: str, table: str, section: str) -> None:
     """Write the module of a section's example, and append its row to the table."""
     text, row = examples(section)
     (sources / module).write_text(text, encoding="utf-8")
-    with (sources / table).open("a", encoding="utf-8") as rows:
-        rows.write("\n" + row)
+    append(sources / table, row)
+
+
+def append(path: Path, row: str) -> None:
+    """Add a row to the end of a table's file."""
+    with path.open("a", encoding="utf-8") as table:
+        table.write("\n" + row)
 
 
 def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
@@ -66,3 +71,14 @@ def test_a_stage_takes_a_module_and_a_row(sources: Path) -> None:
 def test_a_strategy_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "search/chance.py", "strategies.py", "A strategy of search")
     assert passed(sources, "test_strategies.py", "chance") >= 5
+
+
+def test_a_quantizer_takes_a_module_and_a_row(sources: Path) -> None:
+    add(sources, "quantizers/largest.py", "quantizers/__init__.py", "A quantizer")
+    assert passed(sources, "test_quantizers.py", "largest") >= 10
+
+
+def test_an_operation_takes_a_row(sources: Path) -> None:
+    (row,) = examples("An operation")
+    append(sources / "genotype.py", row)
+    assert passed(sources, "test_operations.py", "trio3x3") >= 10

@@ -76,7 +76,7 @@ def test_what_is_packed_is_what_the_layers_say(gene: Genotype, shape: tuple[int,
         for synapses in population.synapses:
             row = next(rows)
             kept = synapses.codes[synapses.codes != 0]
-            assert (synapses.codes.size, len(kept), synapses.bits) == (row.weights, row.kept, row.bits), row.name
+            assert (synapses.codes.size, len(kept), synapses.bits) == (row.places, row.kept, row.bits), row.name
             assert (kept % 2 != 0).all()
             assert not len(kept) or abs(kept).max() < 2**synapses.bits
     assert (model.readout.codes.size, model.readout.bits) == (next(rows).weights, gene.classifier_bits)

@@ -7,15 +7,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
+from litesnn.quantizers import MIDRISE
+from litesnn.quantizers.midrise import GAUSSIAN_STEP, standard_deviation
 from litesnn.snn.compconv import Compression, mix_weights
-from litesnn.snn.quantize import GAUSSIAN_STEP, quantized, standard_deviation, step_size, weight_codes
 
 # Mean 0, standard deviation √(10.02/6) = 1.29228
 GOLDEN = torch.tensor([-2.0, -1.0, -0.1, 0.1, 1.0, 2.0])
 
 
 def quantize(weight: Tensor, bits: int) -> Tensor:
-    return quantized(weight, standard_deviation(weight), bits)
+    return MIDRISE.values(weight[None], standard_deviation(weight[None]), bits)[0]
+
+
+def weight_codes(weight: Tensor, bits: int) -> Tensor:
+    return MIDRISE.codes(weight, bits)[0]
+
+
+def step_size(weight: Tensor, bits: int) -> Tensor:
+    return 2 * MIDRISE.codes(weight, bits)[1]
 
 
 @pytest.mark.parametrize(

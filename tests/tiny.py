@@ -128,7 +128,9 @@ def most_layer_bytes(network: Network) -> int:
     model = integerize(network)
     codes = [synapses.codes for population in model.populations for synapses in population.synapses]
     rows = zip(network.layers(), [*codes, model.readout.codes], strict=True)
-    return sum(layer_bytes(row.weights, len(part), row.keep, row.bits) for row, part in rows if row.weights)
+    return sum(
+        layer_bytes(row.weights, len(part), row.keep, row.bits, places=row.places) for row, part in rows if row.weights
+    )
 
 
 def recipe(

@@ -24,6 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.quantizers import MIDRISE, QUANTIZERS, quantizer_named
 from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
 
@@ -72,11 +73,21 @@ class ModelSettings(_Settings):
     arithmetic: ArithmeticName = Field(
         "float", description="deployed arithmetic. float: float32, leak 0.2; fixed: integers alone, leak 0.25"
     )
+    quantizer: str = Field(
+        MIDRISE.name,
+        description="how weights become codes. "
+        + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
+    )
 
     @field_validator("ops")
     @classmethod
     def _known_ops(cls, ops: tuple[str, ...]) -> tuple[str, ...]:
         return _distinct(tuple(check_op(op) for op in ops))
+
+    @field_validator("quantizer")
+    @classmethod
+    def _known_quantizer(cls, name: str) -> str:
+        return quantizer_named(name).name
 
     @field_validator("levels")
     @classmethod
@@ -313,12 +324,21 @@ class Recipe(_Settings):
             except KeyError:
                 raise InputError(f"{origin}: unknown key {key!r}{_did_you_mean(key)}") from None
         try:
-            return cls.model_validate(values)
+            recipe = cls.model_validate(values)
         except ValidationError as error:
             key, first = first_complaint(error, "recipe")
             if first["type"] == "extra_forbidden":
                 raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
+        quantizer, io_bits = QUANTIZERS[recipe.model.quantizer], recipe.model.io_bits
+        wanted = [("search.bits", bits) for bits in recipe.search.bits]
+        wanted += [("model.io_bits", io_bits)] if quantizer.at_both_ends else []
+        for key, bits in wanted:
+            try:
+                quantizer.require(bits)
+            except ValueError as error:
+                raise InputError(f"{origin}: {key}: {error}") from None
+        return recipe
 
 
 def shipped_recipes() -> list[str]:

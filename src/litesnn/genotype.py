@@ -8,9 +8,11 @@ fixes the shape of every layer.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,10 +25,12 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
+from litesnn.quantizers import MIDRISE, quantizer_named
 from litesnn.text import first_complaint
 
 __all__ = [
     "BIT_WIDTHS",
+    "ENGINES",
     "MOST_CELLS",
     "MOST_CHANNELS",
     "MOST_NODES",
@@ -35,13 +39,17 @@ __all__ = [
     "CellGene",
     "Compressed",
     "Edge",
+    "EngineName",
     "Genotype",
     "LayerGene",
     "Op",
     "StemGene",
     "all_edges",
     "check_op",
+    "one_group",
     "read_genotype",
+    "require_engine",
+    "require_engine_of",
 ]
 
 BIT_WIDTHS = (1, 2, 3, 4)
@@ -56,16 +64,51 @@ ArithmeticName = Literal["float", "fixed"]
 """What a deployed network computes with: float32 and a leak of 0.2, or integers alone and a leak of 0.25."""
 
 
+EngineName = Literal["reference", "native", "c", "nir", "onnx"]
+"""What computes a packed network: in NumPy, natively, as exported C, or as an exported graph."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+def one_group(inputs: int, outputs: int) -> int:
+    """Every output channel reads every input channel."""
+    return 1
+
+
+def up_to_four_groups(inputs: int, outputs: int) -> int:
+    """The largest number of groups, up to four, that divides both."""
+    return max(count for count in range(1, 5) if math.gcd(inputs, outputs) % count == 0)
+
+
 @dataclass(frozen=True)
 class Op:
     """A candidate operation of an edge: a spiking convolution.
 
     Where ``identity`` is set and an edge changes neither channels nor resolution, the operation hands the
     spikes on without weights; everywhere else it is a compressive convolution of ``kernel`` × ``kernel``.
+
+    Attributes:
+        kernel: odd height and width of the filter.
+        identity: see above.
+        groups: of input and output channels, into how many groups both are divided (a common divisor): an output
+            reads the inputs of its own group alone, as in torch's ``conv2d``. The layer has no other weights; where
+            it is computed or packed as one of all channels, those between groups are zero.
+        engines: what computes it when it is packed. A packed layer has all channels, so that each engine computes each
+            convolution; a row that lacks some is refused there by name, and by the packer if it lacks the reference.
     """
 
     kernel: int
     identity: bool = False
+    groups: Callable[[int, int], int] = one_group
+    engines: tuple[EngineName, ...] = ENGINES
+
+    def weights(self, inputs: int, outputs: int) -> int:
+        """Weights of the convolution."""
+        return self.kernel**2 * inputs * outputs // self.groups(inputs, outputs)
+
+    def places(self, inputs: int, outputs: int) -> int:
+        """Weights of a convolution of all channels: those, and the zeros between groups."""
+        return self.kernel**2 * inputs * outputs
 
 
 OPS: dict[str, Op] = {
@@ -73,8 +116,18 @@ OPS: dict[str, Op] = {
     "conv1x1": Op(kernel=1),
     "conv3x3": Op(kernel=3),
     "conv5x5": Op(kernel=5),
+    "dwconv3x3": Op(kernel=3, groups=math.gcd),
+    "gconv3x3": Op(kernel=3, groups=up_to_four_groups),
 }
-"""Every operation that the search can choose from. A new one is one more row."""
+"""Every operation that the search can choose from. A convolution of another size or in groups is one more row."""
+
+
+def require_engine(ops: Iterable[str], engine: EngineName) -> None:
+    """Refuse operations that an engine does not have. Raises ``InputError``, which names the first one."""
+    for name in ops:
+        if engine not in OPS[name].engines:
+            what = "cannot be packed" if engine == "reference" else f"is not there in the engine {engine!r}"
+            raise InputError(f"operation {name!r} {what}; it has {', '.join(OPS[name].engines) or 'no engine'}")
 
 
 class _Record(BaseModel):
@@ -126,9 +179,14 @@ class Genotype(_Record):
     cells: tuple[CellGene, ...] = Field(min_length=1, max_length=MOST_CELLS)
     classifier_bits: int = Field(ge=1, le=4)
     arithmetic: ArithmeticName = "float"
+    quantizer: str = MIDRISE.name
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
+        row = quantizer_named(self.quantizer)
+        both_ends = (self.stem.bits, self.classifier_bits) if row.at_both_ends else ()
+        for bits in (*(cell.bits for cell in self.cells), *both_ends):
+            row.require(bits)
         if {edge.node for edge in self.edges} != set(range(self.nodes)):
             raise ValueError("edges must give every node, counted from 0 without a gap, at least one input")
         keys = [(edge.node, edge.source, edge.op) for edge in self.edges]
@@ -140,10 +198,11 @@ class Genotype(_Record):
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_float(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Genotypes with the first arithmetic look as they did before there was a second one."""
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Genotypes with the first arithmetic and quantizer look as they did before there were others."""
         record: dict[str, Any] = serialize(self)
-        return {key: value for key, value in record.items() if (key, value) != ("arithmetic", "float")}
+        defaults = {"arithmetic": "float", "quantizer": MIDRISE.name}
+        return {key: value for key, value in record.items() if key not in defaults or value != defaults[key]}
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)
@@ -216,6 +275,16 @@ def read_genotype(path: Path) -> Genotype | Compressed:
     if kind == "compressed":
         return _validated(Compressed, text, str(path))
     return Genotype.from_json(text, origin=str(path))
+
+
+def require_engine_of(path: Path, engine: EngineName) -> None:
+    """Refuse the network of a genotype file, if there is one, where an engine lacks one of its operations.
+
+    Raises:
+        InputError: the engine does, or the file is damaged.
+    """
+    if path.exists() and isinstance(genotype := read_genotype(path), Genotype):
+        require_engine((edge.op for edge in genotype.edges), engine)
 
 
 def check_op(name: str) -> str:

@@ -54,7 +54,7 @@ def load_network(path: Path) -> Network:
     require_numbers(tensors, path)
     genotype = Genotype.from_json(str(saved.get("genotype")), origin=f"{path}: genotype")
     info = input_from(saved, path)
-    least = count_weights(genotype, info.shape, len(info.classes), identities=False)
+    least = count_weights(genotype, info.shape, len(info.classes), most=False)
     if least > sum(tensor.numel() for tensor in tensors.values()):  # a few bytes must not ask for gigabytes
         raise InputError(f"{path} does not fit the network: it holds less than the {least:,} weights of its genotype")
     network = Network(genotype, info)

@@ -10,6 +10,7 @@ from litesnn.deploy.exchange.nir_graph import nir_bytes
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.packed import PackedModel, read
 from litesnn.files import write_atomically
+from litesnn.genotype import EngineName, require_engine_of
 from litesnn.runs import RunFolder
 
 __all__ = ["Exported", "export_nir", "export_onnx"]
@@ -35,16 +36,20 @@ def export_nir(path: Path, out: Path, *, fires_at_threshold: bool = False) -> Ex
         InputError: there is no such model, NIR cannot carry it, the package ``nir`` is missing, or ``out`` cannot be
             written.
     """
-    return _export(path, out, lambda model: nir_bytes(model, fires_at_threshold=fires_at_threshold))
+    return _export(path, out, "nir", lambda model: nir_bytes(model, fires_at_threshold=fires_at_threshold))
 
 
 def export_onnx(path: Path, out: Path) -> Exported:
     """Write a run's packed model, or one in a file, as ONNX. Raises ``InputError`` as :func:`export_nir`."""
-    return _export(path, out, lambda model: onnx_graph(model).SerializeToString(deterministic=True))
+    return _export(path, out, "onnx", lambda model: onnx_graph(model).SerializeToString(deterministic=True))
 
 
-def _export(path: Path, out: Path, encode: Callable[[PackedModel], bytes]) -> Exported:
-    packed = RunFolder(path).need("pack") if path.is_dir() else path
+def _export(path: Path, out: Path, engine: EngineName, encode: Callable[[PackedModel], bytes]) -> Exported:
+    packed = path
+    if path.is_dir():
+        run = RunFolder(path)
+        packed = run.need("pack")
+        require_engine_of(run.output("derive"), engine)
     data = encode(read(packed))
     write_atomically(out, data)
     return Exported(out, len(data), packed.stat().st_size)

@@ -22,6 +22,7 @@ from litesnn.deploy.targets import Measurement
 from litesnn.design import renew_report
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
+from litesnn.genotype import require_engine_of
 from litesnn.loop.pinned import pinned
 from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
@@ -47,6 +48,7 @@ def export(path: Path, out: Path, targets: Sequence[str] = ()) -> Firmware:
         return export_c(model, out, random_inputs(model), targets=targets, name=path.name)
     run = RunFolder(path)
     model = read(run.need("pack"))
+    require_engine_of(run.output("derive"), "c")
     with run.locked():
         firmware = export_c(model, out, _golden_inputs(run, model), targets=targets, name=path.resolve().name)
         if targets:

@@ -20,6 +20,7 @@ from rich.table import Table
 from litesnn.data.sources import Data
 from litesnn.deploy.engine import Engine
 from litesnn.design import renew_report, trained_network
+from litesnn.genotype import require_engine_of
 from litesnn.runs import RunFolder
 
 __all__ = ["engine_table", "evaluate_native"]
@@ -40,6 +41,7 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
         InputError: the run is not evaluated or not packed yet, or something of it is damaged.
     """
     run.metrics()
+    require_engine_of(run.output("derive"), "native")
     engine = Engine(run.need("pack"), threads=threads)
     network = trained_network(run, data)
     test = data.test()

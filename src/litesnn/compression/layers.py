@@ -116,6 +116,10 @@ class CompressedLayer(CompConv):
         """O."""
         return self.weight.shape[0]
 
+    def dense(self, weight: Tensor) -> Tensor:
+        """The weight as it is: :meth:`convolve` knows groups."""
+        return weight
+
     @property
     def axes(self) -> tuple[Axis, Axis]:
         """The convolution along rows and along columns; borders that repeat the image count as zeros."""

@@ -119,6 +119,10 @@ class Candidates(nn.Module):
             ]
         ).sum()
 
+    def position_bits(self, mixes: Sequence[Compression]) -> Tensor | None:
+        """None: formulas of layers count all bits."""
+        return None
+
     def analog_layers(self, mixes: Sequence[Compression], *, frames: bool) -> list[AnalogLayer]:
         """The layers that read real numbers: each candidate with its share of the MACs."""
         named = self._named(mixes)

@@ -61,6 +61,13 @@ class Expectation(Protocol):
         """Expected bits of all layers, with ``affine`` for each of their biases; a scalar."""
         ...
 
+    def position_bits(self) -> Tensor | None:
+        """Expected bits that say which weights are kept, beyond what a formula of layers can count, or ``None``.
+
+        There are some where a kept weight may get the code 0, or a layer is packed with places that are always zero.
+        """
+        ...
+
     @property
     def header_bytes(self) -> int:
         """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
@@ -93,7 +100,9 @@ class Piece:
 
     ``kind``: a ``layer`` that is searched, the ``classifier``, the ``stem`` (which reads real numbers), an ``identity``
     (a skip connection without weights) or the ``biases`` of a cell. ``synops`` are expected per timestep, a number or
-    [T]; so are ``macs``, of which there are none at the timesteps that read what was computed before.
+    [T]; so are ``macs``, of which there are none at the timesteps that read what was computed before. ``bits`` are
+    those of a code in the packed file. ``places``: of the packed layer, if it has more than weights, the others being
+    zero; ``has_zero``: whether a kept weight may get the code 0.
     """
 
     kind: Literal["layer", "classifier", "stem", "identity", "biases"]
@@ -103,6 +112,8 @@ class Piece:
     keep: float = 1.0
     synops: Any = 0.0
     macs: Any = 0.0
+    places: int | None = None
+    has_zero: bool = False
 
 
 Priced = Callable[[Piece], Any]

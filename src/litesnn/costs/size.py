@@ -17,6 +17,7 @@ __all__ = [
     "MAX_RICE",
     "MODEL_SIZE",
     "PACKED_BYTES",
+    "extra_position_bits",
     "kept_count",
     "layer_bytes",
     "model_size_bits",
@@ -75,23 +76,51 @@ def packed_bits(weights: Number, outputs: Number, pairs: Iterable[tuple[int, flo
     return weights * per_weight + AFFINE_BITS * outputs  # type: ignore[no-any-return]
 
 
-def layer_bytes(weights: int, outputs: int, keep: float, bits: int) -> int:
-    """:func:`packed_bits` of a finished layer, each stream rounded up to whole bytes as in the file."""
-    kept = kept_count(weights, keep)
+def extra_position_bits(keep: float, *, places: float = 1.0, has_zero: bool = False) -> float:
+    """What a weight's share of the positions takes beyond what :func:`packed_bits` counts for it, in bits.
+
+    Args:
+        keep: keep ratio.
+        places: of the packed layer for each weight; there are more than weights where some are always zero.
+        has_zero: whether a kept weight may get the code 0.
+    """
+    if has_zero and keep >= places:
+        return 1.0  # which weights are not 0 has to be said even if none is pruned: a bitmap is enough
+    return places * position_bits(1.0, keep / places) - position_bits(1.0, keep)
+
+
+def layer_bytes(
+    weights: int, outputs: int, keep: float, bits: int, *, places: int | None = None, has_zero: bool = False
+) -> int:
+    """:func:`packed_bits` of a finished layer, each stream rounded up to whole bytes as in the file.
+
+    Args:
+        weights: of the layer, pruned ones included.
+        outputs: output channels.
+        keep: keep ratio.
+        bits: of a code.
+        places: of the packed layer, if it has more than weights, the others being zero.
+        has_zero: whether a kept weight may get the code 0, so that fewer are kept: the most that this can take.
+    """
+    kept, places = kept_count(weights, keep), places or weights
     codes = math.ceil(kept * bits / 8)
-    return codes + math.ceil(position_bits(weights, kept) / 8) + outputs * AFFINE_BITS // 8
+    told = min(kept, places - 1) if has_zero else kept
+    return codes + math.ceil(position_bits(places, told) / 8) + outputs * AFFINE_BITS // 8
 
 
 def _expected_packed_bytes(network: Expectation) -> Tensor:
-    return network.stored_bits(packed_bits, affine=AFFINE_BITS) / 8 + network.header_bytes
+    bits, extra = network.stored_bits(packed_bits, affine=AFFINE_BITS), network.position_bits()
+    return (bits if extra is None else bits + extra) / 8 + network.header_bytes
 
 
 def _packed_price(piece: Piece) -> int:
     """Bytes of the streams of a piece; those of stem and header are counted with the whole file."""
     if piece.kind == "layer":
-        return layer_bytes(piece.weights, piece.outputs, piece.keep, piece.bits)
+        return layer_bytes(
+            piece.weights, piece.outputs, piece.keep, piece.bits, places=piece.places, has_zero=piece.has_zero
+        )
     if piece.kind == "classifier":
-        return math.ceil(piece.weights * piece.bits / 8)
+        return layer_bytes(piece.weights, 0, piece.keep, piece.bits, has_zero=piece.has_zero)
     return 0 if piece.kind == "stem" else piece.outputs * AFFINE_BITS // 8
 
 

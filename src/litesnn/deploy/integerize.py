@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from litesnn.deploy.packed import Affine, PackedModel, Population, Readout, Synapses
+from litesnn.genotype import require_engine
 from litesnn.snn.arithmetic import Folded, FoldedGroup
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
@@ -32,7 +33,11 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     Args:
         network: on any device.
         rates: measured firing rate of each population by name ("stem", "cell 1 node 0", …), to be stored in the file.
+
+    Raises:
+        InputError: an operation of the network cannot be packed.
     """
+    require_engine((edge.op for edge in network.genotype.edges), "reference")
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
@@ -58,7 +63,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     assert head.codes is not None
     readout = Readout(
         newer,
-        network.genotype.classifier_bits,
+        backbone.classifier.quantizer.code_bits(network.genotype.classifier_bits),
         codes_of(head.codes),
         array_of(head.scale),
         array_of(group.bias),
@@ -88,7 +93,8 @@ def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], 
     if folded.codes is None:
         nothing = np.zeros((connection.outputs, 0, 0, 0), np.int8)
         return Synapses(sources, kernel=0, stride=1, bits=0, codes=nothing, scale=scale, shift=folded.shift)
-    codes = codes_of(folded.codes)
+    assert connection.conv is not None
+    codes, bits = codes_of(folded.codes), connection.conv.quantizer.code_bits(bits)
     return Synapses(sources, connection.kernel, connection.stride, bits, codes, scale, shift=folded.shift)
 
 

@@ -14,6 +14,7 @@ from litesnn.costs.size import kept_count
 from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, Population, Readout, Synapses
 from litesnn.genotype import OPS, Genotype
 from litesnn.input_spec import InputSpec
+from litesnn.quantizers import QUANTIZERS, Quantizer, ends_of
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.neuron import THRESHOLD
@@ -30,12 +31,11 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
         zeros: Affine = np.zeros(length, number)
         return zeros
 
-    def layer(sources: tuple[int, ...], shape: tuple[int, ...], stride: int, bits: int, keep: float) -> Synapses:
-        return Synapses(sources, shape[-1], stride, bits, _codes(shape, keep), affine(shape[0]))
-
-    stem = genotype.stem
-    shape = (stem.channels, spec.shape[0], STEM_KERNEL, STEM_KERNEL)
-    populations = [Population((layer((IMAGE,), shape, stem.stride, stem.bits, 1.0),), affine(stem.channels), None)]
+    stem, inner, ends = genotype.stem, QUANTIZERS[genotype.quantizer], ends_of(genotype.quantizer)
+    codes = _codes((stem.channels, spec.shape[0], STEM_KERNEL, STEM_KERNEL), 1.0, ends)
+    bits = ends.code_bits(stem.bits)
+    first = Synapses((IMAGE,), STEM_KERNEL, stem.stride, bits, codes, affine(stem.channels))
+    populations = [Population((first,), affine(stem.channels), None)]
     older = newer = _Source((0,), stem.channels, level=0)
     for gene in genotype.cells:
         sources = [older, newer]
@@ -48,13 +48,14 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
                     nothing = np.zeros((gene.width, 0, 0, 0), np.int8)
                     synapses.append(Synapses(source.populations, 0, 1, 0, nothing, affine(gene.width)))
                     continue
-                shape = (gene.width, source.channels, op.kernel, op.kernel)
-                synapses.append(layer(source.populations, shape, stride, gene.bits, gene.keep))
+                weights, bits = op.weights(source.channels, gene.width), inner.code_bits(gene.bits)
+                codes = _codes((gene.width, source.channels, op.kernel, op.kernel), gene.keep, inner, weights)
+                synapses.append(Synapses(source.populations, op.kernel, stride, bits, codes, affine(gene.width)))
             sources.append(_Source((len(populations),), gene.width, gene.level))
             populations.append(Population(tuple(synapses), affine(gene.width), None))
         nodes = tuple(population for source in sources[2:] for population in source.populations)
         older, newer = newer, _Source(nodes, genotype.nodes * gene.width, gene.level)
-    codes = _codes((len(classes), newer.channels), 1.0)
+    codes = _codes((len(classes), newer.channels), 1.0, ends)
     numbers = affine(len(classes))
     return PackedModel(
         input=spec,
@@ -63,7 +64,7 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
         threshold=THRESHOLD,
         classes=classes,
         populations=tuple(populations),
-        readout=Readout(newer.populations, genotype.classifier_bits, codes, numbers, numbers),
+        readout=Readout(newer.populations, ends.code_bits(genotype.classifier_bits), codes, numbers, numbers),
         fraction=arithmetic.fraction,
     )
 
@@ -75,8 +76,9 @@ class _Source:
         self.populations, self.channels, self.level = populations, channels, level
 
 
-def _codes(shape: tuple[int, ...], keep: float) -> NDArray[np.int8]:
-    """As many codes as a keep ratio leaves, the first of the layer."""
+def _codes(shape: tuple[int, ...], keep: float, quantizer: Quantizer, weights: int | None = None) -> NDArray[np.int8]:
+    """Codes that are not 0 of as many ``weights`` (left out: of all places) as take the most bytes at a keep ratio."""
     codes = np.zeros(shape, np.int8)
-    codes.reshape(-1)[: kept_count(codes.size, keep)] = 1
+    weights = weights or codes.size
+    codes.reshape(-1)[: quantizer.most_kept(kept_count(weights, keep), weights)] = 1
     return codes

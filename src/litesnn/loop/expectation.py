@@ -32,6 +32,10 @@ class MixedNetwork(Protocol):
         """Expected bits of all layers by a formula, with ``affine`` for each of their biases; a scalar."""
         ...
 
+    def position_bits(self, mixes: Any) -> Tensor | None:
+        """As :class:`litesnn.costs.cost.Expectation` has it."""
+        ...
+
     def analog_layers(self, mixes: Any, *, frames: bool) -> list[AnalogLayer]:
         """The layers that read real numbers; ``frames``: whether the input differs at every timestep."""
         ...
@@ -64,6 +68,10 @@ class Mixed:
         """Expected bits of all layers."""
         return self.network.expected_bits(self.mixes, layer, affine=affine)
 
+    def position_bits(self) -> Tensor | None:
+        """Expected bits of positions beyond those."""
+        return self.network.position_bits(self.mixes)
+
     def work(self, per_timestep: Callable[[WorkMeter], Tensor]) -> Tensor:
         """Σ_t ψ_t · Σ_{t'≤t} of the work at t', a scalar."""
         return (self.psi * per_timestep(self.meter).cumsum(0)).sum()
@@ -88,6 +96,10 @@ class Fixed:
         raise NotImplementedError
 
     def stored_bits(self, layer: LayerBits, *, affine: float) -> Tensor:
+        """Its size is known and not expected."""
+        raise NotImplementedError
+
+    def position_bits(self) -> Tensor | None:
         """Its size is known and not expected."""
         raise NotImplementedError
 

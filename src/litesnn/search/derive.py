@@ -39,8 +39,9 @@ from litesnn.deploy.packed import size_bound
 from litesnn.deploy.shapes import model_of_shapes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
-from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group, require_engine
 from litesnn.loop.context import StageContext
+from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.search.joint import read_search
 from litesnn.search.outcome import FloatArray, Preferences, Ranking, read_outcome
 from litesnn.snn.backbone import STEM_KERNEL
@@ -387,8 +388,10 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     Whoever waits for a search then gets a genotype from it, whatever ops and sources it prefers.
 
     Raises:
-        InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
+        InputError: an operation cannot be packed, or the budget is too small; the message says what the smallest
+            network of the costliest wiring needs.
     """
+    require_engine(recipe.model.ops, "reference")
     which = "with the costliest wiring that the search may choose, the smallest network"
     if recipe.budget.packed_bytes is not None:
         need = least_bytes_of(recipe, info)
@@ -447,15 +450,20 @@ def largest_candidate(recipe: Recipe, info: InputInfo, edges: tuple[Edge, ...] |
 
 
 def costliest_wirings(recipe: Recipe) -> list[tuple[Edge, ...]]:
-    """The wirings of which one has the most weights: the largest op on every edge."""
+    """The wirings of which one has the most weights, or takes the most bytes: one op on every edge.
+
+    That is the largest one, or one in groups: it has fewer weights, but where they are has to be told.
+    """
     model = recipe.model
-    op = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    largest = max(model.ops, key=lambda name: (OPS[name].kernel, not OPS[name].identity))
+    grouped = [name for name in model.ops if OPS[name].groups is not one_group and name != largest]
     return [
         tuple(
             Edge(node=node, source=source, op=op)
             for node in range(model.nodes)
             for source in sorted(range(node + 2), reverse=nearest_first)[: model.edges_per_node]
         )
+        for op in (largest, *grouped)
         for nearest_first in (True, False)  # the most weights come from the cells before, or behind a narrow stem
     ]
 
@@ -558,7 +566,9 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
     macs[: None if info.frames else 1] = weights * math.prod(
         conv_output(size, model.stem_stride) for size in info.shape[1:]
     )
-    stem = Piece("stem", weights, model.stem_channels, model.io_bits, macs=macs)
+    stem = Piece(
+        "stem", weights, model.stem_channels, ends_of(recipe.model.quantizer).code_bits(model.io_bits), macs=macs
+    )
     return priced([stem], priced_costs(recipe.budget), timesteps)
 
 
@@ -638,6 +648,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         cells=cells,
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        quantizer=model.quantizer,
     )
 
 
@@ -645,6 +656,7 @@ def _cell_options(
     index: int, edges: tuple[Edge, ...], preferences: Preferences, recipe: Recipe, info: InputInfo
 ) -> list[Option]:
     """Every way to make cell ``index``, with its price."""
+    quantizer = QUANTIZERS[recipe.model.quantizer]
     search, model, costs = recipe.search, recipe.model, priced_costs(recipe.budget)
     sources = [_source_widths(index - 2, recipe), _source_widths(index - 1, recipe)]
     level = model.levels[index]
@@ -671,12 +683,28 @@ def _cell_options(
                 if op.identity and (edge.source >= 2 or same[edge.source]):
                     pieces.append(Piece("identity", outputs=outputs, synops=rate * outputs * pixels))
                     continue
-                weights = op.kernel**2 * channels * outputs
-                pieces.append(Piece("layer", weights, outputs, bits, keep, synops=rate * keep * weights * pixels))
+                weights = op.weights(channels, outputs)
+                pieces.append(
+                    Piece(
+                        "layer",
+                        weights,
+                        outputs,
+                        quantizer.code_bits(bits),
+                        keep,
+                        synops=rate * keep * weights * pixels,
+                        places=op.places(channels, outputs),
+                        has_zero=quantizer.has_zero,
+                    )
+                )
             if index == len(model.levels) - 1:
                 weights = model.nodes * outputs * len(info.classes)
                 synops = inner * weights * pixels
-                pieces.append(Piece("classifier", weights, len(info.classes), model.io_bits, synops=synops))
+                ends = ends_of(recipe.model.quantizer)
+                code_bits, has_zero = ends.code_bits(model.io_bits), ends.has_zero
+                classifier = Piece(
+                    "classifier", weights, len(info.classes), code_bits, synops=synops, has_zero=has_zero
+                )
+                pieces.append(classifier)
             score = preferences.compression[index, b, k] + preferences.width[index, width]
             prices = priced(pieces, costs, len(preferences.psi))
             options.append(Option(older, newer, width, b, k, float(score), prices))

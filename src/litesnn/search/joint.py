@@ -58,6 +58,7 @@ from litesnn.search.outcome import (
     save_outcome,
 )
 from litesnn.snn.backbone import Output
+from litesnn.snn.compconv import decayed_apart
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
@@ -181,6 +182,10 @@ class Searchable(Protocol[MixT]):
         """Expected bits of all layers by a formula, with ``affine`` for each of their biases; a scalar."""
         ...
 
+    def position_bits(self, mixes: list[MixT]) -> Tensor | None:
+        """Expected bits that say which weights are kept, beyond what formulas of layers count, or ``None``."""
+        ...
+
     def analog_layers(self, mixes: list[MixT], *, frames: bool) -> list[AnalogLayer]:
         """The layers that read real numbers; ``frames``: whether the input differs at every timestep."""
         ...
@@ -203,6 +208,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         ),
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        quantizer=model.quantizer,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):
@@ -233,7 +239,10 @@ class SearchLoop(Generic[NetT]):
 
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                self.weights, momentum=settings.momentum, weight_decay=settings.weight_decay, **options(settings.lr)
+                decayed_apart(self.weights),
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                **options(settings.lr),
             ),
             **{
                 name: adam(parameters, settings.alpha_lr if name == "alpha" else settings.beta_lr)

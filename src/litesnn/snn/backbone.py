@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Genotype
+from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source, State
-from litesnn.snn.compconv import CompConv, Compression, Connection, fold
+from litesnn.snn.compconv import CompConv, Compression, Connection, fold, masks_of_codes
 from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import from_rows, to_rows
 from litesnn.snn.neuron import lif
-from litesnn.snn.quantize import step_size, weight_codes
 
 __all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", "first_frames"]
 
@@ -60,19 +60,20 @@ def first_frames(x: Tensor, timesteps: int) -> Tensor:
     return x[:, :timesteps]
 
 
-def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, identities: bool = True) -> int:
-    """Weights of stem, cells and classifier, by shapes alone.
+def count_weights(genotype: Genotype, shape: tuple[int, int, int], classes: int, *, most: bool = True) -> int:
+    """Weights of stem, cells and classifier, by shapes alone: the most that there can be, or the least.
 
-    Operations that may be identities count as convolutions of 1 × 1, or not at all without ``identities``.
+    At most, operations that may be identities count as convolutions of 1 × 1, and those between groups count too.
     """
     older = newer = genotype.stem.channels
     total = 9 * shape[0] * genotype.stem.channels
     for gene in genotype.cells:
         for edge in genotype.edges:
-            if OPS[edge.op].identity and not identities:
+            op = OPS[edge.op]
+            if op.identity and not most:
                 continue
             inputs = (older, newer, gene.width)[min(edge.source, 2)]
-            total += OPS[edge.op].kernel ** 2 * inputs * gene.width
+            total += (op.places if most else op.weights)(inputs, gene.width)
         older, newer = newer, genotype.nodes * gene.width
     return total + newer * classes
 
@@ -100,8 +101,10 @@ class Backbone(nn.Module):
         _require_buildable(genotype, shape, classes)
         self.genotype, self.shape = genotype, shape
         self.arithmetic = ARITHMETICS[genotype.arithmetic]
+        quantizer = QUANTIZERS[genotype.quantizer]
+        both_ends = ends_of(genotype.quantizer)
         stem = genotype.stem
-        self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride)
+        self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:
@@ -112,10 +115,11 @@ class Backbone(nn.Module):
                 width=gene.width,
                 edges=genotype.edges,
                 arithmetic=self.arithmetic,
+                quantizer=quantizer,
             )
             self.cells.append(cell)
             older, newer = newer, cell.output
-        self.classifier = CompConv(newer.channels, classes, kernel=1)
+        self.classifier = CompConv(newer.channels, classes, kernel=1, quantizer=both_ends)
         self.classifier_bias = nn.Parameter(torch.zeros(classes))
         # Mean firing rates differ by a few percent between classes; the gain brings logits to order one at the start.
         self.classifier_gain = nn.Parameter(torch.tensor(INITIAL_GAIN))
@@ -162,10 +166,10 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def folded_classifier(self) -> FoldedGroup:
         """The deployed form of the classifier: codes [K, C] on integer spike counts."""
-        weight, bits = self.classifier.weight, self.genotype.classifier_bits
-        codes = weight_codes(weight, bits) * self.classifier.masks(self.classifier_compression())[0]
+        mask = self.classifier.masks(self.classifier_compression())[0]
+        codes, unit = self.classifier.codes(self.genotype.classifier_bits, mask)
         height, width = self.map_size(self.genotype.cells[-1].level)
-        scale = self.classifier_gain.double() * step_size(weight, bits).double() / 2 / (height * width)
+        scale = self.classifier_gain.double() * unit.double() / (height * width)
         timesteps = self.genotype.timesteps
         largest = codes.double().abs().sum(dim=(1, 2, 3)) * (height * width * timesteps)
         exact = Exact(codes.flatten(1), scale.expand(len(codes)), largest)
@@ -213,9 +217,12 @@ class Backbone(nn.Module):
             older, newer = newer, out
             tapped = out.spikes if index == tap else tapped
         if meter is not None:
-            (mask,) = self.classifier.masks(self.classifier_compression())
-            used = synops(tap_spikes(newer.mean, 1, 1), mask.sum(0))[None]
-            meter.add(["classifier"], used, used * self.genotype.classifier_bits)
+            classifier, compression = self.classifier, self.classifier_compression()
+            masks = [mask[None] for mask in classifier.masks(compression)]
+            (mask,) = masks_of_codes([classifier], compression, masks)
+            used = synops(tap_spikes(newer.mean, 1, 1), mask[0].sum(0))[None]
+            bits = classifier.quantizer.code_bits(self.genotype.classifier_bits)
+            meter.add(["classifier"], used, used * bits)
         return Output(self._read_out(newer.spikes, integer=integer), tapped)
 
     def _stem_spikes(self, x: Tensor, timesteps: int, *, integer: bool) -> Tensor:

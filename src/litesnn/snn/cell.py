@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.genotype import OPS, Edge
+from litesnn.quantizers.midrise import MIDRISE
+from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
 from litesnn.snn.batch_mean import with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, goes_by_moments, run_cell
@@ -27,11 +29,12 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
+    masks_of_codes,
     measure,
     measure_identity,
-    mix_weights,
     remember,
     stack_masks,
+    stack_weights,
 )
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter, tap_spikes
@@ -106,13 +109,22 @@ class Cell(nn.Module):
         width: channels per node.
         edges: the edges, in the order in which a node sums their currents.
         arithmetic: the deployed arithmetic; training takes its leak.
+        quantizer: of all weights.
     """
 
     def __init__(
-        self, older: Source, newer: Source, *, level: int, width: int, edges: Sequence[Edge], arithmetic: Arithmetic
+        self,
+        older: Source,
+        newer: Source,
+        *,
+        level: int,
+        width: int,
+        edges: Sequence[Edge],
+        arithmetic: Arithmetic,
+        quantizer: Quantizer = MIDRISE,
     ) -> None:
         super().__init__()
-        self.arithmetic = arithmetic
+        self.arithmetic, self.quantizer = arithmetic, quantizer
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -121,7 +133,15 @@ class Cell(nn.Module):
             stride = 2 ** (level - source.level)
             op = OPS[edge.op]
             identity = op.identity and stride == 1 and source.channels == width
-            self.connections[edge_key(edge)] = Connection(source.channels, width, op.kernel, stride, identity=identity)
+            self.connections[edge_key(edge)] = Connection(
+                source.channels,
+                width,
+                op.kernel,
+                stride,
+                identity=identity,
+                groups=op.groups(source.channels, width),
+                quantizer=quantizer,
+            )
         self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
     @property
@@ -144,7 +164,7 @@ class Cell(nn.Module):
         apart, together = [], False
         layout = self._layouts[False]
         for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
-            inputs, outputs = self._conv(rows[0]).weight.shape[1], len(rows) * self.width
+            inputs, outputs = self._conv(rows[0]).inputs, len(rows) * self.width
             if goes_by_moments(conv.kernel, inputs, outputs, device, execution):
                 together = True
             else:
@@ -231,10 +251,13 @@ class Cell(nn.Module):
         for rows in layout.alike:
             convs = [self._conv(row) for row in rows]
             masks = stack_masks(convs, mix.compression)
-            weights = mix_weights(torch.stack([conv.weight for conv in convs]), mix.compression, masks)
-            mixed |= zip(rows, weights.unbind(), strict=True)
+            weights = stack_weights(convs, mix.compression, masks)
+            mixed |= zip(rows, convs[0].dense(weights).unbind(), strict=True)
             if count:
-                reached |= zip(rows, count_reached(masks, mix.channel_weights).unbind(), strict=True)
+                counted = masks_of_codes(convs, mix.compression, masks)
+                reached |= zip(
+                    rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True
+                )
         return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
 
     def _conv(self, row: int) -> CompConv:
@@ -278,7 +301,7 @@ class Cell(nn.Module):
                 synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)
             else:
                 parts = torch.stack([reached[row] for row in rows])
-                synops, bit_synops = measure(mix.compression, parts, taps)
+                synops, bit_synops = measure(mix.compression, parts, taps, quantizer=self.quantizer)
             if mix.edge_shares is not None:
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
@@ -294,7 +317,7 @@ class _Layout:
     Attributes:
         plan: the merged convolutions and the sums.
         merged: of each merged convolution its edges, in the order of its output channels.
-        alike: edges whose weights have the same shape.
+        alike: edges whose weights have the same shape and groups.
         readers: edges that read the same state in the same way; identities have kernel 0.
         into: of each node, whether each edge ends in it.
     """
@@ -309,7 +332,7 @@ class _Layout:
 def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
     """The layout of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
     merged: dict[Convolution, list[int]] = {}
-    alike: dict[torch.Size, list[int]] = {}
+    alike: dict[tuple[torch.Size, int], list[int]] = {}
     readers: dict[Convolution, list[int]] = {}
     for row, edge in enumerate(cell.edges):
         connection = cell.connection(edge)
@@ -318,7 +341,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         readers.setdefault(reader, []).append(row)
         if connection.conv is not None:
             merged.setdefault(reader, []).append(row)
-            alike.setdefault(connection.conv.weight.shape, []).append(row)
+            alike.setdefault((connection.conv.weight.shape, connection.conv.groups), []).append(row)
     for rows in merged.values():  # what reads a state with one op lies side by side, in the order of the nodes
         rows.sort(key=lambda row: (cell.edges[row].op, cell.edges[row].source, cell.edges[row].node))
     places = {

@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from litesnn.costs.size import kept_count
 from litesnn.genotype import Genotype
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix, edge_key
@@ -29,7 +28,11 @@ __all__ = ["InputInfo", "LayerInfo", "Network", "encode"]
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer with weights, or one identity (no weights), as reports name it."""
+    """One layer with weights, or one identity (no weights), as reports name it.
+
+    ``bits`` are those of a code in the packed file, ``kept`` the codes that are not 0. ``places`` are those of the
+    packed layer: the weights, and the zeros between groups.
+    """
 
     name: str
     kind: Literal["stem", "edge", "classifier"]
@@ -38,6 +41,7 @@ class LayerInfo:
     keep: float
     weights: int
     kept: int
+    places: int
 
 
 class Network(Predictor):
@@ -135,7 +139,7 @@ class Network(Predictor):
 
     def analog_macs(self) -> list[tuple[int, int]]:
         """MACs per inference, and bits, of the stem, the one layer that reads real numbers."""
-        return [(self.stem_macs(), self.genotype.stem.bits)]
+        return [(self.stem_macs(), self.backbone.classifier.quantizer.code_bits(self.genotype.stem.bits))]
 
     def model_size_bits(self) -> float:
         """Σ κ·params·bits, the paper's definition, with the kept weights counted."""
@@ -151,6 +155,7 @@ def _layer(
     keep: float,
 ) -> LayerInfo:
     if conv is None:
-        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0)
-    weights = conv.weight.numel()
-    return LayerInfo(name, kind, cell, bits, keep, weights, kept_count(weights, keep))
+        return LayerInfo(name, kind, cell, bits=0, keep=1.0, weights=0, kept=0, places=0)
+    weights, quantizer = conv.weight.numel(), conv.quantizer
+    code_bits, kept = quantizer.code_bits(bits), conv.kept(bits, keep)
+    return LayerInfo(name, kind, cell, code_bits, keep, weights, kept, places=weights * conv.groups)

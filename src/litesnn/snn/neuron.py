@@ -22,9 +22,7 @@ __all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "lif", "lif_integer",
 LEAK_SHIFT = 2
 
 
-def lif(
-    current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, reset: float | None = None
-) -> Tensor:
+def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, reset: float | None = None) -> Tensor:
     """Spikes (0. or 1.) of LIF neurons.
 
     Args:

@@ -14,7 +14,10 @@ from litesnn.snn.membrane import Neuron
 __all__ = ["kernels_for"]
 
 
-def kernels_for(tensor: Tensor, neuron: Neuron = Neuron(), *, compiled: bool = False) -> Kernels:
+_PLAIN = Neuron()
+
+
+def kernels_for(tensor: Tensor, neuron: Neuron = _PLAIN, *, compiled: bool = False) -> Kernels:
     """The fastest kernels for tensors of this device and type and for these neurons, or those that torch compiles.
 
     C and Triton know neurons that are reset to zero; others take torch's own kernels.

@@ -8,7 +8,7 @@ Shapes: E edges, O ops, L cells, T timesteps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.costs.cost import AnalogLayer, LayerBits
-from litesnn.genotype import Edge, Genotype, all_edges
+from litesnn.costs.size import extra_position_bits
+from litesnn.genotype import OPS, Edge, Genotype, Op, all_edges, one_group
+from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.backbone import Backbone, Output
 from litesnn.snn.cell import CellMix
 from litesnn.snn.compconv import Compression
@@ -178,18 +180,25 @@ class Supernet(nn.Module):
         """Expected bits of the derived network's layers, with ``affine`` for each of their biases; a scalar."""
         layers = list(self._layers(mixes))
         biases = torch.stack([part.biases for part in layers]).sum()
-        parts = [(part.shares * layer(part.weights, part.outputs, part.compression.pairs())).sum() for part in layers]
+        parts = [(part.shares * layer(part.weights, part.outputs, part.pairs())).sum() for part in layers]
         return affine * biases + torch.stack(parts).sum()
+
+    def position_bits(self, mixes: Sequence[CellMix]) -> Tensor | None:
+        """Expected bits that say which weights are kept, beyond what formulas of a layer count; a scalar, or none."""
+        rows = [extra for part in self._layers(mixes) if (extra := part.extra_position_bits()) is not None]
+        return torch.stack(rows).sum() if rows else None
 
     def analog_layers(self, mixes: Sequence[CellMix], *, frames: bool) -> list[AnalogLayer]:
         """The stem, which reads the image once, or a frame at every timestep."""
         backbone = self.backbone
-        return [AnalogLayer(backbone.stem_macs(), backbone.genotype.stem.bits, every_timestep=frames)]
+        bits = backbone.classifier.quantizer.code_bits(backbone.genotype.stem.bits)
+        return [AnalogLayer(backbone.stem_macs(), bits, every_timestep=frames)]
 
     def _layers(self, mixes: Sequence[CellMix]) -> Iterator[_Layers]:
         backbone, one = self.backbone, self.psi.new_ones(())
         stem = one * backbone.stem.outputs
-        yield _Layers(one * backbone.stem.weights, stem, backbone.stem_compression(), one, biases=stem)
+        quantizer = backbone.classifier.quantizer  # of both ends
+        yield _Layers(one * backbone.stem.weights, stem, backbone.stem_compression(), one, stem, quantizer)
         channels = [stem, stem]  # expected channels of the two cells before
         for index, mix in enumerate(mixes):
             cell = backbone.cell(index)
@@ -197,11 +206,48 @@ class Supernet(nn.Module):
             read = indices(tuple(min(edge.source, 2) for edge in cell.edges), one.device)
             taps = tuple(float(cell.connection(edge).kernel ** 2) for edge in cell.edges)
             weights = torch.stack([*channels, width])[read] * width * constant(taps, one.dtype, one.device)
+            grouped = self._grouped(index, mixes)
+            for group in grouped:
+                weights = weights.index_put((indices(group.rows, one.device),), group.weights @ group.chances)
             shares = one if mix.edge_shares is None else mix.edge_shares
-            yield _Layers(weights, width, mix.compression, shares, biases=width * cell.nodes)
+            yield _Layers(weights, width, mix.compression, shares, width * cell.nodes, cell.quantizer, grouped)
             channels = [channels[1], width * cell.nodes]
         classes = one * len(backbone.classifier_bias)
-        yield _Layers(channels[1] * classes, classes, backbone.classifier_compression(), one, biases=classes)
+        compression = backbone.classifier_compression()
+        yield _Layers(channels[1] * classes, classes, compression, one, classes, quantizer)
+
+    def _grouped(self, index: int, mixes: Sequence[CellMix]) -> tuple[_Grouped, ...]:
+        """The layers of a cell that have groups: how many depends on both widths, so that no mean width says it."""
+        cell, found = self.backbone.cell(index), []
+        kinds: dict[tuple[int, str], list[int]] = {}
+        for row, edge in enumerate(cell.edges):
+            if OPS[edge.op].groups is not one_group:
+                kinds.setdefault((min(edge.source, 2), edge.op), []).append(row)
+        for (source, op), rows in kinds.items():
+            outputs = self._widths(index, mixes)
+            if source == 2:  # of the same width as what it reads
+                sizes = [(width, width) for width, _ in outputs]
+                chances = torch.stack([chance for _, chance in outputs])
+            else:
+                inputs = self._widths(index - 2 + source, mixes)
+                nodes = cell.nodes if index - 2 + source >= 0 else 1
+                sizes = [(nodes * width, into) for width, _ in inputs for into, _ in outputs]
+                chances = torch.stack([a * b for _, a in inputs for _, b in outputs])
+            found.append(_Grouped(tuple(rows), OPS[op], tuple(sizes), chances))
+        return tuple(found)
+
+    def _widths(self, index: int, mixes: Sequence[CellMix]) -> list[tuple[int, Tensor]]:
+        """The candidate widths of a cell (of the stem, for negative indices), each with its probability."""
+        one = self.psi.new_ones(())
+        if index < 0:
+            return [(self.backbone.stem.outputs, one)]
+        full, exists = self.backbone.cell(index).width, mixes[index].channel_weights
+        if exists is None:
+            return [(full, one)]
+        widths = sorted({cell_width(full, fraction) for fraction in self.choices.widths})
+        # A channel exists at its own width and at all that are larger.
+        at_least = [*(exists[width - 1] for width in widths), torch.zeros_like(exists[0])]
+        return [(width, at_least[index] - at_least[index + 1]) for index, width in enumerate(widths)]
 
 
 def draw(logits: Tensor, noise: Tensor | None) -> Tensor:
@@ -227,3 +273,54 @@ class _Layers:
     compression: Compression
     shares: Tensor
     biases: Tensor
+    quantizer: Quantizer
+    grouped: tuple[_Grouped, ...] = ()
+
+    def pairs(self) -> list[tuple[int, float, Tensor]]:
+        """(Bits of a code in the packed file, keep ratio, probability) of every candidate."""
+        return [(self.quantizer.code_bits(bits), keep, share) for bits, keep, share in self.compression.pairs()]
+
+    def extra_position_bits(self) -> Tensor | None:
+        """Expected bits of positions beyond what formulas of a layer count, of all layers; ``None``: there are none."""
+        has_zero, parts = self.quantizer.has_zero, []
+        keeps = list(zip(self.compression.keeps, self.compression.weights.sum(0), strict=True))
+        apart = {row for group in self.grouped for row in group.rows}
+        if has_zero:
+            sizes = self.shares * self.weights
+            rest = tuple(row for row in range(sizes.numel()) if row not in apart)
+            bits = sum(share * extra_position_bits(keep, has_zero=True) for keep, share in keeps)
+            parts.append(sizes.reshape(-1)[indices(rest, sizes.device)].sum() * bits)
+        for group in self.grouped:
+            edges = self.shares.expand(self.weights.shape)[indices(group.rows, self.shares.device)].sum()
+            bits = sum(share * (group.extra_position_bits(keep, has_zero) @ group.chances) for keep, share in keeps)
+            parts.append(edges * bits)
+        return torch.stack(parts).sum() if parts else None
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Layers of one operation with groups that read the same: ``rows`` of a cell's edges.
+
+    ``sizes`` are the (inputs, outputs) that they may have, with their ``chances`` [sizes].
+    """
+
+    rows: tuple[int, ...]
+    op: Op
+    sizes: tuple[tuple[int, int], ...]
+    chances: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """Of each size [sizes]."""
+        return self._table(float(self.op.weights(*size)) for size in self.sizes)
+
+    def extra_position_bits(self, keep: float, has_zero: bool) -> Tensor:
+        """Of a layer of each size at a keep ratio [sizes]."""
+        return self._table(
+            weights * extra_position_bits(keep, places=self.op.places(*size) / weights, has_zero=has_zero)
+            for size in self.sizes
+            for weights in [self.op.weights(*size)]
+        )
+
+    def _table(self, values: Iterable[float]) -> Tensor:
+        return constant(tuple(values), self.chances.dtype, self.chances.device)

@@ -43,6 +43,7 @@ from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.schedule import SavedSchedule, Schedule
 from litesnn.loop.session import cosine_lr, parameters
 from litesnn.networks import build_network, load_network, save_network
+from litesnn.snn.compconv import decayed_apart
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
@@ -154,7 +155,7 @@ class TrainLoop(Generic[LearnerT]):
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                trainee.weights(),
+                decayed_apart(trainee.weights()),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,

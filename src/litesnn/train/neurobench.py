@@ -30,6 +30,7 @@ from torch import Tensor
 
 from litesnn import processes
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
+from litesnn.deploy.packed_streams import coded_layers
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.backbone import Backbone, first_frames
 from litesnn.snn.cell import Cell
@@ -161,7 +162,7 @@ def neurobench_metrics(
     sizes = [row["channels"] * row["height"] * row["width"] for row in neurons]
     spikes = sum(size * row["firing_rate"] for size, row in zip(sizes, neurons, strict=True))
     macs = _effective_macs(model, watch)
-    parameters = _parameters(model)
+    parameters = _parameters(model) - (sum(codes.size for _, codes, _ in coded_layers(model)) - weights)
     return {
         "parameters": parameters,
         "footprint": packed_bytes,
@@ -172,7 +173,7 @@ def neurobench_metrics(
         "effective_acs": sum(row["synops"] or 0 for row in synaptic),
         "effective_bit_macs": macs * model.populations[0].synapses[0].bits,
         "effective_bit_acs": sum(row["bit_synops"] or 0 for row in synaptic),
-        "dense": _dense_operations(model),
+        "dense": _dense_operations(model, [row["weights"] for row in layers]),
         "membrane_updates": watch.updates / watch.samples,
     }
 
@@ -194,20 +195,25 @@ def _effective_macs(model: PackedModel, watch: Watch) -> float:
     return _operations(watch.non_zero, mask, stem.stride) / watch.samples
 
 
-def _dense_operations(model: PackedModel) -> int:
-    """What all inputs and all weights would take: the stem once for an image, all else at every timestep."""
+def _dense_operations(model: PackedModel, layers: Sequence[int]) -> int:
+    """What all inputs and all weights would take: the stem once for an image, all else at every timestep.
+
+    ``layers``: the weights of each. A packed layer with groups has more places: as many times for every input channel.
+    """
+    own = iter(layers)
     shapes = population_shapes(model)
     _, height, width = shapes[model.readout.sources[0]]
     static, spiking = 0.0, float(model.readout.codes.size * height * width)
     for population in model.populations:
         for synapses in population.synapses:
+            size = next(own)
             if synapses.kernel == 0:
                 continue
             image = synapses.sources == (IMAGE,)
             _, height, width = model.input.shape if image else shapes[synapses.sources[0]]
             weights = torch.ones(synapses.codes.shape, dtype=torch.float64)
             inputs = torch.ones(weights.shape[1], height, width, dtype=torch.float64)
-            operations = _operations(inputs, weights, synapses.stride)
+            operations = _operations(inputs, weights, synapses.stride) * size / synapses.codes.size
             if image and not model.input.frames:
                 static += operations
             else:
