@@ -117,12 +117,18 @@ static void fire(const lsnn_model *model, const meaning *made, const int8_t *ima
             }
         }
         if (model->fraction) {
-            membrane = (spiked ? 0 : membrane >> model->leak.fixed) + fixed + population->bias[channel].fixed;
+            const int64_t left = membrane >> population->leak.fixed;
+            const int64_t kept = !spiked ? left : population->soft ? left - population->reset.fixed : 0;
+            membrane = kept + fixed + population->bias[channel].fixed;
+            if (membrane < INT32_MIN || membrane > INT32_MAX)
+                abort(); /* the loader has proven that it is not */
             spiked = membrane > model->threshold.fixed;
         } else {
-            const float leaked = spiked ? 0 : model->leak.real * u;
+            const float leaked = population->leak.real * u;
+            const float less = leaked - population->reset.real;
+            const float kept = !spiked ? leaked : population->soft ? less : 0;
             current = current + population->bias[channel].real;
-            u = leaked + current;
+            u = kept + current;
             spiked = u > model->threshold.real;
         }
         made->spikes[p][step_sample * size_of(population) + at] = (uint8_t)spiked;

@@ -24,7 +24,7 @@ typedef struct {
     uint8_t *out;
     size_t written, most;
     uint32_t random;
-    int fixed;
+    int fixed, neurons; /* whether populations say their neurons, as in version 2 */
     shape image, populations[MAX_POPULATIONS];
 } draft;
 
@@ -165,6 +165,19 @@ static void put_bundle(draft *made, const wiring *bundle, int32_t channels)
     copy_codes(made, (int64_t)channels * reach_of(made, bundle).channels * bundle->kernel * bundle->kernel, bundle->bits);
 }
 
+static void copy_leak(draft *made)
+{
+    const float quarter = 0.25f;
+    uint32_t word;
+    if (!made->fixed) {
+        copy_real(made, 0.0f, 1.0f);
+        return;
+    }
+    memcpy(&word, &quarter, sizeof word);
+    take(made, 4);
+    put(made, word, 4);
+}
+
 static void mend_population(draft *made, int32_t p)
 {
     shape *mine = &made->populations[p];
@@ -172,6 +185,13 @@ static void mend_population(draft *made, int32_t p)
     const int32_t bundles = copy_integer(made, 1, MAX_BUNDLES, 3);
     wiring first = {0};
     int32_t b;
+    if (made->neurons) {
+        copy_leak(made);
+        if (made->fixed)
+            copy_integer(made, -1, 1 << 30, 1024);
+        else
+            copy_real(made, -1.0f, 1e30f);
+    }
     copy_real(made, -1.0f, 1.0f);
     copy_numbers(made, channels);
     for (b = 0; b < bundles; b++) {
@@ -217,7 +237,7 @@ void seal(uint8_t *image, size_t size)
 {
     const uint32_t bytes = (uint32_t)size;
     if (size >= 12) {
-        memcpy(image, "LSNN\1\0\0", 8);
+        memcpy(image, image[4] == 2 ? "LSNN\2\0\0" : "LSNN\1\0\0", 8);
         memcpy(image + 8, &bytes, sizeof bytes);
     }
 }
@@ -231,8 +251,10 @@ size_t mend(const uint8_t *image, size_t size, uint8_t *out, size_t most, uint32
     made.out = out;
     made.most = most;
     made.random = random;
-    for (i = 0; i < 3; i++)
-        put(&made, 0, 4); /* for `seal` */
+    made.neurons = size > 4 && image[4] == 2;
+    put(&made, 0, 4);
+    put(&made, made.neurons ? 2 : 1, 4);
+    put(&made, 0, 4); /* for `seal`, as the first */
     copy_integer(&made, 1, 64, 8);
     made.image.channels = copy_integer(&made, 1, MAX_CHANNELS, 4);
     made.image.height = copy_integer(&made, 1, MAX_SIDE, 10);
@@ -241,17 +263,11 @@ size_t mend(const uint8_t *image, size_t size, uint8_t *out, size_t most, uint32
     classes = copy_integer(&made, 1, 1024, 10);
     populations = copy_integer(&made, 1, MAX_POPULATIONS, 5);
     made.fixed = copy_integer(&made, 0, 24, 16) != 0;
-    if (made.fixed) {
-        const float quarter = 0.25f;
-        uint32_t word;
-        memcpy(&word, &quarter, sizeof word);
-        take(&made, 4);
-        put(&made, word, 4);
+    copy_leak(&made);
+    if (made.fixed)
         copy_integer(&made, 1, 1 << 30, 1024);
-    } else {
-        copy_real(&made, 0.0f, 1.0f);
+    else
         copy_real(&made, 1e-9f, 3.4e38f);
-    }
     for (i = 0; i < made.image.channels; i++)
         copy_real(&made, -3.4e38f, 3.4e38f);
     for (i = 0; i < made.image.channels; i++)

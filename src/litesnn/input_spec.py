@@ -11,7 +11,7 @@ import numpy as np
 
 from litesnn.front_end import FrontEnd, InputKind
 
-__all__ = ["InputSpec"]
+__all__ = ["InputSpec", "shortest_decimal"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class InputSpec:
         return self.kind == "events"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
-        object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
+        object.__setattr__(self, "mean", tuple(map(shortest_decimal, self.mean)))
+        object.__setattr__(self, "std", tuple(map(shortest_decimal, self.std)))
 
     def __str__(self) -> str:
         return f"{'×'.join(map(str, self.shape))} {self.kind}"
 
 
-def _shortest(value: float) -> float:
+def shortest_decimal(value: float) -> float:
     """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
     with np.errstate(over="ignore"):  # a largest number may be rounded beyond it
         single = np.float32(value)

@@ -11,20 +11,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import Affine, PackedModel
+from litesnn.deploy.packed import Affine, PackedModel, PackedNeuron, has_own_neurons, neuron_of
 from litesnn.front_end import InputKind
 
 __all__ = ["engine_image"]
 
-_MAGIC, _VERSION = b"LSNN", 1
+_MAGIC, _VERSION, _WITH_NEURONS = b"LSNN", 1, 2
 _KINDS: dict[InputKind, int] = {"image": 0, "array": 1, "events": 2}
 _NOT_MEASURED = -1.0  # a firing rate
+_HARD = -1  # a reset to zero
 
 
 def engine_image(model: PackedModel) -> bytes:
     """The image of a model, which may be any that ``packed.to_bytes`` accepts."""
     body = b"".join(_body(model))
-    return _MAGIC + _integers(_VERSION, 12 + len(body)) + body
+    return _MAGIC + _integers(_WITH_NEURONS if has_own_neurons(model) else _VERSION, 12 + len(body)) + body
 
 
 def _body(model: PackedModel) -> Iterator[bytes]:
@@ -36,8 +37,11 @@ def _body(model: PackedModel) -> Iterator[bytes]:
     else:
         yield _integers(round(model.threshold * 2**model.fraction))
     yield _floats(*model.input.mean, *model.input.std)
+    own = has_own_neurons(model)
     for population in model.populations:
         yield _integers(len(population.bias), len(population.synapses))
+        if own:
+            yield _neuron(neuron_of(model, population), model.fraction)
         yield _floats(_NOT_MEASURED if population.rate is None else population.rate)
         yield _numbers(population.bias, population.bias_shift)
         for synapses in population.synapses:
@@ -47,6 +51,11 @@ def _body(model: PackedModel) -> Iterator[bytes]:
     readout = model.readout
     yield _integers(readout.bits, readout.shift, readout.fraction, len(readout.sources), *readout.sources)
     yield _numbers(readout.scale) + _numbers(readout.bias, readout.bias_shift) + _codes(readout.codes)
+
+
+def _neuron(neuron: PackedNeuron, fraction: int | None) -> bytes:
+    reset = _HARD if neuron.reset is None else neuron.reset * 2 ** (fraction or 0)
+    return _floats(neuron.leak) + (_floats(reset) if fraction is None else _integers(round(reset)))
 
 
 def _integers(*values: int) -> bytes:

@@ -15,6 +15,7 @@ __all__ = [
     "MAX_NEURONS",
     "MAX_POPULATIONS",
     "MAX_READ",
+    "MAX_RESET",
     "MAX_SPIKES",
     "MAX_STRIDE",
     "MAX_TIMESTEPS",
@@ -30,6 +31,8 @@ MAX_SPIKES = 2**28
 MAX_READ = 2**26
 """What one bundle of synapses, or the readout, reads at a timestep: fan-in times pixels. A source counts as often as it
 is named."""
+MAX_RESET = 2.0**100
+"""What a spike may take from a membrane of floats: far below where the sums of 64 timesteps would be infinite."""
 MAX_KERNEL = 31
 MAX_STRIDE = 64
 MAX_TIMESTEPS = 64

@@ -29,6 +29,11 @@ The file holds two tensors and one text:
   rows: a population is ``[rate, channels, bias shift, layer, …]``, a layer ends with its shift (an identity is
   ``[[source, …], 0, shift]``), and the readout ends with shift, bias shift and F'.
 
+  A model with soft resets, or with populations that have a leak or a reset of their own, has two more keys before the
+  classes, and a version 4 higher: ``"reset": R``, ``null`` for the hard reset, and ``"neurons": [row, …]`` with a row for
+  each population: ``null`` if it has the model's neuron, else ``[leak, reset]``, where ``null`` is the model's and
+  ``"hard"`` the hard reset. The list is empty if no population has its own.
+
 A file is untrusted: everything that it says is checked before it is used, and every failure is one line of
 :class:`InputError`. The checksum comes last: it finds damage that makes sense, and is no defence against a file that
 was made to deceive. That all integers of a fixed-point model fit int32 is proven from its weights. Writing goes through
@@ -73,10 +78,13 @@ from litesnn.deploy.packed_model import (
     Affine,
     InputSpec,
     PackedModel,
+    PackedNeuron,
     Population,
     Readout,
     Synapses,
     described,
+    has_own_neurons,
+    neuron_of,
     population_shapes,
 )
 from litesnn.deploy.packed_proof import prove_int32
@@ -97,12 +105,15 @@ __all__ = [
     "InputSpec",
     "LayerSize",
     "PackedModel",
+    "PackedNeuron",
     "Population",
     "Readout",
     "SizeTable",
     "Synapses",
     "described",
     "from_bytes",
+    "has_own_neurons",
+    "neuron_of",
     "population_shapes",
     "read",
     "require_packable",
@@ -113,6 +124,7 @@ __all__ = [
 ]
 
 _ORIGIN = "packed model"
+_LONGEST_LEAK = len("1.23456789e-05")
 
 
 @dataclass(frozen=True)
@@ -208,7 +220,7 @@ def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:
             scale = affine.take(row.shape[0], f"{layer.name}: scale")
             synapses.append(Synapses(layer.sources, layer.kernel, layer.stride, layer.bits, codes, scale, layer.shift))
         bias = affine.take(row.shape[0], f"{row.name}: bias")
-        populations.append(Population(tuple(synapses), bias, row.rate, row.bias_shift))
+        populations.append(Population(tuple(synapses), bias, row.rate, row.bias_shift, row.leak, row.reset))
     layer = header.readout.layer
     readout = Readout(
         sources=layer.sources,
@@ -233,6 +245,7 @@ def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:
         tuple(populations),
         readout,
         header.fraction,
+        header.reset,
     )
     prove_int32(model, origin)
     return model
@@ -281,7 +294,8 @@ def size_bound(model: PackedModel) -> int:
     """The most bytes that any model of the same shape can take.
 
     Of the same shape are all models that differ from ``model`` only in which weights are kept (not in how many of
-    each layer), in codes, scales, biases and their shifts, in F', in firing rates, and in the input's mean and std.
+    each layer), in codes, scales, biases and their shifts, in F', in firing rates, in the input's mean and std, and in the
+    leaks of the populations that have their own.
     """
     channels = model.input.shape[0]
     populations = tuple(
@@ -306,7 +320,8 @@ def size_bound(model: PackedModel) -> int:
         codings.append(ALL if kept == codes.size else MAX_RICE)
         payload += math.ceil(position_bits(codes.size, kept) / 8) + bitstrings.field_bytes(kept, bits)
     longer = len("-1234567890000000.0") - len("0.0") + len("1234567890000000.0") - len("1.0")
-    metadata = write_header(worst, codings) + " " * (longer * channels)
+    leaks = sum(_LONGEST_LEAK - len(repr(each.leak)) for each in populations if each.leak is not None)
+    metadata = write_header(worst, codings) + " " * (longer * channels + leaks)
     affine = np.zeros(sum(map(len, affine_arrays(model))), affine_type(model.fraction))
     return len(container(metadata, affine, bytes(payload)))
 

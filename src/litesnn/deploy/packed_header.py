@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -35,12 +35,13 @@ from litesnn.deploy.limits import (
     MAX_NEURONS,
     MAX_POPULATIONS,
     MAX_READ,
+    MAX_RESET,
     MAX_SPIKES,
     MAX_STRIDE,
     MAX_TIMESTEPS,
     MAX_WEIGHTS,
 )
-from litesnn.deploy.packed_model import IMAGE, PackedModel
+from litesnn.deploy.packed_model import IMAGE, PackedModel, Population, has_own_neurons
 from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name
@@ -68,6 +69,8 @@ NO_CRC = "00000000"
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
+_WITH_NEURONS = 4  # likewise of a model with soft resets, or leaks of single populations
+_LATEST = _FIXED_VERSION + _WITH_FRONT_END + _WITH_NEURONS
 _KINDS = get_args(InputKind)
 
 # Of fixed-point models.
@@ -101,6 +104,8 @@ class PopulationRow:
     shape: tuple[int, int, int]  # [C, H, W]
     layers: tuple[LayerRow, ...]
     bias_shift: int
+    leak: float | None = None
+    reset: float | Literal["hard"] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class Header:
     populations: tuple[PopulationRow, ...]
     readout: ReadoutRow
     fraction: int | None
+    reset: float | None = None
 
 
 def write_header(model: PackedModel, codings: Sequence[int]) -> str:
@@ -142,21 +148,35 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
     head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
     if fixed:
         head += [readout.shift, readout.bias_shift, readout.fraction]
-    front_end = spec.front_end
+    front_end, neurons = spec.front_end, has_own_neurons(model)
+    version = _FIXED_VERSION if fixed else _FLOAT_VERSION
+    version += (0 if front_end is None else _WITH_FRONT_END) + (_WITH_NEURONS if neurons else 0)
     record = {
-        "version": (_FIXED_VERSION if fixed else _FLOAT_VERSION) + (0 if front_end is None else _WITH_FRONT_END),
+        "version": version,
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
         **({} if front_end is None else {"front_end": _front_end_row(front_end)}),
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
         **({"fraction": model.fraction} if fixed else {}),
+        **({"reset": model.reset, "neurons": _neuron_rows(model)} if neurons else {}),
         "classes": list(model.classes),
         "populations": populations,
         "readout": head,
         "crc": NO_CRC,
     }
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _neuron_rows(model: PackedModel) -> list[object]:
+    """For each population ``None`` or its own leak and reset; nothing if none has its own."""
+    rows = [_neuron_row(population) for population in model.populations]
+    return rows if any(row is not None for row in rows) else []
+
+
+def _neuron_row(population: Population) -> object:
+    own = [population.leak, population.reset]
+    return None if own == [None, None] else own
 
 
 def _front_end_row(front_end: FrontEnd) -> list[object]:
@@ -185,12 +205,14 @@ class _HeaderReader:
     def header(self, metadata: str) -> Header:
         record = load_object(metadata, self.origin)
         version = record.get("version")
-        latest = _FIXED_VERSION + _WITH_FRONT_END
-        if type(version) is not int or not 1 <= version <= latest:
-            refuse(f"{self.origin}: version", f"1 to {latest}, those that this litesnn reads", version)
-        recorded = version > _WITH_FRONT_END
-        self.fixed = version - (_WITH_FRONT_END if recorded else 0) == _FIXED_VERSION
+        if type(version) is not int or not 1 <= version <= _LATEST:
+            refuse(f"{self.origin}: version", f"1 to {_LATEST}, those that this litesnn reads", version)
+        own, version = version > _WITH_NEURONS, (version - 1) % _WITH_NEURONS + 1
+        recorded, version = version > _WITH_FRONT_END, (version - 1) % _WITH_FRONT_END + 1
+        self.fixed = version == _FIXED_VERSION
         keys = ["version", "input", "timesteps", "leak", "threshold", "classes", "populations", "readout", "crc"]
+        if own:
+            keys[5:5] = ["reset", "neurons"]
         if self.fixed:
             keys.insert(5, "fraction")
         if recorded:
@@ -214,13 +236,16 @@ class _HeaderReader:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
         threshold = checked_positive(record["threshold"], f"{self.origin}: threshold")
         fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
+        reset = self.reset(record["reset"], fraction, f"{self.origin}: reset") if own else None
         classes = checked_texts(record["classes"], f"{self.origin}: classes", most=MAX_NAME_BYTES)
         self.count(len(classes), MAX_CLASSES, "classes", self.origin)
         rows = checked_list(record["populations"], f"{self.origin}: populations", at_least=1)
         self.count(len(rows), MAX_POPULATIONS, "populations", self.origin)
         populations = tuple(self.population(row, index) for index, row in enumerate(rows))
+        if own:
+            populations = self.own_neurons(record["neurons"], reset, fraction, populations)
         readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
-        return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction)
+        return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction, reset)
 
     def fraction(self, value: object, leak: float, threshold: float) -> int:
         """F, with which the threshold has to be an integer; the leak is a shift."""
@@ -231,6 +256,48 @@ class _HeaderReader:
         if not steps.is_integer() or not 1 <= steps <= MAX_CURRENT:
             refuse(f"{self.origin}: threshold", f"a multiple of 2^-{fraction} up to 2^{30 - fraction}", threshold)
         return fraction
+
+    def reset(self, value: object, fraction: int | None, where: str) -> float | None:
+        """What a spike takes from a membrane; in fixed point an integer in units of 2^-fraction. ``None``: all."""
+        if value is None:
+            return None
+        reset = checked_number(value, where)
+        if fraction is None:
+            if not 0 <= reset <= MAX_RESET:
+                refuse(where, "null, or a number from 0 to 2^100", value)
+        elif not (reset * 2**fraction).is_integer() or not 0 <= reset * 2**fraction <= MAX_CURRENT:
+            refuse(where, f"null, or a multiple of 2^-{fraction} from 0 to 2^{30 - fraction}", value)
+        return reset
+
+    def own_neurons(
+        self, value: object, reset: float | None, fraction: int | None, populations: tuple[PopulationRow, ...]
+    ) -> tuple[PopulationRow, ...]:
+        """The populations with the leaks and resets of their own; if none has any, the model's reset is a soft one."""
+        where = f"{self.origin}: neurons"
+        rows = checked_list(value, where)
+        if not rows and reset is not None:
+            return populations
+        if len(rows) != len(populations) or all(row is None for row in rows):
+            refuse(where, f"null or [leak, reset] for each of {len(populations)} populations, not null for all", value)
+        return tuple(
+            population if row is None else self.neuron(row, fraction, population)
+            for row, population in zip(rows, populations, strict=True)
+        )
+
+    def neuron(self, value: object, fraction: int | None, population: PopulationRow) -> PopulationRow:
+        """A population with its own leak, reset or both; ``null`` is as the model has it."""
+        where = f"{self.origin}: {population.name}"
+        row = checked_list(value, f"{where}: neuron", length=2)
+        if row == [None, None]:
+            refuse(f"{where}: neuron", "null, or a leak or reset of its own", value)
+        leak = None if row[0] is None else checked_number(row[0], f"{where}: leak")
+        if leak is not None and fraction is not None:
+            refuse(f"{where}: leak", f"null in fixed point, where all populations leak to {_FIXED_LEAK}", leak)
+        if leak is not None and not 0 <= leak <= 1:
+            refuse(f"{where}: leak", "null or a number from 0 to 1", leak)
+        if row[1] == "hard":
+            return replace(population, leak=leak, reset="hard")
+        return replace(population, leak=leak, reset=self.reset(row[1], fraction, f"{where}: reset"))
 
     def input(self, value: object) -> InputSpec:
         where = f"{self.origin}: input"

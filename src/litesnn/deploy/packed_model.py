@@ -9,6 +9,7 @@ C channels, H×W pixels, k kernel size, T timesteps.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,13 @@ __all__ = [
     "Affine",
     "InputSpec",
     "PackedModel",
+    "PackedNeuron",
     "Population",
     "Readout",
     "Synapses",
     "described",
+    "has_own_neurons",
+    "neuron_of",
     "population_shapes",
 ]
 
@@ -85,16 +89,24 @@ class Synapses(_Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Population(_Record):
-    """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias."""
+    """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias.
+
+    Their neuron is that of the model, but for a ``leak`` or a ``reset`` of their own: see :func:`neuron_of`. Such a leak
+    means a float32 number, and is kept as the shortest decimal that says which.
+    """
 
     synapses: tuple[Synapses, ...]
     bias: Affine  # [C]
     rate: float | None  # measured spikes per neuron and timestep, kept to 4 decimals; None if not measured
     bias_shift: int = 0  # fixed point: what is added is bias·2^bias_shift
+    leak: float | None = None  # None: that of the model
+    reset: float | Literal["hard"] | None = None  # None: as the model resets; "hard": to zero
 
     def __post_init__(self) -> None:
         if self.rate is not None:
             object.__setattr__(self, "rate", round(self.rate, 4))
+        if self.leak is not None:
+            object.__setattr__(self, "leak", shortest_decimal(self.leak))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,6 +130,8 @@ class PackedModel(_Record):
     ``fraction`` says which arithmetic the model has: ``None`` is float32 with float16 scales; an integer F is fixed
     point, with int16 scales and with currents, membranes and threshold in units of 2^−F (and a leak of 0.25). The
     shifts, and the readout's F', are 0 in a float model.
+
+    ``reset`` is what a spike takes from the membrane of the next timestep, at least 0; ``None``: all of it (hard reset).
     """
 
     input: InputSpec
@@ -128,9 +142,35 @@ class PackedModel(_Record):
     populations: tuple[Population, ...]
     readout: Readout
     fraction: int | None = None
+    reset: float | None = None
 
     def __repr__(self) -> str:
         return f"PackedModel({described(self)})"
+
+
+@dataclass(frozen=True)
+class PackedNeuron:
+    """The neuron of a population: ``u = leak·u − reset·s + x``, ``s = 1 if u > threshold else 0``.
+
+    ``reset`` ``None`` is the hard reset, ``u = leak·u·(1 − s) + x``.
+    """
+
+    leak: float
+    threshold: float
+    reset: float | None
+
+
+def neuron_of(model: PackedModel, population: Population) -> PackedNeuron:
+    """The neuron of a population: its own leak and reset where it has them, else those of its model."""
+    leak = model.leak if population.leak is None else population.leak
+    reset = model.reset if population.reset is None else None if population.reset == "hard" else population.reset
+    return PackedNeuron(leak, model.threshold, reset)
+
+
+def has_own_neurons(model: PackedModel) -> bool:
+    """Whether a model says more of its neurons than one leak and one threshold with a hard reset."""
+    own = any(each.leak is not None or each.reset is not None for each in model.populations)
+    return own or model.reset is not None
 
 
 def population_shapes(model: PackedModel) -> tuple[tuple[int, int, int], ...]:

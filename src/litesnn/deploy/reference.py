@@ -8,9 +8,12 @@ the order written here. With s the spikes of the step before, per timestep and p
     acc_e = Σ code·input                        integer, for each bundle of synapses e
     x = scale_1·acc_1; x = x + scale_2·acc_2; …; x = x + bias
     u = (λ·u)·(1 − s) + x                       LIF with hard reset, u = s = 0 at first
+    u = (λ·u) − R·s + x                         LIF with soft reset: a spike takes R away
     s = 1 if u > θ else 0
 
-and at the readout, with A_t the sum of its integer accumulators over the steps 1 … t:
+λ, θ and the reset are those of :func:`litesnn.deploy.packed.neuron_of`: a population may have its own leak and reset.
+
+At the readout, with A_t the sum of its integer accumulators over the steps 1 … t:
 
     y_t = (scale·A_t)/t + bias
 
@@ -18,7 +21,7 @@ A fixed-point model knows integers alone, and all of them fit int32 (the packed 
 F, F', M, B and the shifts are those of :class:`~litesnn.deploy.packed.PackedModel`, Θ = θ·2^F:
 
     x = Σ_e ((M_e·acc_e) >> shift_e) + B
-    u = (u >> 2)·(1 − s) + x
+    u = (u >> 2)·(1 − s) + x                    or (u >> 2) − R·2^F·s + x
     s = 1 if u > Θ else 0
     z_t = ((M·A_t) >> shift) + t·B
 
@@ -40,7 +43,17 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses, described, read
+from litesnn.deploy.packed import (
+    IMAGE,
+    InputSpec,
+    PackedModel,
+    PackedNeuron,
+    Population,
+    Synapses,
+    described,
+    neuron_of,
+    read,
+)
 from litesnn.raw_inputs import array_of, not_finite, probabilities, require_array, require_raw
 
 if TYPE_CHECKING:
@@ -133,12 +146,12 @@ class Reference:
 
         One timestep after the other: a map of accumulators takes eight times the memory of its spikes.
         """
-        model = self.model
-        if model.fraction is None:
-            currents = self._steps(population, image, spikes, _currents)
-            return _fire(currents, np.float32(model.leak), np.float32(model.threshold))
+        neuron, fraction = neuron_of(self.model, population), self.model.fraction
+        if fraction is None:
+            return _fire(self._steps(population, image, spikes, _currents), neuron)
         fixed = self._steps(population, image, spikes, _currents_fixed)
-        return _fire_fixed(fixed, round(model.threshold * 2**model.fraction))
+        reset = None if neuron.reset is None else round(neuron.reset * 2**fraction)
+        return _fire_fixed(fixed, round(neuron.threshold * 2**fraction), reset)
 
     def _steps(
         self,
@@ -262,23 +275,29 @@ def _convolve(x: NDArray[np.integer], synapses: Synapses) -> NDArray[np.float64]
     return total.reshape(batch, len(codes), out_height, out_width)
 
 
-def _fire(currents: Iterable[NDArray[np.float32]], leak: np.float32, threshold: np.float32) -> NDArray[np.uint8]:
+def _fire(currents: Iterable[NDArray[np.float32]], neuron: PackedNeuron) -> NDArray[np.uint8]:
     """Spikes [T, B, C, H, W] of LIF neurons with the input currents [B, C, H, W] of each timestep."""
+    leak, threshold = np.float32(neuron.leak), np.float32(neuron.threshold)
     spikes: list[NDArray[np.uint8]] = []
     u: NDArray[np.float32] = np.zeros((), np.float32)
     s: NDArray[np.float32] = np.zeros((), np.float32)
     for x in currents:
-        u = (leak * u) * (np.float32(1) - s) + x
+        left = leak * u
+        left = left * (np.float32(1) - s) if neuron.reset is None else left - np.float32(neuron.reset) * s
+        u = left + x
         s = (u > threshold).astype(np.float32)
         spikes.append(s.astype(np.uint8))
     return np.stack(spikes)
 
 
-def _fire_fixed(currents: Iterable[NDArray[np.int64]], threshold: int) -> NDArray[np.uint8]:
-    """The same in fixed point."""
+def _fire_fixed(currents: Iterable[NDArray[np.int64]], threshold: int, reset: int | None) -> NDArray[np.uint8]:
+    """The same in fixed point; ``reset``: what a spike takes, ``None``: all."""
     spikes: list[NDArray[np.uint8]] = []
     u: NDArray[np.int64] = np.zeros((), np.int64)
+    s: NDArray[np.int64] = np.zeros((), np.int64)
     for x in currents:
-        u = (u >> 2) * (1 - spikes[-1].astype(np.int64)) + x if spikes else x
-        spikes.append((u > threshold).astype(np.uint8))
+        left = u >> 2
+        u = (left * (1 - s) if reset is None else left - reset * s) + x
+        s = (u > threshold).astype(np.int64)
+        spikes.append(s.astype(np.uint8))
     return np.stack(spikes)

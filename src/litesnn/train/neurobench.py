@@ -12,7 +12,7 @@ In: a network, watched while it runs over a split with the deployed arithmetic. 
   ``effective_bit_macs`` and ``effective_bit_acs`` weigh them with the bits of the weights. Dense: all inputs with all
   weights.
 - membrane updates: every neuron at the first timestep, then those whose membrane, after its reset, is another than the
-  step before: one that fires twice in a row was 0 and stays 0.
+  step before: one that fires twice in a row was 0 and stays 0. With a soft reset it is what the next step begins with.
 
 Identities have no weights and are no synaptic operations here; Bit-SynOps count them.
 
@@ -121,23 +121,30 @@ class _Listening:
         return self.heard.logits(totals, folded)
 
 
-def membrane_updates(currents: Tensor, spikes: Tensor, leak: float | None) -> int:
+def membrane_updates(currents: Tensor, spikes: Tensor, leak: float | None, reset: float | None = None) -> int:
     """Membranes that changed, over all timesteps and neurons.
 
     Args:
         currents: input currents [T, …], as the deployed arithmetic has them.
         spikes: what they made, of the same shape.
         leak: what is left of a membrane after one step; ``None``: a quarter, in integers.
+        reset: what a spike takes from the membrane of the next step, in the units of the currents; ``None``: all of it.
     """
     before = torch.zeros_like(currents[0])
     updates = before.numel()
     for t, (current, fired) in enumerate(zip(currents, spikes, strict=True)):
-        left = before >> LEAK_SHIFT if leak is None else before * leak
-        after = (left + current).masked_fill_(fired.bool(), 0)
+        if reset is None:
+            after = (_leaked(before, leak) + current).masked_fill_(fired.bool(), 0)
+        else:
+            after = _leaked(before + current, leak) - (fired * reset).to(current.dtype)
         if t:
             updates += int((after != before).sum())
         before = after
     return updates
+
+
+def _leaked(membrane: Tensor, leak: float | None) -> Tensor:
+    return membrane >> LEAK_SHIFT if leak is None else membrane * leak
 
 
 def neurobench_metrics(

@@ -16,6 +16,12 @@
 #error "bit b of byte i has to be bit 8 * i + b of a word: a little-endian machine is needed"
 #endif
 
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
 #define LSNN_TILE 64          /* bytes */
 #define LSNN_TILE_WORDS 8     /* 64-bit words */
 #define LSNN_MAX_COUNT_PLANES 17 /* of a count of planes in a segment */
@@ -78,11 +84,11 @@ typedef struct {
 } lsnn_current;
 
 typedef struct {
-    int32_t timesteps, channels, current_count, fraction;
+    int32_t timesteps, channels, current_count, fraction, soft;
     size_t bytes; /* of one timestep of a plane */
     const lsnn_current *currents;
     const lsnn_number *bias;
-    lsnn_number leak, threshold;
+    lsnn_number leak, threshold, reset; /* soft: what a spike takes; else it takes all */
     uint8_t *spikes; /* [channels] planes */
     size_t spike_bytes; /* from one channel's plane to the next */
 } lsnn_fire_job;

@@ -24,11 +24,11 @@ static inline vec vec_carry(vec a, vec b, vec c)
     return _mm256_or_si256(_mm256_and_si256(a, vec_xor(b, c)), _mm256_and_si256(b, c));
 }
 
-/* The written meaning of LIF is in kernel.inc. */
-static inline void avx2_lif(float *u, const float *x, const float *bias, float leak, float threshold,
-                            uint8_t bit, uint8_t *spikes)
+/* The written meaning of LIF and LIF_SOFT is in kernel.inc. `soft` is known to the compiler. */
+INLINE void avx2_step(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
+                      const int soft, uint8_t bit, uint8_t *spikes)
 {
-    const __m256 leaks = _mm256_set1_ps(leak), thresholds = _mm256_set1_ps(threshold);
+    const __m256 leaks = _mm256_set1_ps(leak), thresholds = _mm256_set1_ps(threshold), resets = _mm256_set1_ps(reset);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), bits = _mm256_set1_epi8((char)bit);
     int at, i;
     for (at = 0; at < LSNN_TILE; at += 32) {
@@ -38,7 +38,9 @@ static inline void avx2_lif(float *u, const float *x, const float *bias, float l
             const __m256 current = _mm256_add_ps(_mm256_loadu_ps(x + n), _mm256_loadu_ps(bias + n));
             const __m256 v = _mm256_add_ps(_mm256_loadu_ps(u + n), current);
             const __m256 above = _mm256_cmp_ps(v, thresholds, _CMP_GT_OQ);
-            _mm256_storeu_ps(u + n, _mm256_andnot_ps(above, _mm256_mul_ps(leaks, v)));
+            const __m256 kept = _mm256_mul_ps(leaks, v);
+            _mm256_storeu_ps(u + n, soft ? _mm256_sub_ps(kept, _mm256_and_ps(above, resets))
+                                         : _mm256_andnot_ps(above, kept));
             fired[i] = _mm256_castps_si256(above);
         }
         out = _mm256_packs_epi16(_mm256_packs_epi32(fired[0], fired[1]), _mm256_packs_epi32(fired[2], fired[3]));
@@ -47,7 +49,20 @@ static inline void avx2_lif(float *u, const float *x, const float *bias, float l
         _mm256_storeu_si256((__m256i *)(void *)(spikes + at), out);
     }
 }
+
+static inline void avx2_lif(float *u, const float *x, const float *bias, float leak, float threshold, uint8_t bit,
+                            uint8_t *spikes)
+{
+    avx2_step(u, x, bias, leak, threshold, 0.0f, 0, bit, spikes);
+}
+
+static inline void avx2_lif_soft(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
+                                 uint8_t bit, uint8_t *spikes)
+{
+    avx2_step(u, x, bias, leak, threshold, reset, 1, bit, spikes);
+}
 #define LIF avx2_lif
+#define LIF_SOFT avx2_lif_soft
 
 #include "kernel.inc"
 

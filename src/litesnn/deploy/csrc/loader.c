@@ -14,6 +14,7 @@
 #define MAX_NEURONS (1 << 26)
 #define MAX_SPIKES (1 << 28)
 #define MAX_READ (1 << 26)
+#define MAX_RESET (1267650600228229401496703205376.0) /* 2^100 */
 #define MAX_KERNEL 31
 #define MAX_STRIDE LSNN_MAX_STRIDE
 #define MAX_TIMESTEPS 64
@@ -29,6 +30,7 @@ typedef struct {
     char *message;
     size_t message_size;
     int status;
+    uint32_t version;
     int64_t weights, neurons, spikes, bundles;
 } reader;
 
@@ -277,6 +279,26 @@ static void prove_readout(reader *in, const lsnn_model *model, int64_t pixels)
     }
 }
 
+/* The neuron of a population: version 1 has that of the model, with the hard reset.
+ *
+ * A soft reset of at most 2^30 keeps fixed membranes in int32: it takes from what is left of a membrane above the
+ * threshold, which is not negative, and the currents take at most 2^30 more. */
+static void neuron(reader *in, const lsnn_model *model, lsnn_population *made)
+{
+    made->leak = model->leak;
+    if (in->version == 1)
+        return;
+    if (model->fraction) {
+        real(in, 0.25f, 0.25f, "leak of fixed arithmetic");
+        made->reset.fixed = integer(in, -1, 1 << 30, "reset");
+        made->soft = made->reset.fixed >= 0;
+    } else {
+        made->leak.real = real(in, 0.0f, 1.0f, "leak");
+        made->reset.real = real(in, -1.0f, (float)MAX_RESET, "reset");
+        made->soft = made->reset.real >= 0;
+    }
+}
+
 static void population(reader *in, lsnn_model *model, int32_t index)
 {
     lsnn_population *made = &model->populations[index];
@@ -286,6 +308,7 @@ static void population(reader *in, lsnn_model *model, int32_t index)
     in->bundles += made->bundle_count;
     if (in->bundles > MAX_BUNDLES)
         refuse(in, LSNN_BAD_IMAGE, "bundles: expected at most %d in all", MAX_BUNDLES);
+    neuron(in, model, made);
     made->rate = real(in, -1.0f, 1.0f, "rate");
     made->bias = numbers(in, made->channels, model->fraction != 0, "bias");
     if (left(in) / 24 < (size_t)made->bundle_count) /* each takes at least six words */
@@ -340,8 +363,9 @@ static void header(reader *in, lsnn_model *model, size_t size)
 {
     if (word(in) != 0x4e4e534cu)
         refuse(in, LSNN_BAD_IMAGE, "expected an engine image, which begins with LSNN");
-    if (word(in) != 1)
-        refuse(in, LSNN_BAD_IMAGE, "version: expected 1");
+    in->version = word(in);
+    if (in->version != 1 && in->version != 2)
+        refuse(in, LSNN_BAD_IMAGE, "version: expected 1 or 2");
     if (word(in) != size)
         refuse(in, LSNN_BAD_IMAGE, "size: expected the bytes of the image, %lu", (unsigned long)size);
     model->timesteps = integer(in, 1, MAX_TIMESTEPS, "timesteps");

@@ -2,11 +2,13 @@
  *
  * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
  *
- *   magic "LSNN", version 1, bytes of the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels,
- *   1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each timestep), classes K, populations P,
+ *   magic "LSNN", version (1, or 2 where the populations say their neurons), bytes of the image, timesteps T, channels C,
+ *   height H, width W, kind (0 uint8 pixels, 1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each
+ *   timestep), classes K, populations P,
  *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
  *   mean f32 [C], std f32 [C],
- *   P times: channels, bundles, rate f32 (negative: not measured), bias [channels],
+ *   P times: channels, bundles, (version 2: leak f32, reset f32 or i32: what a spike takes from the membrane of the next
+ *     timestep, negative: all of it,) rate f32 (negative: not measured), bias [channels],
  *     bundles times: kernel (0: identity), stride, bits, shift, sources, source i32 [sources] (-1: the input),
  *       scale [channels], codes int8 [channels, inputs, kernel, kernel],
  *   readout: bits, shift, fraction, sources, source i32 [sources], scale [K], bias [K], codes int8 [K, inputs]
@@ -39,6 +41,8 @@ typedef struct {
 
 typedef struct {
     int32_t channels, height, width, bundle_count;
+    int32_t soft; /* a spike takes `reset` from the membrane of the next timestep; else all of it */
+    lsnn_number leak, reset; /* fixed: the leak is a shift */
     float rate;
     lsnn_number *bias; /* [channels] */
     lsnn_synapses *bundles;

@@ -80,7 +80,9 @@ static void run_population(lsnn_engine *engine, const lsnn_layout *layout, int32
     job.fire.bytes = (size_t)layout->batch * lsnn_image_bytes(population->height, population->width);
     job.fire.currents = engine->currents;
     job.fire.bias = population->bias;
-    job.fire.leak = engine->model.leak;
+    job.fire.leak = population->leak;
+    job.fire.soft = population->soft;
+    job.fire.reset = population->reset;
     job.fire.threshold = engine->model.threshold;
     job.fire.spikes = engine->block + layout->spikes[p];
     job.fire.spike_bytes = lsnn_plane_bytes(&engine->model, layout->batch, population->height, population->width);

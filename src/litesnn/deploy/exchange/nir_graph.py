@@ -7,6 +7,8 @@ NIR's neuron is an equation in continuous time, ``τ·v' = (v_leak − v) + r·x
 v = v_reset after it. A forward Euler step of length dt is ``v = (1 − dt/τ)·v + (r·dt/τ)·x``, so that ``τ = dt/(1 − λ)``
 and ``r = τ/dt = 1/(1 − λ)`` make it our neuron: 1.25·dt and 1.25 for λ = 0.2.
 
+A soft reset, which takes a number from the membrane, is none that NIR has.
+
 Nodes sum what arrives at them, and none concatenates. A convolution of concatenated sources is therefore one
 convolution per source whose currents are summed, an identity a 1×1 convolution with a diagonal. The readout sums the
 spikes of each source over its pixels, weighs them by a 1×1 convolution, and sums over the sources: the output at step
@@ -31,7 +33,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy.exchange.source import require_float, used_populations
-from litesnn.deploy.packed import IMAGE, Affine, PackedModel, Population, Readout, Synapses, population_shapes
+from litesnn.deploy.packed import (
+    IMAGE,
+    Affine,
+    PackedModel,
+    Population,
+    Readout,
+    Synapses,
+    neuron_of,
+    population_shapes,
+)
 from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
 from litesnn.extras import need
@@ -59,11 +70,19 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
             above ours, so that they fire where ours do.
 
     Raises:
-        InputError: the model is in fixed point or its neurons do not leak, or the package ``nir`` is not installed.
+        InputError: the model is in fixed point, its neurons do not leak or have a soft reset, or the package ``nir``
+            is not installed.
     """
     require_float(model, "NIR")
-    if not model.leak < 1:
-        raise InputError(f"NIR cannot carry a leaky neuron that keeps all of its membrane: leak {model.leak}")
+    for index in used_populations(model):
+        neuron = neuron_of(model, model.populations[index])
+        if neuron.reset is not None:
+            raise InputError(
+                f"NIR cannot carry a soft reset: a spike of population {index} takes {neuron.reset:g} from its membrane, and "
+                "neurons of NIR are reset to a fixed one"
+            )
+        if not neuron.leak < 1:
+            raise InputError(f"NIR cannot carry a leaky neuron that keeps all of its membrane: leak {neuron.leak}")
     return _Builder(model, fires_at_threshold).build()
 
 
@@ -93,7 +112,7 @@ class _Builder:
     def add_population(self, index: int, population: Population) -> None:
         """LIF neurons, and before them a convolution for every source of every bundle of synapses."""
         name = _name(index)
-        self.add(name, self.neurons(self.shapes[index]))
+        self.add(name, self.neurons(self.shapes[index], neuron_of(self.model, population).leak))
         bias = population.bias
         for number, synapses in enumerate(population.synapses):
             for place, (source, codes) in enumerate(self.by_source(synapses)):
@@ -156,9 +175,9 @@ class _Builder:
             metadata={"codes": np.ascontiguousarray(codes), "scales": scale.astype(np.float32)},
         )
 
-    def neurons(self, shape: tuple[int, int, int]) -> Any:
+    def neurons(self, shape: tuple[int, int, int], leak: float) -> Any:
         """LIF neurons [C, H, W]. In float64: readers compute the leak 1 − dt/τ, and it has to round to ours."""
-        gain = 1 / (1 - self.model.leak)
+        gain = 1 / (1 - leak)
         values = {
             "tau": gain * TIMESTEP,
             "r": gain,
@@ -177,7 +196,7 @@ class _Builder:
             "discretization": "euler",
             "dt": TIMESTEP,
             "timesteps": model.timesteps,
-            "leak": model.leak,
+            **({"leak": model.leak} if all(each.leak is None for each in model.populations) else {}),
             "threshold": model.threshold,
             "fires": "above threshold" if self.threshold == np.float32(model.threshold) else "at v_threshold or above",
             "input": f"clip(round({INPUT_STEPS} * (x - mean) / std), -127, 127), {when}",

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy.exchange.source import require_float, used_populations
-from litesnn.deploy.packed import IMAGE, PackedModel, Readout, Synapses, population_shapes
+from litesnn.deploy.packed import IMAGE, PackedModel, PackedNeuron, Readout, Synapses, neuron_of, population_shapes
 from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
 from litesnn.extras import need
@@ -75,7 +75,8 @@ class _Builder:
         name = "frames" if spec.frames else "image"
         image = self.quantize_input(name)
         for index in used_populations(self.model):
-            self.spikes[index] = self.fire(self.currents(index, image), f"spikes_{index}")
+            neuron = neuron_of(self.model, self.model.populations[index])
+            self.spikes[index] = self.fire(self.currents(index, image), neuron, f"spikes_{index}")
         self.read_out(self.model.readout, "logits")
         kind = kinds.FLOAT if spec.kind == "array" else kinds.UINT8
         shape = ["batch", *([timesteps] if spec.frames else []), *spec.shape]
@@ -141,20 +142,22 @@ class _Builder:
             x = self.node("Conv", x, weight, **shape)
         return self.node("Mul", x, self.constant(_per_channel(synapses.scale)))
 
-    def fire(self, currents: Sequence[str], output: str) -> str:
+    def fire(self, currents: Sequence[str], neuron: PackedNeuron, output: str) -> str:
         """The spikes [T·B, C, H, W], 0 or 1, of neurons with these currents."""
         spikes = []
         u = fired = ""
         for x in currents:
-            u = self.node("Add", self.leaked(u, fired), x) if u else x
-            fired = self.node("Greater", u, self.constant(np.float32(self.model.threshold)))
+            u = self.node("Add", self.leaked(u, fired, neuron), x) if u else x
+            fired = self.node("Greater", u, self.constant(np.float32(neuron.threshold)))
             spikes.append(self.node("Cast", fired, to=self.onnx.TensorProto.FLOAT))
         return self.node("Concat", *spikes, axis=0, output=output)
 
-    def leaked(self, u: str, fired: str) -> str:
-        """What is left of the membranes after a step: nothing where a neuron fired."""
-        leaked = self.node("Mul", u, self.constant(np.float32(self.model.leak)))
-        return self.node("Where", fired, self.constant(np.float32(0)), leaked)
+    def leaked(self, u: str, fired: str, neuron: PackedNeuron) -> str:
+        """What is left of the membranes after a step: where a neuron fired nothing, or less by its soft reset."""
+        leaked = self.node("Mul", u, self.constant(np.float32(neuron.leak)))
+        if neuron.reset is None:
+            return self.node("Where", fired, self.constant(np.float32(0)), leaked)
+        return self.node("Where", fired, self.node("Sub", leaked, self.constant(np.float32(neuron.reset))), leaked)
 
     def read_out(self, readout: Readout, output: str) -> None:
         """The logits of the last timestep, ``(scale·A_T)/T + bias``."""

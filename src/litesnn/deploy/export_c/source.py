@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.export_c.layout import Bundle, Layout
+from litesnn.deploy.packed import PackedModel, Population, neuron_of
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.version import __version__
 
@@ -32,13 +33,14 @@ def model_header(layout: Layout) -> str:
     kinds = {bundle.kernel for bundle in layout.bundles()}
     channels, height, width = model.input.shape
     fixed = model.fraction is not None
-    if fixed:
-        assert model.fraction is not None
-        neuron = [
-            ("THRESHOLD", f"INT32_C({round(model.threshold * 2**model.fraction)})", f"{model.fraction} fractional bits")
-        ]
-    else:
-        neuron = [("LEAK", _real(model.leak), ""), ("THRESHOLD", _real(model.threshold), "")]
+    bits = f"{model.fraction} fractional bits" if fixed else ""
+    neuron = [
+        *([] if fixed else [("LEAK", _real(model.leak), "")]),
+        ("THRESHOLD", _membrane(model.threshold, model), bits),
+        ("RESET", _membrane(model.reset or 0.0, model), "what a spike takes from the membrane with a soft reset"),
+        ("SOFT_RESET", int(model.reset is not None), "0: a spike takes all of it"),
+        ("OWN_NEURONS", int(_own_neurons(model)), "1: populations have leaks and resets of their own"),
+    ]
     rows: list[tuple[str, object, str]] = [
         ("FRAMES", layout.image.frames, "of the input, [FRAMES, C, H, W]: 1, or another one at each timestep"),
         ("CHANNELS", channels, ""),
@@ -168,7 +170,7 @@ class _ModelWriter:
             first_fold = f"&folds[{folds[0]}]" if folds else "0"
             populations.append(
                 f"{{&bundles[{start}], {first_fold}, {bias}, {len(laid)}, {len(folds)}, {population.bias_shift}, "
-                f"{index}, {layout.frames(index)}}}"
+                f"{index}, {layout.frames(index)}{_neuron(model, population)}}}"
             )
         readout = model.readout
         weights = self._weights(readout.codes, readout.bits, 1)
@@ -306,6 +308,24 @@ def _string(text: str) -> str:
         for byte in text.encode()
     ]
     return f'"{"".join(escaped)}"'
+
+
+def _own_neurons(model: PackedModel) -> bool:
+    return any(population.leak is not None or population.reset is not None for population in model.populations)
+
+
+def _neuron(model: PackedModel, population: Population) -> str:
+    """The leak and reset of a population, as the end of its row; nothing where all have those of the model."""
+    if not _own_neurons(model):
+        return ""
+    neuron = neuron_of(model, population)
+    leak = f"{_real(neuron.leak)}, " if model.fraction is None else ""
+    return f", {{{leak}{_membrane(neuron.reset or 0.0, model)}, {int(neuron.reset is not None)}}}"
+
+
+def _membrane(value: float, model: PackedModel) -> str:
+    """A number in the units of membranes."""
+    return _real(value) if model.fraction is None else f"INT32_C({round(value * 2**model.fraction)})"
 
 
 def _real(value: float | np.floating) -> str:

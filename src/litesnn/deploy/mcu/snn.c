@@ -180,6 +180,12 @@ static void fire(const snn_population *population, uint32_t channel, const snn_g
     const snn_map *map = &snn_network.maps[population->map];
     uint32_t *plane = &snn_arena[map->first + channel * grid->words];
     snn_real bias = snn_bias(population->bias[channel], population->bias_shift);
+#if SNN_OWN_NEURONS
+    const snn_neuron *neuron = &population->neuron;
+#else
+    static const snn_neuron of_all = SNN_NEURON;
+    const snn_neuron *neuron = &of_all;
+#endif
     uint32_t pixels = (uint32_t)grid->height * grid->width;
     uint32_t place = 0;
     uint32_t t, y, x;
@@ -189,7 +195,7 @@ static void fire(const snn_population *population, uint32_t channel, const snn_g
             int spiked = 0;
             for (t = 0; t < SNN_TIMESTEPS; t++) {
                 snn_real current = currents[population->frames == 1 ? place : t * pixels + place] + bias;
-                u = snn_membrane(u, spiked, current);
+                u = snn_membrane(neuron, u, spiked, current);
                 spiked = u > SNN_THRESHOLD;
                 if (spiked) {
                     uint32_t lane = t * grid->frame + y * grid->pitch + x;

@@ -100,6 +100,9 @@ typedef struct {
     uint8_t bundle_count, fold_count, bias_shift;
     uint8_t map;
     uint8_t frames; /* of currents: 1 if they are the same at every step, else T */
+#if SNN_OWN_NEURONS
+    snn_neuron neuron;
+#endif
 } snn_population;
 
 typedef struct {

@@ -15,6 +15,14 @@ typedef float snn_real;  /* currents and membranes */
 typedef float snn_scale; /* scales and biases */
 typedef float snn_logit;
 
+/* What is left of a membrane after a timestep, and what a spike takes from it: `reset` if `soft`, else all. */
+typedef struct {
+    snn_real leak, reset;
+    uint8_t soft;
+} snn_neuron;
+
+#define SNN_NEURON {SNN_LEAK, SNN_RESET, SNN_SOFT_RESET}
+
 #ifndef __cplusplus /* what follows is the runtime's, which is C */
 
 /* The current of a sum of weights. */
@@ -29,9 +37,13 @@ static inline snn_real snn_bias(snn_scale bias, unsigned shift) {
 }
 
 /* The membrane after one more step with the current x; `spiked` says whether the neuron fired in the step before. */
-static inline snn_real snn_membrane(snn_real u, int spiked, snn_real x) {
-    snn_real kept = SNN_LEAK * u;
-    return spiked ? x : kept + x;
+static inline snn_real snn_membrane(const snn_neuron *neuron, snn_real u, int spiked, snn_real x) {
+    snn_real kept = neuron->leak * u;
+    if (spiked) {
+        kept = kept - neuron->reset;
+        return neuron->soft ? kept + x : x;
+    }
+    return kept + x;
 }
 
 /* y_t of the accumulator `total` of the steps 1 to t. */
