@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "litesnn"
-WITHOUT_TORCH = ("costs", "budget", "genotype", "errors", "text", "files", "durations")
+WITHOUT_TORCH = ("costs", "neurons", "budget", "genotype", "errors", "text", "files", "durations")
 
 
 def floors() -> dict[str, int]:

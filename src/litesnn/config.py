@@ -24,6 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.neurons import DEFAULT, check_neuron, described_neurons
 from litesnn.text import first_complaint, short
 
 __all__ = [
@@ -71,6 +72,7 @@ class ModelSettings(_Settings):
     arithmetic: ArithmeticName = Field(
         "float", description="deployed arithmetic. float: float32, leak 0.2; fixed: integers alone, leak 0.25"
     )
+    neuron: str = Field(DEFAULT, description=f"neuron. {described_neurons()}")
 
     @field_validator("ops")
     @classmethod
@@ -83,6 +85,11 @@ class ModelSettings(_Settings):
         if any(level < 0 or level > 6 for level in levels) or list(levels) != sorted(levels):
             raise ValueError("levels must lie in 0…6 and not decrease")
         return levels
+
+    @model_validator(mode="after")
+    def _known_neuron(self) -> Self:
+        check_neuron(self.neuron, self.arithmetic)
+        return self
 
 
 class SearchSettings(_Settings):

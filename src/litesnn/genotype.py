@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
+from litesnn.neurons import DEFAULT, check_neuron
 from litesnn.text import first_complaint
 
 __all__ = [
@@ -126,6 +127,7 @@ class Genotype(_Record):
     cells: tuple[CellGene, ...] = Field(min_length=1, max_length=MOST_CELLS)
     classifier_bits: int = Field(ge=1, le=4)
     arithmetic: ArithmeticName = "float"
+    neuron: str = DEFAULT
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
@@ -137,13 +139,15 @@ class Genotype(_Record):
         levels = [cell.level for cell in self.cells]
         if levels != sorted(levels):
             raise ValueError("levels must not decrease from cell to cell")
+        check_neuron(self.neuron, self.arithmetic)
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_float(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Genotypes with the first arithmetic look as they did before there was a second one."""
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Genotypes with the first arithmetic and neuron look as they did before there were others."""
         record: dict[str, Any] = serialize(self)
-        return {key: value for key, value in record.items() if (key, value) != ("arithmetic", "float")}
+        usual = {"arithmetic": "float", "neuron": DEFAULT}
+        return {key: value for key, value in record.items() if usual.get(key) != value}
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)

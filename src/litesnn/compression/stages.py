@@ -41,6 +41,7 @@ from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, sa
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
+from litesnn.neurons import DEFAULT
 from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import learn, read_into
 from litesnn.snn.network import InputInfo
@@ -350,6 +351,8 @@ def _require_sensible(recipe: Recipe) -> None:
         raise InputError("search.widths: a given module keeps its widths; expected [1.0]")
     if recipe.model.arithmetic != "float":
         raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
+    if recipe.model.neuron != DEFAULT:
+        raise InputError(f"model.neuron: a given module keeps its neurons; expected {DEFAULT!r}")
 
 
 def _plan(session: Session) -> Callable[..., StepPlan]:

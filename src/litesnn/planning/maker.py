@@ -609,6 +609,7 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
         ),
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        neuron=model.neuron,
     )
 
 

@@ -44,6 +44,7 @@ from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network
+from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.runs import RunFolder
 from litesnn.search.joint import read_search
 from litesnn.snn.backbone import STEM_KERNEL
@@ -508,7 +509,12 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
 
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
-    """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
+    """Bytes that a packed network of this genotype never exceeds, whatever its weights.
+
+    If its neurons cannot be packed, those of one with the usual neurons.
+    """
+    if NEURONS[genotype.neuron].packed is None:
+        genotype = genotype.model_copy(update={"neuron": DEFAULT})
     return size_bound(integerize(build_network(genotype, info, seed=0)))
 
 
@@ -583,6 +589,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         cells=cells,
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        neuron=model.neuron,
     )
 
 

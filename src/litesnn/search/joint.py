@@ -69,6 +69,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import InputInfo
+from litesnn.snn.population import decay_groups
 from litesnn.snn.supernet import Choices, Supernet
 
 __all__ = [
@@ -169,6 +170,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         ),
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
+        neuron=model.neuron,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):
@@ -199,7 +201,10 @@ class SearchLoop(Generic[NetT]):
 
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                self.weights, momentum=settings.momentum, weight_decay=settings.weight_decay, **options(settings.lr)
+                decay_groups(self.weights, supernet.module),
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                **options(settings.lr),
             ),
             **{
                 name: adam(parameters, settings.alpha_lr if name == "alpha" else settings.beta_lr)

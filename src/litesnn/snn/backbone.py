@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Genotype
+from litesnn.neurons import NEURONS
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source, State
 from litesnn.snn.compconv import CompConv, Compression, Connection, fold
 from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import from_rows, to_rows
-from litesnn.snn.neuron import lif
+from litesnn.snn.population import Neurons
 from litesnn.snn.quantize import step_size, weight_codes
 
 __all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", "first_frames"]
@@ -102,6 +103,7 @@ class Backbone(nn.Module):
         self.arithmetic = ARITHMETICS[genotype.arithmetic]
         stem = genotype.stem
         self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride)
+        self.stem_neurons = Neurons(NEURONS[genotype.neuron], stem.channels, self.arithmetic.leak)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:
@@ -112,6 +114,7 @@ class Backbone(nn.Module):
                 width=gene.width,
                 edges=genotype.edges,
                 arithmetic=self.arithmetic,
+                neuron=genotype.neuron,
             )
             self.cells.append(cell)
             older, newer = newer, cell.output
@@ -157,6 +160,7 @@ class Backbone(nn.Module):
             self.arithmetic,
             input_scale=INPUT_SCALE,
             largest_input=_LARGEST_INPUT,
+            factor=self.stem_neurons.deployed_scale(),
         )
 
     @torch.no_grad()
@@ -228,13 +232,16 @@ class Backbone(nn.Module):
             (part,) = stem.connections
             current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
             currents = current.view(-1, batch, *current.shape[1:])  # [S, B, C, H, W]
-            return self.arithmetic.fire(currents.expand(timesteps, *currents.shape[1:]))
+            return self.stem_neurons.fire(currents.expand(timesteps, *currents.shape[1:]), self.arithmetic)
         scaled = (x * INPUT_SCALE).contiguous(memory_format=torch.channels_last)
         current = self.stem(scaled, self.stem_compression())
         rows = to_rows(current.contiguous(memory_format=torch.channels_last))  # [S·B·H·W, C]
         height, width = current.shape[-2:]
         currents = rows.view(-1, batch * height * width, rows.shape[-1])
-        fired = lif(currents.expand(timesteps, *currents.shape[1:]), leak=self.arithmetic.leak)  # [T, B·H·W, C]
+        scale = self.stem_neurons.scale()
+        if scale is not None:
+            currents = currents * scale
+        fired: Tensor = self.stem_neurons(currents.expand(timesteps, *currents.shape[1:]))  # [T, B·H·W, C]
         return from_rows(fired.flatten(0, 1), (height, width)).view(timesteps, batch, *current.shape[1:])
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:

@@ -282,6 +282,7 @@ def fold(
     *,
     input_scale: float = 1.0,
     largest_input: int = 1,
+    factor: Tensor | None = None,
 ) -> FoldedGroup:
     """Batch norm, quantization step and input scale of a population's connections as scales and one bias.
 
@@ -291,6 +292,7 @@ def fold(
         arithmetic: rounds them.
         input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
         largest_input: the largest magnitude of an input (1 for spikes, 127 for the analog input).
+        factor: by which the currents are multiplied [O], float64; ``None``: they are taken as they are.
     """
     exact = []
     bias = torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
@@ -299,7 +301,10 @@ def fold(
         assert norm.running_mean is not None
         assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        bias += norm.bias.double() - gain * norm.running_mean.double()
+        offset = norm.bias.double() - gain * norm.running_mean.double()
+        if factor is not None:
+            gain, offset = gain * factor, offset * factor
+        bias += offset
         if connection.conv is None:
             exact.append(Exact(None, gain * input_scale, torch.full_like(gain, largest_input)))
             continue

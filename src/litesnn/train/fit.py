@@ -48,6 +48,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import Network
+from litesnn.snn.population import decay_groups
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 
 __all__ = [
@@ -155,7 +156,7 @@ class TrainLoop(Generic[LearnerT]):
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                trainee.weights(),
+                decay_groups(trainee.weights(), trainee.module),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
