@@ -9,12 +9,13 @@ from __future__ import annotations
 from litesnn.neurons.hard_reset import LIF
 from litesnn.neurons.integrate_and_fire import IF
 from litesnn.neurons.learned_leak import PLIF
+from litesnn.neurons.learned_threshold import LIF_THRESHOLD
 from litesnn.neurons.model import Learned, Neuron, NeuronModel
 from litesnn.neurons.soft_reset import LIF_SOFT
 
 __all__ = ["DEFAULT", "NEURONS", "Learned", "Neuron", "NeuronModel", "check_neuron", "described_neurons"]
 
-NEURONS: dict[str, NeuronModel] = {model.key: model for model in (LIF, LIF_SOFT, IF, PLIF)}
+NEURONS: dict[str, NeuronModel] = {model.key: model for model in (LIF, LIF_SOFT, IF, PLIF, LIF_THRESHOLD)}
 """Every neuron by its key."""
 
 DEFAULT = LIF.key
