@@ -26,22 +26,22 @@ class Spike(torch.autograd.Function):
         return grad * (1 - x.abs()).clamp_min(0)
 
 class Lif(nn.Module):
-    def __init__(self, soft=False):
+    def __init__(self, tired=False):
         super().__init__()
-        self.soft = soft
+        self.tired = tired
         self.reset()
 
     def reset(self):
-        self.u = 0.0
+        self.u = self.s = 0.0
 
     def forward(self, x):
-        u = 0.5 * self.u + x
+        u = 0.5 * self.u + (x * (1 - self.s) if self.tired else x)
         s = Spike.apply(u - 1)
-        self.u = u - s if self.soft else u * (1 - s)
+        self.u, self.s = u * (1 - s), s
         return s
 
 class Net(nn.Module):
-    soft = False
+    tired = False
 
     def __init__(self):
         super().__init__()
@@ -49,15 +49,15 @@ class Net(nn.Module):
         self.lif1 = Lif()
         self.conv2 = nn.Conv2d(4, 6, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(6)
-        self.lif2 = Lif(self.soft)
+        self.lif2 = Lif(self.tired)
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
         x = self.lif2(self.norm2(self.conv2(self.lif1(self.conv1(x)))))
         return self.head(x.mean((2, 3)))
 
-class Soft(Net):
-    soft = True
+class Tired(Net):
+    tired = True  # a neuron that does not listen in the step after a spike
 
 class Analog(Net):
     def __init__(self):
@@ -105,7 +105,7 @@ class Other:
 
 
 class Lif(nn.Module):
-    """u = leak·u·(1 − s) + x, or reset by subtraction; one state, handed on from call to call."""
+    """u = leak·u·(1 − s) + x, or leak·(u − threshold·s) + x; one state, handed on from call to call."""
 
     def __init__(self, leak: float = 0.5, threshold: float = 1.0, *, soft: bool = False) -> None:
         super().__init__()
@@ -119,6 +119,44 @@ class Lif(nn.Module):
         membrane = self.leak * self.membrane + x
         spikes = (membrane > self.threshold).float()
         self.membrane = membrane - self.threshold * spikes if self.soft else membrane * (1 - spikes)
+        return spikes
+
+
+class LateLif(nn.Module):
+    """As snnTorch's Leaky: the threshold is subtracted in the next timestep, after the leak (or nothing is)."""
+
+    def __init__(self, leak: float = 0.5, threshold: float = 1.0, *, subtracted: float = 1.0) -> None:
+        super().__init__()
+        self.leak, self.threshold, self.subtracted = leak, threshold, subtracted
+        self.reset()
+
+    def reset(self) -> None:
+        self.membrane: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane = torch.zeros_like(x) if self.membrane is None else self.membrane
+        fired = (membrane - self.threshold > 0).float()
+        self.membrane = self.leak * membrane + x - fired * (self.subtracted * self.threshold)
+        return (self.membrane - self.threshold > 0).float()
+
+
+class ChargedLif(nn.Module):
+    """As SpikingJelly's ParametricLIFNode (``v_reset=None``: soft): u += (x − u)·k, it fires at the threshold too."""
+
+    def __init__(self, rate: float = 0.5, threshold: float = 1.0, *, soft: bool = True, learned: bool = False) -> None:
+        super().__init__()
+        logit = torch.logit(torch.tensor(rate))
+        self.w = nn.Parameter(logit) if learned else logit
+        self.threshold, self.soft = threshold, soft
+        self.reset()
+
+    def reset(self) -> None:
+        self.membrane: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane = self.membrane + (x - self.membrane) * torch.sigmoid(torch.as_tensor(self.w))
+        spikes = (membrane >= self.threshold).float()
+        self.membrane = membrane - spikes * self.threshold if self.soft else (1 - spikes) * membrane
         return spikes
 
 

@@ -122,6 +122,37 @@ def random_model(
     return model if arithmetic == "float" else in_fixed_point(rng, model)
 
 
+def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, own: bool) -> PackedModel:
+    """A model with other neurons.
+
+    Args:
+        rng: all choices are made with it.
+        model: in float or fixed point.
+        soft: whether the model's own reset is a soft one, else the hard one.
+        own: whether populations have leaks (floats only) and resets of their own, hard ones among them.
+    """
+    unit = 2.0 ** -(20 if model.fraction is None else model.fraction)
+
+    def reset() -> float:
+        less = float(rng.choice([0.0, 0.25, 1.0, 1.0, 3.0, rng.random()])) * model.threshold
+        return round(less / unit) * unit
+
+    def leak() -> float | None:
+        few = [None, 0.0, 0.5, 1.0, float(np.float32(rng.random()))]
+        return few[int(rng.integers(len(few)))] if model.fraction is None else None
+
+    def own_reset() -> float | Literal["hard"] | None:
+        few: list[float | Literal["hard"] | None] = [None, "hard", reset()]
+        return few[int(rng.integers(len(few)))]
+
+    populations = model.populations
+    if own:
+        populations = tuple(replace(each, leak=leak(), reset=own_reset()) for each in populations)
+        last = "hard" if soft else reset()  # one at least is another than the model's
+        populations = (*populations[:-1], replace(populations[-1], reset=last))
+    return replace(model, populations=populations, reset=reset() if soft else None)
+
+
 def with_events(model: PackedModel, *, clip: int = 3, by: Literal["time", "count"] = "time") -> PackedModel:
     """A model of two input channels that sees frames of events instead of an image."""
     _, height, width = model.input.shape

@@ -311,7 +311,7 @@ def test_a_module_that_makes_all_timesteps_of_an_image_is_refused_for_events(
 
 def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    outcome = compress(place, run, name="Soft")
+    outcome = compress(place, run, name="Tired")
     assert outcome.code == 0, outcome.err
     assert {path.name for path in run.iterdir()} == ALL_FILES - {"model.safetensors"}
     assert "no model.safetensors, and its size is an estimate: neuron lif2 (Lif)" in outcome.out
@@ -320,11 +320,11 @@ def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tm
     assert metrics["test_accuracy"] > 0.8
     assert metrics["packed_bytes"] > 0
     assert "an estimate: it cannot be packed" in (run / "report.html").read_text()
-    line = refused(litesnn("pack", run, *named(place, "Soft")))
-    assert "class Soft cannot be packed: neuron lif2" in line
+    line = refused(litesnn("pack", run, *named(place, "Tired")))
+    assert "class Tired cannot be packed: neuron lif2" in line
     assert "cannot be packed" in refused(litesnn("info", run))
     before = stamps(run)
-    assert litesnn("compress", "--run", run, *named(place, "Soft"), "--quiet").code == 0
+    assert litesnn("compress", "--run", run, *named(place, "Tired"), "--quiet").code == 0
     assert {name for name in before if stamps(run)[name] != before[name]} <= {".lock"}
 
 
@@ -383,7 +383,7 @@ def write_weights(place: Path, folder: Path, change: Callable[[dict[str, torch.T
         ("none.py:Net", "none.py: no such file or folder"),
         (
             "net.py:Missing",
-            "class Missing is not in it; it has Spike, Lif, Net, Soft, Analog, Sized, Flat, Large, Events, ",
+            "class Missing is not in it; it has Spike, Lif, Net, Tired, Analog, Sized, Flat, Large, Events, ",
         ),
         ("net.py:Other", "class Other is no torch module"),
         ("net.py:Sized", "class Sized needs the arguments size; give them defaults"),

@@ -446,7 +446,7 @@ def test_an_image_that_ends_too_early_is_refused() -> None:
     ("at", "value", "message"),
     [
         (0, 0, "begins with LSNN"),
-        (1, 2, "version: expected 1"),
+        (1, 3, "version: expected 1 or 2"),
         (2, 5, "size: expected the bytes of the image"),
         (3, 0, "timesteps: expected 1 to 64, found 0"),
         (4, 2**31 - 1, "channels: expected 1 to 67108864"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from given import INFO, Lif, Row, given, known, pixels, tail
+from given import INFO, ChargedLif, LateLif, Lif, Row, given, known, pixels, tail
 from litesnn.compression.deploy import _handed, packed_model, prove_equal
 from litesnn.compression.graph import Handing
 from litesnn.compression.layers import CompressedLayer
@@ -26,7 +26,7 @@ from litesnn.front_end import EventFrames
 from litesnn.snn.compconv import Compression
 from litesnn.snn.cost import Axis, Meter, taps_along
 from litesnn.snn.network import InputInfo
-from test_given_neurons import Learning, Masked, Step
+from test_given_neurons import Adaptive, Learning, Masked, Step, Tired
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -255,6 +255,22 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "a sum of votes": lambda: Row(conv(1, 4), Lif(), *tail()[:2], nn.Linear(4, 21, bias=False), Votes(7.0)),
     "dropout with a state": lambda: Row(conv(1, 4), Lif(), Masked(), conv(4, 4), Lif(), *tail()),
     "no leak": lambda: Row(conv(1, 4), Lif(1.0), *tail()),
+    "soft reset": lambda: Row(conv(1, 4), Lif(soft=True), conv(4, 4), nn.BatchNorm2d(4), Lif(soft=True), *tail()),
+    "soft reset after the leak": lambda: Row(conv(1, 4), LateLif(0.9), conv(4, 4), LateLif(0.9, 0.6), *tail()),
+    "no reset": lambda: Row(conv(1, 4), LateLif(subtracted=0.0), conv(4, 4), LateLif(subtracted=0.0), *tail()),
+    "integrate and fire": lambda: Row(conv(1, 4), Lif(1.0, soft=True), conv(4, 4), Lif(1.0, soft=True), *tail()),
+    "charged": lambda: Row(conv(1, 4), ChargedLif(0.4), conv(4, 4), nn.BatchNorm2d(4), ChargedLif(0.4, 0.7), *tail()),
+    "leaks": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), conv(4, 4), Lif(1.0), *tail()),
+    "learned leaks": lambda: Row(
+        *(conv(1, 4), ChargedLif(0.37, 0.4, learned=True), conv(4, 4), ChargedLif(0.731, 0.5, soft=False, learned=True)),
+        *(conv(4, 4), Learning(leak=torch.tensor(0.5)), *tail()),
+    ),
+    "hard and soft": lambda: Row(
+        *(conv(1, 4), LateLif(0.8), conv(4, 4), Lif(threshold=0.7), conv(4, 4), Lif(0.3, 0.6, soft=True), *tail())
+    ),
+    "max pooling of soft resets": lambda: Row(
+        *(conv(1, 4), Lif(soft=True), nn.MaxPool2d(2), conv(4, 4), Lif(1.0, soft=True), nn.Flatten(), nn.Linear(64, 3))
+    ),
 }
 
 
@@ -526,12 +542,11 @@ class Square(nn.Module):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "soft reset": (lambda: Row(conv(1, 4), Lif(soft=True), *tail()), r"neuron layers.1 \(given.Lif\) is no hard-reset"),
-    "leaks": (lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), *tail()), "neuron layers.3 leaks to 0.25"),
-    "learned leaks": (
-        lambda: Row(conv(1, 4), Learning(leak=torch.tensor(0.5)), conv(4, 4), Lif(), *tail()),
-        "the leak of neuron layers.1 is learned, apart from those of others",
+    "a state besides the membrane": (
+        lambda: Row(conv(1, 4), Tired(), *tail()),
+        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero or by sub",
     ),
+    "thresholds that grow": (lambda: Row(conv(1, 4), Adaptive(), *tail()), "layers.1 .* is no neuron of the packed file"),
     "a leak for each channel": (
         lambda: Row(conv(1, 4), Learning(leak=torch.full((4, 1, 1), 0.5)), *tail()),
         r"neuron layers.1 .*: as it learns, its neurons have different leaks",

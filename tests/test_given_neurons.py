@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from given import Lif
+from given import ChargedLif, LateLif, Lif
 from litesnn.compression.neurons import Lif as Found
 from litesnn.compression.neurons import NotLif, drive, identify, learned_leak, reset_states
 from litesnn.compression.states import find_roles, resets_with_arguments
@@ -53,6 +53,41 @@ class Tired(Lif):
         self.last = None
 
 
+class Adaptive(Lif):
+    """Every spike makes the next one harder."""
+
+    spent: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane = self.leak * self.membrane + x
+        spikes = (membrane > self.threshold + self.spent).float()
+        self.membrane, self.spent = membrane * (1 - spikes), 0.9 * self.spent + 0.5 * spikes
+        return spikes
+
+    def reset(self) -> None:
+        super().reset()
+        self.spent = 0.0
+
+
+class ResetElsewhere(Lif):
+    """After a spike it begins higher than at first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = super().forward(x)
+        self.membrane = self.membrane + 0.25 * spikes
+        return spikes
+
+
+class Rewarded(Lif):
+    """A spike adds to the membrane."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane = self.leak * self.membrane + x
+        spikes = (membrane > self.threshold).float()
+        self.membrane = membrane + 0.5 * spikes
+        return spikes
+
+
 class PerChannel(Lif):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x * torch.arange(1.0, 1 + x.shape[1])[:, None, None])
@@ -86,12 +121,48 @@ def test_a_hard_reset_lif_is_found_to_the_last_bit(leak: float, threshold: float
 def test_a_neuron_that_divides_its_input_and_fires_at_its_threshold() -> None:
     found = identify(call_of(Charging(0.5, 1.0)))
     assert (found.leak, found.threshold) == (0.5, float(np.nextafter(np.float32(2), np.float32(0))))
+    assert found.reset is None
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.2, 0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("threshold", [0.3, 1.0, 7.0])
+def test_a_soft_reset_is_found_before_and_after_the_leak(leak: float, threshold: float) -> None:
+    before, after = identify(call_of(Lif(leak, threshold, soft=True))), identify(call_of(LateLif(leak, threshold)))
+    assert before.leak == after.leak == leak
+    assert after.reset == pytest.approx(threshold, rel=1e-12)
+    if leak > 0:
+        assert before.reset == pytest.approx(leak * threshold, rel=1e-12)
+    else:
+        assert before.reset is None  # nothing is left to take from
+
+
+@pytest.mark.parametrize("subtracted", [0.0, 0.123, 0.75, 3.0])
+@pytest.mark.parametrize("leak", [0.5, 1.0])
+def test_a_spike_may_take_anything(leak: float, subtracted: float) -> None:
+    found = identify(call_of(LateLif(leak, 1.0, subtracted=subtracted)))
+    assert (found.leak, found.threshold) == (leak, 1.0)
+    assert found.reset == pytest.approx(subtracted, abs=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.77])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_neuron_that_is_charged_with_a_learned_rate(rate: float, soft: bool) -> None:
+    neuron = ChargedLif(rate, 1.0, soft=soft, learned=True)
+    call = call_of(neuron)
+    found = identify(call)
+    assert found.leak == pytest.approx(1 - rate, abs=2e-7)
+    assert found.threshold == pytest.approx(1 / rate, rel=2e-7)
+    assert found.reset == (pytest.approx((1 - rate) / rate, rel=2e-6) if soft else None)
+    assert isinstance(neuron.w, nn.Parameter)
+    assert learned_leak([call], found) == (id(neuron.w),)
 
 
 @pytest.mark.parametrize(
     ("neuron", "why"),
     [
-        (Lif(soft=True), "does not reset to zero"),
+        (Adaptive(), "does not reset to zero"),
+        (ResetElsewhere(), "does not reset to zero"),
+        (Rewarded(), "a spike adds 0.25 to its membrane"),
         (Tired(), "does not reset to zero"),
         (PerChannel(), "different thresholds"),
         (Graded(), "not 0 or 1"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
 from litesnn.deploy.packed import InputSpec, PackedModel, Readout, Synapses
 from litesnn.deploy.packed import Population as PackedPopulation
+from litesnn.deploy.packed_model import shortest_decimal
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
@@ -33,13 +34,15 @@ from litesnn.snn.backbone import INPUT_SCALE
 from litesnn.snn.compconv import Compression
 from litesnn.snn.network import InputInfo
 
-__all__ = ["Folding", "exact_populations", "fold_graph", "packed_model", "prove_equal"]
+__all__ = ["Folding", "exact_populations", "fold_graph", "own_neuron", "packed_model", "prove_equal"]
 
 _INPUT_STEPS = round(1 / INPUT_SCALE)
 _LARGEST_INPUT = 127
 _ROUNDING = 1e-4
 """Share of spikes that may differ between the module's neurons and the packed file's."""
 _POOL_SCALE = 2.0  # times the threshold: one spike in the window is enough
+_SAME = 1e-6
+"""Leaks, and resets in units of the threshold, that are closer than this are those of one neuron: both are measured."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +240,8 @@ def packed_model(
                 weights = part.codes[..., None, None] if layer.is_linear else part.codes
                 codes, scale = codes_of(torch.cat([weights] * leaf.repeats, 1)), array_of(part.scale)
                 synapses.append(Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes, scale))
-        rate = (rates or {}).get(population.name)
-        populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate))
+        rate, (leak, reset) = (rates or {}).get(population.name), own_neuron(graph, population)
+        populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate, leak=leak, reset=reset))
     (head,) = folding.readout.connections
     assert head.codes is not None
     bits, _ = compressions[graph.readout].choice()
@@ -256,7 +259,24 @@ def packed_model(
             array_of(head.scale),
             array_of(folding.readout.bias),
         ),
+        reset=None if graph.lif.reset is None else shortest_decimal(graph.lif.reset),
     )
+
+
+def own_neuron(graph: Graph, population: Population) -> tuple[float | None, float | Literal["hard"] | None]:
+    """The leak and the reset of a population in the packed file, in units of its currents; ``None``: those of the file.
+
+    What hands on spikes is reset to zero, so that it has nothing that could leak.
+    """
+    shared, lif = graph.lif, population.lif
+    if population.handing is not None or lif.reset is None:
+        reset: float | Literal["hard"] | None = None if shared.reset is None else "hard"
+    else:
+        own = lif.reset * shared.threshold / lif.threshold
+        same = shared.reset is not None and abs(own - shared.reset) <= _SAME * max(own, shared.threshold)
+        reset = None if same else shortest_decimal(own)
+    same_leak = population.handing is not None or abs(lif.leak - shared.leak) <= _SAME
+    return None if same_leak else lif.leak, reset
 
 
 @torch.no_grad()

@@ -1,19 +1,19 @@
 """From a tape to the graph of the packed file: populations of neurons, the layers between them, and a readout.
 
 In: the tape of a module. Out: a :class:`Graph` of names, or :class:`Inexpressible`, which names what the file has no
-words for. What a packed file can hold is in docs/format.md: hard-reset LIF neurons with one leak and one threshold,
-convolutions with padding kernel // 2 on concatenated spikes, their sums, identities, and a linear readout of spikes
-summed over the map.
+words for. What a packed file can hold is in docs/format.md: LIF neurons with one threshold, a leak for each population
+and a hard or soft reset, convolutions with padding kernel // 2 on concatenated spikes, their sums, identities, and a
+linear readout of spikes summed over the map.
 
 Exact equivalents that are used:
 
 - Batch norm behind a layer, or behind a sum of layers, folds into scales and bias.
 - A layer whose currents reach several populations (a membrane shortcut) is in the file once for each of them: the same
   codes, with the scales of that population.
-- A neuron with another threshold θ' gets its currents times θ/θ'.
-- Max pooling of spikes is a population: a convolution with a weight at the pixels of each channel's own window, and any
-  one of them makes a fresh neuron fire. It is fresh at every step, because it has either fired and been reset, or been
-  given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding makes are needed.
+- A neuron with another threshold θ' gets its currents times θ/θ', and what a spike takes from its membrane likewise.
+- Max pooling of spikes is a population with the hard reset: a convolution with a weight at the pixels of each channel's
+  own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because it has either fired and
+  been reset, or been given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding makes are needed.
 - A flattened map of H × W before a linear layer is a population of C·H·W channels of one pixel, each of which is given
   one pixel: a kernel of 2·max(H, W) − 1 around the first pixel covers the whole map.
 - A layer that reads a sum of spikes reads them side by side, its weights repeated for each of them.
@@ -126,13 +126,17 @@ class Handing:
 
 @dataclass(frozen=True)
 class Population:
-    """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own."""
+    """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own.
+
+    ``learns``: whether training moves their leak.
+    """
 
     name: str
     current: Node | None
     lif: Lif
     channels: int
     handing: Handing | None = None
+    learns: bool = False
 
     @property
     def layers(self) -> list[str]:
@@ -197,7 +201,6 @@ class _Builder:
         self.tape, self.steps, self.static = tape, steps, static
         self.graph = Graph()
         self.known: dict[tuple[str, int], int] = {}
-        self.learned: dict[str, tuple[int, ...]] = {}
 
     def build(self, output: Value) -> Graph:
         value = self.through(output)
@@ -224,17 +227,6 @@ class _Builder:
             graph.readout_sources, graph.readout_repeats = self.summed(pooled, call.name)
         if IMAGE in graph.readout_sources:
             raise Inexpressible(f"{call.name} reads the image; the packed readout reads spikes")
-        for population in graph.populations:
-            if abs(population.lif.leak - graph.lif.leak) > 1e-6 and population.handing is None:
-                raise Inexpressible(
-                    f"neuron {population.name} leaks to {population.lif.leak:g} of its membrane and neuron "
-                    f"{graph.populations[0].name} to {graph.lif.leak:g}; the packed file has one leak"
-                )
-        learning = [name for name, parameters in self.learned.items() if parameters]
-        if learning and len(set(self.learned.values())) > 1:
-            raise Inexpressible(
-                f"the leak of neuron {learning[0]} is learned, apart from those of others; the packed file has one leak"
-            )
         return graph
 
     def summed(self, value: Value, reader: str) -> tuple[tuple[int, ...], int]:
@@ -317,18 +309,19 @@ class _Builder:
         calls = self.once(call)
         try:
             lif = identify(calls[:2])
-            self.learned[call.name] = learned_leak(calls[:2], lif)
+            learns = bool(learned_leak(calls[:2], lif))
         except NotLif as error:
             library, _, _ = type(call.module).__module__.partition(".")
             kind = type(call.module).__name__
             kind = kind if library.startswith(GIVEN_PREFIX) else f"{library}.{kind}"
             raise Inexpressible(
-                f"neuron {call.name} ({kind}) is no hard-reset LIF, which is all that the packed file has: {error}"
+                f"neuron {call.name} ({kind}) is no neuron of the packed file, a LIF that resets to zero or by subtraction: "
+                f"{error}"
             ) from None
         current = self.current(call.inputs[0], call.name)
         if not _layers(current):
             raise Inexpressible(f"neuron {call.name} has no layer with weights before it")
-        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1]))
+        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learns=learns))
 
     def add(self, key: tuple[str, int], population: Population) -> int:
         self.known[key] = len(self.graph.populations)

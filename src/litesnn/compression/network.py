@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litesnn.compression.deploy import Folding, fold_graph
+from litesnn.compression.deploy import Folding, fold_graph, own_neuron
 from litesnn.compression.graph import Graph, Handing, Inexpressible, build_graph, leaves_of, made_of_image, read_kinds
 from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.plain import require_plain, settle_weights
@@ -48,6 +48,8 @@ __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of
 
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
+_NEURONS, _OWN_NEURON, _SHARED_NEURON = 32, 26, 5
+"""More of them if a file says other neurons than those of one leak and the hard reset: in all, and for each population."""
 
 _RESET_NAMES = "reset() or reset_mem()"
 _TRACED_STEPS = 2
@@ -150,7 +152,8 @@ class Given(nn.Module):
 
         What hands on spikes without a layer is part of it, as nothing of that is chosen.
         """
-        return _HEADER + _HEADER_PER_LAYER * len(self.layers) + self._other_bytes + self._handed_bytes
+        neurons = 0 if self.graph is None else _neuron_bytes(self.graph)
+        return _HEADER + _HEADER_PER_LAYER * len(self.layers) + neurons + self._other_bytes + self._handed_bytes
 
     def _others(self) -> dict[str, nn.Parameter]:
         """Parameters that no packed file holds: neither of a compressed layer nor of a norm, nor of a neuron in it."""
@@ -714,6 +717,15 @@ def _handed_weights(graph: Graph) -> list[tuple[int, int, int]]:
             kept = population.channels * handing.window**2
             found.append((population.channels * inputs * handing.kernel**2, kept, population.channels))
     return found
+
+
+def _neuron_bytes(graph: Graph) -> int:
+    """Bytes of the header for neurons that are not all alike, or will not be when leaks are learned."""
+    learns = any(population.learns for population in graph.populations)
+    own = [learns or own_neuron(graph, population) != (None, None) for population in graph.populations]
+    if not any(own):
+        return 0 if graph.lif.reset is None else _NEURONS
+    return _NEURONS + sum(_OWN_NEURON if each else _SHARED_NEURON for each in own)
 
 
 def _output(output: Any) -> Tensor:

@@ -1,13 +1,16 @@
 """Which neuron is it? A module is given currents and answers with spikes; nobody asks how it is made.
 
-In: a neuron of any library, and the way it was called. Out: leak and threshold of the hard-reset LIF that it is,
+In: a neuron of any library, and the way it was called. Out: leak, threshold and reset of the LIF neuron that it is,
 
-    u = λ·u·(1 − s) + x,   s = 1 if u > θ else 0
+    u = λ·u·(1 − s) + x   or, with a soft reset,   u = λ·u − R·s + x,   s = 1 if u > θ else 0
 
 in units of its own input, or why it is none. The threshold is the largest float32 current that does not make a fresh
 neuron fire, found by bisection: "fires at 1" is "fires above the float before 1", and a neuron that first divides its
 input by τ has a threshold τ times as large, exactly. The leak follows from the current that a neuron which holds θ
-needs to fire. Then random currents decide whether the module is that neuron: spike for spike, over many steps.
+needs to fire, the reset from the currents that one needs which has just fired: a neuron that was reset to where it began
+needs θ again, however far above θ it was; one from whose membrane R was taken, θ + R less what is left. A threshold that
+is subtracted before the membrane leaks is R = λ·θ, one that is subtracted afterwards R = θ. Then random currents decide
+whether the module is that neuron: spike for spike, over many steps.
 
 Shapes: T timesteps, B batch, whatever shape [B, …] the module was called with.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +40,7 @@ _ROUNDING = 1e-4
 
 
 class NotLif(Exception):
-    """Why a module is no hard-reset LIF."""
+    """Why a module is no LIF neuron of the packed file."""
 
 
 class Uneven(NotLif):
@@ -45,10 +49,11 @@ class Uneven(NotLif):
 
 @dataclass(frozen=True)
 class Lif:
-    """A hard-reset LIF neuron in units of its input."""
+    """A LIF neuron in units of its input; ``reset``: what a spike takes from the next membrane, ``None``: all of it."""
 
     leak: float
     threshold: float
+    reset: float | None = None
 
 
 @torch.no_grad()
@@ -96,9 +101,12 @@ def identify(calls: Call | Sequence[Call]) -> Lif:
     if drive(calls, torch.stack([held, torch.zeros_like(held)]))[1].any():
         raise NotLif("its membrane grows without any current")
     second = _bisect(lambda x: drive(calls, torch.stack([held, x]))[1], shape, device)
-    leak = _shortest(1.0 - _common(second, "leaks", rounding=True) / threshold)
-    _verify(calls, Lif(leak, threshold), shape, device)
-    return Lif(leak, threshold)
+    leak = _shortest(1.0 - _common(second, "leaks", rounding=True) / threshold, _SAME_LEAK / 2)
+    if not 0 <= leak <= 1:
+        raise NotLif(f"it leaks to {leak:.4g} of its membrane, not to 0…1 of it")
+    found = Lif(leak, threshold, _reset(calls, leak, threshold, shape, device))
+    _verify(calls, found, shape, device)
+    return found
 
 
 @torch.no_grad()
@@ -147,27 +155,47 @@ def _common(values: Tensor, what: str, *, rounding: bool = False) -> float:
     return (least + most) / 2 if rounding else least
 
 
-def _shortest(leak: float) -> float:
-    """The number of fewest decimals that the measured leak may be."""
+def _reset(
+    calls: Sequence[Call], leak: float, threshold: float, shape: torch.Size, device: torch.device
+) -> float | None:
+    """What a spike takes from the membrane of the next timestep; ``None``: all of it. Raises ``NotLif``."""
+
+    def needed(first: float) -> float:
+        before = torch.full(shape, first, device=device)
+        second = _bisect(lambda x: drive(calls, torch.stack([before, x]))[1], shape, device)
+        return _common(second, "resets", rounding=True)
+
+    just_fired = needed(float(np.nextafter(np.float32(threshold), np.float32(_LARGEST))))
+    if all(abs(each - threshold) <= _SAME_LEAK * threshold for each in (just_fired, needed(1.5 * threshold))):
+        return None
+    reset = just_fired - threshold + leak * threshold
+    tolerance = 2 * _SAME_LEAK * max(threshold, abs(reset))
+    if reset < -tolerance:
+        raise NotLif(f"a spike adds {-reset:.4g} to its membrane")
+    even = _shortest(threshold, tolerance)  # of a neuron that fires at its threshold, ours is the float before
+    likely = [each for each in (leak * even, even) if abs(each - reset) <= tolerance]
+    return likely[0] if likely else max(0.0, _shortest(reset, tolerance))
+
+
+def _shortest(value: float, tolerance: float) -> float:
+    """The number of fewest decimals that a measured value may be."""
     for digits in range(8):
-        if abs(round(leak, digits) - leak) <= _SAME_LEAK / 2:
-            return round(leak, digits) + 0.0  # not -0.0
-    return leak
+        if abs(round(value, digits) - value) <= tolerance:
+            return round(value, digits) + 0.0  # not -0.0
+    return value
 
 
 def _verify(calls: Sequence[Call], found: Lif, shape: torch.Size, device: torch.device) -> None:
     """Compare on random currents. Raises ``NotLif``."""
-    if not 0 <= found.leak <= 1:
-        raise NotLif(f"it leaks to {found.leak:.4g} of its membrane, not to 0…1 of it")
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([0.3, 1.0, 2.0]).view(-1, *[1] * (len(shape) + 1))
     for scale in scales:
         noise = torch.randn(_STEPS, *shape, generator=generator) + 0.3
         currents = (scale * found.threshold * noise).reshape(_STEPS, *shape).to(device)
         theirs = drive(calls, currents)
-        ours = lif(currents, leak=found.leak, threshold=found.threshold)
+        ours = lif(currents, leak=found.leak, threshold=found.threshold, reset=found.reset)
         if float((theirs != ours).float().mean()) > _ROUNDING:
             raise NotLif(
-                f"it does not reset to zero when it fires, as a LIF neuron with leak {found.leak:g} would "
-                "(reset by subtraction? a state besides the membrane?)"
+                f"it does not reset to zero when it fires, as a LIF neuron with leak {found.leak:g} would, and not by a "
+                "subtraction (a state besides the membrane?)"
             )

@@ -13,7 +13,8 @@ Then every part of the file computes from *the module's own spikes*, which keeps
   makes currents of several neurons, and of what is rounded to zero; and by 16 roundings of the biases and means that
   the module adds by themselves, which cancel in the file.
 - Its spikes may differ where the membrane is as close to the threshold as the currents may differ, and 2⁻²⁰ of both
-  for the module's own rounding and the leak, which is measured.
+  for the module's own rounding and the leak, which is measured. With a soft reset nothing is forgotten, and 2⁻²⁰ of what
+  is left and of what a spike takes are added.
 - The readout of the module's spikes may differ from its outputs by the rounding of float32.
 
 Where no spike differs in that way, the file, run by itself, has to make the module's spikes and predictions.
@@ -45,7 +46,7 @@ from litesnn.compression.norms import affine_of
 from litesnn.compression.plain import settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.tape import tensors_in
-from litesnn.deploy.packed import PackedModel, Population
+from litesnn.deploy.packed import PackedModel, PackedNeuron, Population, neuron_of
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.errors import InputError, LitesnnError
 from litesnn.snn.backbone import INPUT_SCALE
@@ -261,14 +262,14 @@ def _compare(
     for index, (population, rows) in enumerate(zip(graph.populations, packed.populations, strict=True)):
         currents = reference.currents(rows, image, spikes)
         if population.current is None:  # what its own spikes pool to
-            spikes.append(_fires(currents, packed, np.zeros(currents.shape, np.uint8))[0])
+            spikes.append(_fires(currents, neuron_of(packed, rows), np.zeros(currents.shape, np.uint8))[0])
             continue
         room = _room(reference, rows, gaps[index], image, spikes)
         unit = population.lif.threshold / graph.lif.threshold
         theirs = _stacked(inputs[population.name], steps, currents.shape) / unit
         _require_close(theirs, currents, room, f"the currents of neuron {population.name}")
         fired = _stacked(outputs[population.name], steps, currents.shape).astype(np.uint8)
-        ours, unlike = _fires(currents, packed, fired, room)
+        ours, unlike = _fires(currents, neuron_of(packed, rows), fired, room)
         if unlike.any():
             raise LitesnnError(
                 f"packed file and module differ in {int(unlike.sum())} spikes of neuron {population.name}, "
@@ -386,22 +387,27 @@ def _require_close(theirs: NDArray[Any], ours: Floats, room: Floats, what: str) 
 
 
 def _fires(
-    currents: Floats, packed: PackedModel, before: Spikes, room: Floats | None = None
+    currents: Floats, neuron: PackedNeuron, before: Spikes, room: Floats | None = None
 ) -> tuple[Spikes, NDArray[np.bool_]]:
-    """Spikes [T, B, C, H, W] of the file's neurons if they are reset when ``before`` fires, and where the two differ by
+    """Spikes [T, B, C, H, W] of a population's neurons if they are reset when ``before`` fires, and where the two differ by
     more than ``room``. Without room, they are reset when they fire.
     """
-    leak, threshold, one = np.float32(packed.leak), np.float32(packed.threshold), np.float32(1)
+    leak, threshold, one = np.float32(neuron.leak), np.float32(neuron.threshold), np.float32(1)
+    taken = np.float32(neuron.reset or 0)
     ours = np.zeros(currents.shape, np.uint8)
     unlike = np.zeros(currents.shape, bool)
     u, s, slack = np.zeros_like(currents[0]), np.zeros_like(currents[0]), np.zeros_like(currents[0])
     for t, x in enumerate(currents):
-        u = (leak * u) * (one - s) + x
+        left = leak * u
+        u = (left * (one - s) if neuron.reset is None else left - taken * s) + x
         ours[t] = u > threshold
         s = (ours if room is None else before)[t].astype(np.float32)
         if room is not None:
-            kept = one - (before[t - 1].astype(np.float32) if t else np.float32(0))
-            slack = leak * slack * kept + room[t] + np.float32(_NEURON) * (np.abs(u) + threshold)
+            spiked = before[t - 1].astype(np.float32) if t else np.float32(0)
+            kept, size = one - spiked, np.abs(u) + threshold
+            if neuron.reset is not None:  # nothing is forgotten, and what a spike takes is measured too
+                kept, size = one, size + taken * spiked + np.abs(left)
+            slack = leak * slack * kept + room[t] + np.float32(_NEURON) * size
             unlike[t] = (ours[t] != before[t]) & (np.abs(u - threshold) > slack)
     return ours, unlike
 

@@ -243,7 +243,7 @@ class _HeaderReader:
         self.count(len(rows), MAX_POPULATIONS, "populations", self.origin)
         populations = tuple(self.population(row, index) for index, row in enumerate(rows))
         if own:
-            populations = self.neurons(record["neurons"], reset, fraction, populations)
+            populations = self.own_neurons(record["neurons"], reset, fraction, populations)
         readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
         return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction, reset)
 
@@ -269,7 +269,7 @@ class _HeaderReader:
             refuse(where, f"null, or a multiple of 2^-{fraction} from 0 to 2^{30 - fraction}", value)
         return reset
 
-    def neurons(
+    def own_neurons(
         self, value: object, reset: float | None, fraction: int | None, populations: tuple[PopulationRow, ...]
     ) -> tuple[PopulationRow, ...]:
         """The populations with the leaks and resets of their own; if none has any, the model's reset is a soft one."""

@@ -29,6 +29,7 @@ __all__ = [
     "has_own_neurons",
     "neuron_of",
     "population_shapes",
+    "shortest_decimal",
 ]
 
 IMAGE = -1
@@ -106,7 +107,7 @@ class Population(_Record):
         if self.rate is not None:
             object.__setattr__(self, "rate", round(self.rate, 4))
         if self.leak is not None:
-            object.__setattr__(self, "leak", _shortest(self.leak))
+            object.__setattr__(self, "leak", shortest_decimal(self.leak))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,8 +147,8 @@ class InputSpec(_Record):
         return self.kind == "events"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
-        object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
+        object.__setattr__(self, "mean", tuple(map(shortest_decimal, self.mean)))
+        object.__setattr__(self, "std", tuple(map(shortest_decimal, self.std)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -222,7 +223,7 @@ def described(model: PackedModel) -> str:
     )
 
 
-def _shortest(value: float) -> float:
+def shortest_decimal(value: float) -> float:
     """The number of fewest decimal digits that is ``value`` in float32; at most 9 digits are needed."""
     with np.errstate(over="ignore"):  # a largest number may be rounded beyond it
         single = np.float32(value)

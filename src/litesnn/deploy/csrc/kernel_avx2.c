@@ -25,7 +25,7 @@ static inline vec vec_carry(vec a, vec b, vec c)
 }
 
 /* The written meaning of LIF and LIF_SOFT is in kernel.inc. `soft` is known to the compiler. */
-INLINE void avx2_fire(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
+INLINE void avx2_step(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
                       const int soft, uint8_t bit, uint8_t *spikes)
 {
     const __m256 leaks = _mm256_set1_ps(leak), thresholds = _mm256_set1_ps(threshold), resets = _mm256_set1_ps(reset);
@@ -53,13 +53,13 @@ INLINE void avx2_fire(float *u, const float *x, const float *bias, float leak, f
 static inline void avx2_lif(float *u, const float *x, const float *bias, float leak, float threshold, uint8_t bit,
                             uint8_t *spikes)
 {
-    avx2_fire(u, x, bias, leak, threshold, 0.0f, 0, bit, spikes);
+    avx2_step(u, x, bias, leak, threshold, 0.0f, 0, bit, spikes);
 }
 
 static inline void avx2_lif_soft(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
                                  uint8_t bit, uint8_t *spikes)
 {
-    avx2_fire(u, x, bias, leak, threshold, reset, 1, bit, spikes);
+    avx2_step(u, x, bias, leak, threshold, reset, 1, bit, spikes);
 }
 #define LIF avx2_lif
 #define LIF_SOFT avx2_lif_soft

@@ -22,7 +22,7 @@ static inline vec vec_sum(vec a, vec b, vec c) { return _mm512_ternarylogic_epi6
 static inline vec vec_carry(vec a, vec b, vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0xE8); }
 
 /* The written meaning of LIF and LIF_SOFT is in kernel.inc. `soft` is known to the compiler. */
-INLINE void avx512_fire(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
+INLINE void avx512_step(float *u, const float *x, const float *bias, float leak, float threshold, float reset,
                         const int soft, uint8_t bit, uint8_t *spikes)
 {
     const __m512 leaks = _mm512_set1_ps(leak), thresholds = _mm512_set1_ps(threshold), resets = _mm512_set1_ps(reset);
@@ -47,13 +47,13 @@ INLINE void avx512_fire(float *u, const float *x, const float *bias, float leak,
 static inline void avx512_lif(float *u, const float *x, const float *bias, float leak, float threshold, uint8_t bit,
                               uint8_t *spikes)
 {
-    avx512_fire(u, x, bias, leak, threshold, 0.0f, 0, bit, spikes);
+    avx512_step(u, x, bias, leak, threshold, 0.0f, 0, bit, spikes);
 }
 
 static inline void avx512_lif_soft(float *u, const float *x, const float *bias, float leak, float threshold,
                                    float reset, uint8_t bit, uint8_t *spikes)
 {
-    avx512_fire(u, x, bias, leak, threshold, reset, 1, bit, spikes);
+    avx512_step(u, x, bias, leak, threshold, reset, 1, bit, spikes);
 }
 #define LIF avx512_lif
 #define LIF_SOFT avx512_lif_soft

@@ -36,7 +36,8 @@ static inline snn_real snn_bias(snn_scale bias, unsigned shift) {
 static inline snn_real snn_membrane(const snn_neuron *neuron, snn_real u, int spiked, snn_real x) {
     snn_real kept = snn_shifted(u, 2);
     if (spiked) {
-        kept = neuron->soft ? kept - neuron->reset : 0;
+        kept = kept - neuron->reset;
+        return neuron->soft ? kept + x : x;
     }
     return kept + x;
 }
