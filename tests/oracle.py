@@ -18,6 +18,7 @@ from torch import Tensor
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell import Cell
 from litesnn.snn.compconv import CompConv, Connection
+from litesnn.snn.population import Neurons
 
 STEPS = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.336}  # Max (1960)
 
@@ -51,6 +52,22 @@ def lif(currents: Sequence[Tensor]) -> list[Tensor]:
     for x in currents:
         u = (0.2 * u) * (1 - s) + x
         s = _Spike.apply(u)  # type: ignore[no-untyped-call]
+        spikes.append(s)
+    return spikes
+
+
+def stepped(module: Neurons, currents: Sequence[Tensor]) -> list[Tensor]:
+    """Spikes of every timestep [B, C, …] of any neurons, by their model's step: one neuron is like every other."""
+    model = module.model
+    if model.key == "lif":
+        return lif(currents)
+    raw = {learned.name: getattr(module, learned.name) for learned in model.learned}
+    learned = {each.name: each.value(raw[each.name]) for each in model.learned}
+    columns = {name: value.view(-1, 1, 1) if value.dim() else value for name, value in learned.items()}
+    state: tuple[Tensor, ...] = (torch.zeros_like(currents[0]),) * model.states
+    spikes = []
+    for x in currents:
+        state, s = model.step(state, x, {"leak": 0.2, "threshold": 0.5} | columns, _Spike.apply)
         spikes.append(s)
     return spikes
 
@@ -116,7 +133,7 @@ def cell(module: Cell, older: Sequence[Tensor], newer: Sequence[Tensor], mixture
         assert total is not None
         if mixture.channels is not None:
             total = [x * mixture.channels[:, None, None] for x in total]
-        states.append(lif(total))
+        states.append(stepped(module.neurons(node), total))
     return [torch.cat(step, dim=1) for step in zip(*states[2:], strict=True)]
 
 
@@ -129,7 +146,7 @@ def backbone(module: Backbone, x: Tensor, timesteps: int, mixtures: Sequence[Mix
         currents = [current] * timesteps
     else:
         currents = connection(module.stem, [x[:, t] / 32 for t in range(timesteps)], stem)
-    older = newer = lif(currents)
+    older = newer = stepped(module.stem_neurons, currents)
     for index, mixture in enumerate(mixtures):
         older, newer = newer, cell(module.cell(index), older, newer, mixture)
     weight = quantized(module.classifier.weight, genotype.classifier_bits).flatten(1)  # [K, C]

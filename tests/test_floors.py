@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "litesnn"
 WITHOUT_TORCH = (
     "costs",
+    "neurons",
     "quantizers",
     "budget",
     "genotype",

@@ -47,6 +47,7 @@ def genotype(
     stem: int = 4,
     stride: Literal[1, 2, 4] = 1,
     arithmetic: ArithmeticName = "float",
+    neuron: str = "lif",
 ) -> Genotype:
     """A genotype of which a test changes what it is about."""
     return Genotype(
@@ -56,6 +57,7 @@ def genotype(
         cells=tuple(CellGene(level=level, width=width, bits=bits, keep=keep) for level in levels),
         classifier_bits=4,
         arithmetic=arithmetic,
+        neuron=neuron,
     )
 
 

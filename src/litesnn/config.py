@@ -24,6 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
+from litesnn.neurons import DEFAULT, check_neuron, described_neurons
 from litesnn.quantizers import MIDRISE, QUANTIZERS, quantizer_named
 from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
@@ -78,6 +79,7 @@ class ModelSettings(_Settings):
         description="how weights become codes. "
         + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
     )
+    neuron: str = Field(DEFAULT, description=f"neuron. {described_neurons()}")
 
     @field_validator("ops")
     @classmethod
@@ -95,6 +97,11 @@ class ModelSettings(_Settings):
         if any(level < 0 or level > 6 for level in levels) or list(levels) != sorted(levels):
             raise ValueError("levels must lie in 0…6 and not decrease")
         return levels
+
+    @model_validator(mode="after")
+    def _known_neuron(self) -> Self:
+        check_neuron(self.neuron, self.arithmetic)
+        return self
 
 
 class SearchSettings(_Settings):

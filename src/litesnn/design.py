@@ -26,6 +26,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
 from litesnn.data.settings import DATA_FILE
 from litesnn.data.sources import Data, load
+from litesnn.deploy.integerize import require_packable
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
 from litesnn.loop.context import Handed, StageContext
@@ -216,7 +217,9 @@ class Job:
             self.session.show(f"[dim]begun; go on with: {escape(self.run.go_on_command(options))}[/]")
 
     def finish(self) -> None:
-        """Run every stage that is not done."""
+        """Run every stage that is not done. Raises ``InputError`` at once if its end cannot be reached."""
+        if (recipe := self.run.recipe()).module is None:
+            require_packable(recipe.model.neuron)
         require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
             if not processes.first_does(partial(self._is_done, stage)):

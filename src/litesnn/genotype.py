@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
+from litesnn.neurons import DEFAULT, check_neuron
 from litesnn.quantizers import MIDRISE, quantizer_named
 from litesnn.text import first_complaint
 
@@ -180,6 +181,7 @@ class Genotype(_Record):
     classifier_bits: int = Field(ge=1, le=4)
     arithmetic: ArithmeticName = "float"
     quantizer: str = MIDRISE.name
+    neuron: str = DEFAULT
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
@@ -195,14 +197,15 @@ class Genotype(_Record):
         levels = [cell.level for cell in self.cells]
         if levels != sorted(levels):
             raise ValueError("levels must not decrease from cell to cell")
+        check_neuron(self.neuron, self.arithmetic)
         return self
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Genotypes with the first arithmetic and quantizer look as they did before there were others."""
+        """Genotypes with the first arithmetic, neuron and quantizer look as they did before there were others."""
         record: dict[str, Any] = serialize(self)
-        defaults = {"arithmetic": "float", "quantizer": MIDRISE.name}
-        return {key: value for key, value in record.items() if key not in defaults or value != defaults[key]}
+        usual = {"arithmetic": "float", "quantizer": MIDRISE.name, "neuron": DEFAULT}
+        return {key: value for key, value in record.items() if usual.get(key) != value}
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)

@@ -42,6 +42,7 @@ from litesnn.loop.context import StageContext
 from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
+from litesnn.neurons import DEFAULT
 from litesnn.quantizers import MIDRISE
 from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import SearchSpace, read_into, search_with
@@ -364,6 +365,8 @@ def _require_sensible(recipe: Recipe) -> None:
         raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
     if recipe.model.quantizer != MIDRISE.name:
         raise InputError(f"model.quantizer: a given module is quantized by {MIDRISE.name!r} alone")
+    if recipe.model.neuron != DEFAULT:
+        raise InputError(f"model.neuron: a given module keeps its neurons; expected {DEFAULT!r}")
 
 
 def _plan(session: Session) -> Callable[..., StepPlan]:

@@ -8,6 +8,7 @@ They are integers if the network's arithmetic is fixed point.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 
 from litesnn.deploy.packed import Affine, PackedModel, Population, Readout, Synapses
+from litesnn.errors import InputError
 from litesnn.genotype import require_engine
+from litesnn.neurons import NEURONS
 from litesnn.snn.arithmetic import Folded, FoldedGroup
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import THRESHOLD
+from litesnn.snn.population import Neurons
 
-__all__ = ["array_of", "codes_of", "integerize"]
+__all__ = ["array_of", "codes_of", "integerize", "require_packable"]
 
 _IMAGE = -1
 
@@ -35,13 +39,14 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         rates: measured firing rate of each population by name ("stem", "cell 1 node 0", …), to be stored in the file.
 
     Raises:
-        InputError: an operation of the network cannot be packed.
+        InputError: the packed file cannot hold an operation or the neurons of the network.
     """
     require_engine((edge.op for edge in network.genotype.edges), "reference")
+    require_packable(network.genotype.neuron)
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
-    populations = [_population((stem,), group, rates.get("stem"))]
+    populations = [_population((stem,), group, rates.get("stem"), backbone.stem_neurons)]
     older: tuple[int, ...] = (0,)
     newer = older
     for index, mix in enumerate(network.mixes()):
@@ -56,7 +61,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
             )
             rate = rates.get(f"cell {index + 1} node {node}")
             sources.append((len(populations),))
-            populations.append(_population(synapses, group, rate))
+            populations.append(_population(synapses, group, rate, cell.neurons(node)))
         older, newer = newer, tuple(population for source in sources[2:] for population in source)
     group = backbone.folded_classifier()
     (head,) = group.connections
@@ -72,20 +77,33 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         fraction=group.fraction,
     )
     info, arithmetic = network.info, backbone.arithmetic
+    shared = None if backbone.stem_neurons.are_own else backbone.stem_neurons.packed()
     return PackedModel(
         input=info.input,
         timesteps=network.genotype.timesteps,
-        leak=arithmetic.leak,
+        leak=arithmetic.leak if shared is None else shared.leak,
         threshold=THRESHOLD,
         classes=info.classes,
         populations=tuple(populations),
         readout=readout,
         fraction=arithmetic.fraction,
+        reset=None if shared is None else shared.reset,
     )
 
 
-def _population(synapses: tuple[Synapses, ...], group: FoldedGroup, rate: float | None) -> Population:
-    return Population(synapses, array_of(group.bias), rate, bias_shift=group.bias_shift)
+def require_packable(neuron: str) -> None:
+    """Refuse a neuron that the packed file cannot hold. Raises ``InputError``."""
+    if NEURONS[neuron].packed is None:
+        able = ", ".join(key for key, model in NEURONS.items() if model.packed is not None)
+        raise InputError(f"model.neuron: networks of {neuron!r} neurons cannot be packed; expected one of {able}")
+
+
+def _population(synapses: tuple[Synapses, ...], group: FoldedGroup, rate: float | None, neurons: Neurons) -> Population:
+    population = Population(synapses, array_of(group.bias), rate, bias_shift=group.bias_shift)
+    if not neurons.are_own:
+        return population  # as the model says for all of them
+    own = neurons.packed()
+    return replace(population, leak=own.leak, reset=own.reset)
 
 
 def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], bits: int) -> Synapses:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.input_spec import InputSpec
+from litesnn.input_spec import InputSpec, shortest_decimal
 
 __all__ = [
     "IMAGE",

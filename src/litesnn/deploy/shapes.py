@@ -7,6 +7,9 @@ sources and numbers of kept weights of every network of that genotype, and with 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +17,12 @@ from litesnn.costs.size import kept_count
 from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, Population, Readout, Synapses
 from litesnn.genotype import OPS, Genotype
 from litesnn.input_spec import InputSpec
+from litesnn.neurons import NEURONS
 from litesnn.quantizers import QUANTIZERS, Quantizer, ends_of
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.neuron import THRESHOLD
+from litesnn.snn.population import Neurons
 
 __all__ = ["model_of_shapes"]
 
@@ -35,7 +40,14 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
     codes = _codes((stem.channels, spec.shape[0], STEM_KERNEL, STEM_KERNEL), 1.0, ends)
     bits = ends.code_bits(stem.bits)
     first = Synapses((IMAGE,), STEM_KERNEL, stem.stride, bits, codes, affine(stem.channels))
-    populations = [Population((first,), affine(stem.channels), None)]
+    neurons = Neurons(NEURONS[genotype.neuron], 1, arithmetic.leak)
+    neuron = neurons.packed()
+    own: dict[str, Any] = {"leak": neuron.leak, "reset": neuron.reset} if neurons.are_own else {}
+
+    def population(synapses: tuple[Synapses, ...], channels: int) -> Population:
+        return replace(Population(synapses, affine(channels), None), **own)
+
+    populations = [population((first,), stem.channels)]
     older = newer = _Source((0,), stem.channels, level=0)
     for gene in genotype.cells:
         sources = [older, newer]
@@ -52,7 +64,7 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
                 codes = _codes((gene.width, source.channels, op.kernel, op.kernel), gene.keep, inner, weights)
                 synapses.append(Synapses(source.populations, op.kernel, stride, bits, codes, affine(gene.width)))
             sources.append(_Source((len(populations),), gene.width, gene.level))
-            populations.append(Population(tuple(synapses), affine(gene.width), None))
+            populations.append(population(tuple(synapses), gene.width))
         nodes = tuple(population for source in sources[2:] for population in source.populations)
         older, newer = newer, _Source(nodes, genotype.nodes * gene.width, gene.level)
     codes = _codes((len(classes), newer.channels), 1.0, ends)
@@ -60,12 +72,13 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
     return PackedModel(
         input=spec,
         timesteps=genotype.timesteps,
-        leak=arithmetic.leak,
+        leak=arithmetic.leak if own else neuron.leak,
         threshold=THRESHOLD,
         classes=classes,
         populations=tuple(populations),
         readout=Readout(newer.populations, ends.code_bits(genotype.classifier_bits), codes, numbers, numbers),
         fraction=arithmetic.fraction,
+        reset=None if own else neuron.reset,
     )
 
 

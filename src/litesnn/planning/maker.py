@@ -611,6 +611,7 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
+        neuron=model.neuron,
     )
 
 

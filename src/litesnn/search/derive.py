@@ -41,6 +41,7 @@ from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group, require_engine
 from litesnn.loop.context import StageContext
+from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.search.joint import read_search
 from litesnn.search.outcome import FloatArray, Preferences, Ranking, read_outcome
@@ -573,7 +574,12 @@ def fixed_prices(recipe: Recipe, info: InputInfo, timesteps: int) -> dict[str, A
 
 
 def largest_file(genotype: Genotype, info: InputInfo) -> int:
-    """Bytes that a packed network of this genotype never exceeds, whatever its weights."""
+    """Bytes that a packed network of this genotype never exceeds, whatever its weights.
+
+    If its neurons cannot be packed, those of one with the usual neurons.
+    """
+    if NEURONS[genotype.neuron].packed is None:
+        genotype = genotype.model_copy(update={"neuron": DEFAULT})
     return size_bound(model_of_shapes(genotype, info.input, info.classes))
 
 
@@ -649,6 +655,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
+        neuron=model.neuron,
     )
 
 

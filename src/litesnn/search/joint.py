@@ -58,11 +58,11 @@ from litesnn.search.outcome import (
     save_outcome,
 )
 from litesnn.snn.backbone import Output
-from litesnn.snn.compconv import decayed_apart
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import InputInfo
+from litesnn.snn.population import decay_groups
 from litesnn.snn.supernet import Choices, Supernet
 from litesnn.strategies import Strategy, strategy_named
 
@@ -209,6 +209,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         classifier_bits=model.io_bits,
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
+        neuron=model.neuron,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):
@@ -239,7 +240,7 @@ class SearchLoop(Generic[NetT]):
 
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                decayed_apart(self.weights),
+                decay_groups(self.weights, supernet.module),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 **options(settings.lr),

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from litesnn.errors import LitesnnError
 from litesnn.genotype import ArithmeticName
-from litesnn.snn.neuron import LEAK, LEAK_SHIFT, THRESHOLD, lif, lif_integer
+from litesnn.neurons.model import Neuron
+from litesnn.snn.neuron import LEAK, LEAK_SHIFT, fire, lif_integer
 
 __all__ = ["ARITHMETICS", "FRACTION", "Arithmetic", "Exact", "Folded", "FoldedGroup", "to_float16"]
 
@@ -107,8 +108,11 @@ class Arithmetic(Protocol):
         """Accumulators [N, O, H, W] → the connection's currents of the same shape."""
         ...
 
-    def fire(self, currents: Tensor) -> Tensor:
-        """Currents [T, B, O, H, W] → spikes 0. or 1. of the same shape, float32."""
+    def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
+        """Currents [T, B, O, H, W] → spikes 0. or 1. of the same shape, float32.
+
+        In fixed point neurons have the leak of :attr:`leak`.
+        """
         ...
 
     def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
@@ -132,8 +136,8 @@ class _Float:
     def current(self, accumulators: Tensor, folded: Folded) -> Tensor:
         return accumulators.float() * folded.scale[:, None, None]
 
-    def fire(self, currents: Tensor) -> Tensor:
-        return lif(currents, leak=self.leak)
+    def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
+        return fire(currents, neuron)
 
     def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
         (part,) = folded.connections
@@ -168,8 +172,9 @@ class _Fixed:
     def current(self, accumulators: Tensor, folded: Folded) -> Tensor:
         return (accumulators.to(torch.int32) * folded.scale[:, None, None]) >> folded.shift
 
-    def fire(self, currents: Tensor) -> Tensor:
-        return lif_integer(currents, threshold=round(THRESHOLD * 2**self.fraction))
+    def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
+        reset = None if neuron.reset is None else round(neuron.reset * 2**self.fraction)
+        return lif_integer(currents, threshold=round(neuron.threshold * 2**self.fraction), reset=reset)
 
     def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
         (part,) = folded.connections

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Genotype
+from litesnn.neurons import NEURONS
 from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.snn.arithmetic import ARITHMETICS, Exact, FoldedGroup
 from litesnn.snn.cell import Cell, CellMix, Source, State
@@ -26,7 +27,7 @@ from litesnn.snn.compconv import CompConv, Compression, Connection, fold, masks_
 from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import from_rows, to_rows
-from litesnn.snn.neuron import lif
+from litesnn.snn.population import Neurons
 
 __all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", "first_frames"]
 
@@ -105,6 +106,7 @@ class Backbone(nn.Module):
         both_ends = ends_of(genotype.quantizer)
         stem = genotype.stem
         self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends)
+        self.stem_neurons = Neurons(NEURONS[genotype.neuron], stem.channels, self.arithmetic.leak)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:
@@ -116,6 +118,7 @@ class Backbone(nn.Module):
                 edges=genotype.edges,
                 arithmetic=self.arithmetic,
                 quantizer=quantizer,
+                neuron=genotype.neuron,
             )
             self.cells.append(cell)
             older, newer = newer, cell.output
@@ -161,6 +164,7 @@ class Backbone(nn.Module):
             self.arithmetic,
             input_scale=INPUT_SCALE,
             largest_input=_LARGEST_INPUT,
+            factor=self.stem_neurons.deployed_scale(),
         )
 
     @torch.no_grad()
@@ -235,13 +239,16 @@ class Backbone(nn.Module):
             (part,) = stem.connections
             current = self.arithmetic.current(self.stem.accumulate(x, part), part) + stem.offset[:, None, None]
             currents = current.view(-1, batch, *current.shape[1:])  # [S, B, C, H, W]
-            return self.arithmetic.fire(currents.expand(timesteps, *currents.shape[1:]))
+            return self.stem_neurons.fire(currents.expand(timesteps, *currents.shape[1:]), self.arithmetic)
         scaled = (x * INPUT_SCALE).contiguous(memory_format=torch.channels_last)
         current = self.stem(scaled, self.stem_compression())
         rows = to_rows(current.contiguous(memory_format=torch.channels_last))  # [S·B·H·W, C]
         height, width = current.shape[-2:]
         currents = rows.view(-1, batch * height * width, rows.shape[-1])
-        fired = lif(currents.expand(timesteps, *currents.shape[1:]), leak=self.arithmetic.leak)  # [T, B·H·W, C]
+        scale = self.stem_neurons.scale()
+        if scale is not None:
+            currents = currents * scale
+        fired: Tensor = self.stem_neurons(currents.expand(timesteps, *currents.shape[1:]))  # [T, B·H·W, C]
         return from_rows(fired.flatten(0, 1), (height, width)).view(timesteps, batch, *current.shape[1:])
 
     def _read_out(self, spikes: Tensor, *, integer: bool) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.genotype import OPS, Edge
+from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
@@ -39,8 +40,8 @@ from litesnn.snn.compconv import (
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.execution import Execution
-from litesnn.snn.membrane import Neuron
 from litesnn.snn.pointwise import Moments
+from litesnn.snn.population import Neurons
 
 __all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
 
@@ -110,6 +111,7 @@ class Cell(nn.Module):
         edges: the edges, in the order in which a node sums their currents.
         arithmetic: the deployed arithmetic; training takes its leak.
         quantizer: of all weights.
+        neuron: the key of the neuron model.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Cell(nn.Module):
         edges: Sequence[Edge],
         arithmetic: Arithmetic,
         quantizer: Quantizer = MIDRISE,
+        neuron: str = DEFAULT,
     ) -> None:
         super().__init__()
         self.arithmetic, self.quantizer = arithmetic, quantizer
@@ -142,6 +145,7 @@ class Cell(nn.Module):
                 groups=op.groups(source.channels, width),
                 quantizer=quantizer,
             )
+        self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak) for _ in range(self.nodes))
         self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
     @property
@@ -159,6 +163,12 @@ class Cell(nn.Module):
         assert isinstance(module, Connection)
         return module
 
+    def neurons(self, node: int) -> Neurons:
+        """The neurons of a node."""
+        module = self.populations[node]
+        assert isinstance(module, Neurons)
+        return module
+
     def kernels_of_maps(self, device: torch.device, execution: Execution) -> tuple[list[int], bool]:
         """The kernel of every edge whose convolution has an output in training, and whether others share one map."""
         apart, together = [], False
@@ -173,7 +183,8 @@ class Cell(nn.Module):
 
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
-        return fold([self.connection(edge) for edge in self.edges_into(node)], compression, self.arithmetic)
+        connections = [self.connection(edge) for edge in self.edges_into(node)]
+        return fold(connections, compression, self.arithmetic, factor=self.neurons(node).deployed_scale())
 
     def forward(
         self,
@@ -222,6 +233,12 @@ class Cell(nn.Module):
             if weight is not None:
                 gains, offsets = gains * weight, offsets * weight
         into = constant(layout.into, gains.dtype, gains.device)
+        biases = into @ offsets
+        neurons = [self.neurons(node) for node in range(self.nodes)]
+        scales = [scale for scale in (each.scale() for each in neurons) if scale is not None]
+        if scales:
+            factors = torch.stack(scales)  # [N, C]
+            gains, biases = gains * factors[indices(layout.nodes, gains.device)], biases * factors
         steps, batch = newer.spikes.shape[:2]
         out, used = run_cell(
             layout.plan,
@@ -229,9 +246,9 @@ class Cell(nn.Module):
             newer.flat,
             weights,
             gains,
-            into @ offsets,
+            biases,
             steps=steps,
-            neuron=Neuron(self.arithmetic.leak),
+            neurons=[each.dynamics() for each in neurons],
             given=None if self.training else _running(connections),
             known=(older.moments, newer.moments),
             execution=execution,
@@ -282,7 +299,7 @@ class Cell(nn.Module):
             assert current is not None
             current = current + folded.offset[:, None, None]
             currents = current.view(steps, batch, *current.shape[1:])  # [T, B, C, H', W']
-            states.append(self.arithmetic.fire(currents).flatten(0, 1))
+            states.append(self.neurons(node).fire(currents, self.arithmetic).flatten(0, 1))
         out = torch.cat(states[2:], dim=1)
         return out.view(steps, batch, *out.shape[1:]), reached
 
@@ -320,6 +337,7 @@ class _Layout:
         alike: edges whose weights have the same shape and groups.
         readers: edges that read the same state in the same way; identities have kernel 0.
         into: of each node, whether each edge ends in it.
+        nodes: in which each edge ends.
     """
 
     plan: CellPlan
@@ -327,6 +345,7 @@ class _Layout:
     alike: tuple[tuple[int, ...], ...]
     readers: tuple[tuple[Convolution, tuple[int, ...]], ...]
     into: tuple[tuple[bool, ...], ...]
+    nodes: tuple[int, ...]
 
 
 def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
@@ -363,6 +382,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         tuple(map(tuple, alike.values())),
         tuple((reader, tuple(rows)) for reader, rows in readers.items()),
         tuple(tuple(edge.node == node for edge in cell.edges) for node in range(cell.nodes)),
+        tuple(edge.node for edge in cell.edges),
     )
 
 

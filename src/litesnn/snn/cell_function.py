@@ -31,11 +31,12 @@ from litesnn import processes
 from litesnn.snn.constants import indices
 from litesnn.snn.convolve import convolve, convolve_backward, convolve_measured
 from litesnn.snn.execution import Execution
-from litesnn.snn.kernels import Incoming, Node, from_rows, to_rows
+from litesnn.snn.kernels import Incoming, Kernels, Node, from_rows, to_rows
 from litesnn.snn.membrane import Neuron
 from litesnn.snn.pointwise import Coefficients, Edges, Moments
 from litesnn.snn.select_kernels import kernels_for
 from litesnn.snn.spike_products import combine, gram, has_loops
+from litesnn.snn.stepped import Stepped, fire_backward, fire_node
 from litesnn.snn.winograd import Normalised
 
 __all__ = ["CellPlan", "Convolution", "Statistics", "Term", "goes_by_moments", "keeps_output", "run_cell"]
@@ -113,12 +114,12 @@ def run_cell(
     biases: Tensor,
     *,
     steps: int,
-    neuron: Neuron,
+    neurons: Sequence[Neuron | Stepped],
     given: Statistics | None = None,
     known: tuple[dict[int, Moments], dict[int, Moments]] | None = None,
     execution: Execution = Execution(),
 ) -> tuple[Tensor, Statistics]:
-    """One cell, differentiable once in all tensors but ``given``.
+    """One cell, differentiable once in all tensors but ``given``, what neurons learn included.
 
     Args:
         older, newer: spikes of the two cells before [T·B, I, H, W].
@@ -126,6 +127,7 @@ def run_cell(
         scales: of each edge's normalised currents [E, C].
         biases: of each node [N, C].
         steps: T.
+        neurons: of each node.
         given: statistics to use; ``None``: those of this batch.
         known: of either input, moments of its pixels by stride, as far as they are known; it receives others.
         execution: how to compute it.
@@ -137,9 +139,22 @@ def run_cell(
         goes_by_moments(conv.kernel, weight.shape[1], weight.shape[0], newer.device, execution)
         for conv, weight in zip(plan.convs, weights, strict=True)
     )
-    settings = _Settings(plan, by_moments, steps, neuron, given, known or ({}, {}), execution)
-    spikes, mean, variance = _Cell.apply(settings, older, newer, scales, biases, *weights)  # type: ignore[no-untyped-call]
+    learned = [value for each in neurons if isinstance(each, Stepped) for value in each.learned.values()]
+    settings = _Settings(plan, by_moments, steps, _detached(neurons), given, known or ({}, {}), execution)
+    spikes, mean, variance = _Cell.apply(  # type: ignore[no-untyped-call]
+        settings, older, newer, scales, biases, *weights, *learned
+    )
     return spikes, Statistics(mean, variance)
+
+
+def _detached(neurons: Sequence[Neuron | Stepped]) -> tuple[Neuron | Stepped, ...]:
+    """The neurons as numbers, without the way to what they learn."""
+    return tuple(
+        each.given({name: value.detach() for name, value in each.learned.items()})
+        if isinstance(each, Stepped)
+        else each
+        for each in neurons
+    )
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class _Settings:
     plan: CellPlan
     by_moments: tuple[bool, ...]  # of each convolution
     steps: int
-    neuron: Neuron
+    neurons: tuple[Neuron | Stepped, ...]
     given: Statistics | None
     known: tuple[dict[int, Moments], dict[int, Moments]]
     execution: Execution
@@ -175,8 +190,9 @@ class _Inside:
 class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, *weights: Tensor
+        ctx: Any, settings: _Settings, older: Tensor, newer: Tensor, scales: Tensor, biases: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        weights = rest[: len(settings.plan.convs)]  # what follows them is in the settings too
         way = _Forward(settings, (older, newer), weights)
         spikes, statistics = way.run(scales, biases)
         way.inside.forget(settings.plan, newer.device)
@@ -193,7 +209,7 @@ class _Cell(torch.autograd.Function):
         older, newer, scales, biases, spikes, mean, variance, *weights = ctx.saved_tensors
         settings, inside = ctx.settings, ctx.inside
         if grads[0] is None:
-            return (None,) * (5 + len(weights))
+            return (None,) * len(ctx.needs_input_grad)
         statistics = Statistics(mean, variance)
         if inside is None:
             again = _Forward(replace(settings, given=statistics), (older, newer), weights)
@@ -221,7 +237,7 @@ class _Way:
     ) -> None:
         self.settings, self.plan, self.inputs, self.weights = settings, settings.plan, inputs, weights
         self.inside = inside
-        self.kernels = kernels_for(spikes, settings.neuron, compiled=settings.execution.compiled)
+        self.kernels = self._kernels_of(Neuron(), spikes)
         # The states that edges can read, as maps: both inputs, and every node's columns of the cell's spikes [P, N·C].
         self.states = [*map(to_rows, inputs), *torch.split(spikes, self.plan.channels, dim=1)]
         self.mixed: Tensor | None = None  # what convolutions by moments have given to the nodes' currents [P, N·C]
@@ -230,6 +246,10 @@ class _Way:
             for index, readers in enumerate(_readers(self.plan))
             if settings.by_moments[index]
         }
+
+    def _kernels_of(self, neuron: Neuron, like: Tensor) -> Kernels:
+        """The fastest kernels for these neurons."""
+        return kernels_for(like, neuron, compiled=self.settings.execution.compiled)
 
     def _input(self, conv: Convolution) -> Tensor:
         """What a convolution reads [T·B, I, H, W]."""
@@ -314,10 +334,16 @@ class _Forward(_Way):
             if len(maps) > len(own):
                 factors = torch.cat([factors, bias.new_ones(1, len(bias))])
             self.inside.sums.append((factors, bias))
-            given = Node(maps, factors, bias, self.settings.steps, self.settings.neuron)
-            self.rates.append(self.kernels.fire(given, self.states[2 + node]))
+            self.rates.append(self._fire(node, maps, self.states[2 + node]))
         self.mixed = None
         return from_rows(self.spikes, self.inside.size), self.used
+
+    def _fire(self, node: int, maps: Sequence[Tensor], spikes: Tensor) -> Tensor:
+        """Set the spikes of a node; returns the rates at which its neurons fire [C]."""
+        neuron, sums, steps = self.settings.neurons[node], self.inside.sums[node], self.settings.steps
+        if isinstance(neuron, Stepped):
+            return fire_node(Node(maps, *sums, steps, Neuron()), neuron, spikes)
+        return self._kernels_of(neuron, spikes).fire(Node(maps, *sums, steps, neuron), spikes)
 
     def _read(self, node: int, scales: Tensor) -> None:
         """All convolutions whose state is there since the node before, and the statistics of edges into this node."""
@@ -477,6 +503,7 @@ class _Backward(_Way):
         self.grad_scales = torch.empty_like(scales)
         self.grad_biases = scales.new_zeros(len(self.plan.terms), self.plan.channels)
         self.grad_weights: list[Tensor | None] = [None] * len(weights)
+        self.grad_learned: list[Tensor] = []  # of nodes that are done, in their order
 
     def run(self, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradient of the cell's spikes to those of inputs, scales, biases and weights."""
@@ -491,7 +518,7 @@ class _Backward(_Way):
         for source in (1, 0):
             self._read(source)
         inputs = (self._input_grad(0), self._input_grad(1))
-        return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights)
+        return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights, *self.grad_learned)
 
     def _mix_again(self) -> None:
         """In the same order as on the way there, for the same numbers."""
@@ -505,10 +532,16 @@ class _Backward(_Way):
             if term.conv is not None and not self.settings.by_moments[term.conv]:
                 self._output(term.conv)
         maps, own = self._node(node)
-        given = Node(maps, *self.inside.sums[node], self.settings.steps, self.settings.neuron)
+        neuron, steps = self.settings.neurons[node], self.settings.steps
         edges = indices(own, self.scales.device)
-        incoming, g = self._incoming(2 + node), self._columns(self.g, node, 1)
-        sums = self.kernels.fire_backward(given, incoming, self.statistics.mean[edges], g)
+        incoming, g, centres = self._incoming(2 + node), self._columns(self.g, node, 1), self.statistics.mean[edges]
+        if isinstance(neuron, Stepped):
+            given = Node(maps, *self.inside.sums[node], steps, Neuron())
+            sums, learned = fire_backward(given, neuron, incoming, centres, g)
+            self.grad_learned[:0] = learned
+        else:
+            given = Node(maps, *self.inside.sums[node], steps, neuron)
+            sums = self._kernels_of(neuron, g).fire_backward(given, incoming, centres, g)
         self.grads[2 + node] = []
         self.grad_biases[node] = sums[0]
         if own:

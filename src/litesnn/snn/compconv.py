@@ -39,7 +39,6 @@ __all__ = [
     "QuantizerParameter",
     "accumulate",
     "count_reached",
-    "decayed_apart",
     "fold",
     "masks_of_codes",
     "measure",
@@ -174,15 +173,6 @@ def _diagonal(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 class QuantizerParameter(nn.Parameter):
     """A parameter of a quantizer. The optimizer of the weights has it, without weight decay: zero is no good step."""
-
-
-def decayed_apart(parameters: Sequence[nn.Parameter]) -> list[Any]:
-    """Parameters as an optimizer takes them: those that are no weights are a group of their own, without decay."""
-    others = [parameter for parameter in parameters if isinstance(parameter, QuantizerParameter)]
-    if not others:
-        return list(parameters)
-    weights = [parameter for parameter in parameters if not isinstance(parameter, QuantizerParameter)]
-    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
 
 
 def stack_masks(convs: Sequence[CompConv], compression: Compression) -> list[Tensor]:
@@ -464,6 +454,7 @@ def fold(
     *,
     input_scale: float = 1.0,
     largest_input: int = 1,
+    factor: Tensor | None = None,
 ) -> FoldedGroup:
     """Batch norm, quantization step and input scale of a population's connections as scales and one bias.
 
@@ -473,6 +464,7 @@ def fold(
         arithmetic: rounds them.
         input_scale: what one unit of the integer input is worth (1 for spikes, 1/32 for the analog input).
         largest_input: the largest magnitude of an input (1 for spikes, 127 for the analog input).
+        factor: by which the currents are multiplied [O], float64; ``None``: they are taken as they are.
     """
     exact = []
     bias = torch.zeros(connections[0].outputs, dtype=torch.float64, device=connections[0].norm.weight.device)
@@ -481,7 +473,10 @@ def fold(
         assert norm.running_mean is not None
         assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        bias += norm.bias.double() - gain * norm.running_mean.double()
+        offset = norm.bias.double() - gain * norm.running_mean.double()
+        if factor is not None:
+            gain, offset = gain * factor, offset * factor
+        bias += offset
         if connection.conv is None:
             exact.append(Exact(None, gain * input_scale, torch.full_like(gain, largest_input)))
             continue

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell_function import keeps_output
 from litesnn.snn.execution import Execution
+from litesnn.snn.population import Neurons
+from litesnn.snn.stepped import Stepped
 
 __all__ = ["Footprint", "least_bytes", "step_footprint"]
 
@@ -23,6 +25,12 @@ _TENSORS_PER_WEIGHT = 7
 _WASTE = 1.1
 """What the allocator takes for a byte of a map, as freed buffers of other sizes lie between. With it estimates are 1.0
 to 1.3 times what was measured."""
+
+_TORCH_MAPS = 8
+"""Maps of a node that torch's own kernels hold at once on the way back through its neurons."""
+
+_STEPPED_MAPS = 12
+"""The same of autograd through the timesteps of neurons."""
 
 _FIRST_STEP = 60_000_000
 """Bytes of code and buffers that torch takes at its first step, as measured on small networks."""
@@ -38,6 +46,14 @@ class Footprint:
     def bytes_at(self, batch: int) -> int:
         """The estimate for a batch size."""
         return self.fixed + batch * self.per_image
+
+
+def _held_maps(neurons: Neurons) -> int:
+    """Maps that are held for a moment on the way back through neurons; kernels in C hold none."""
+    dynamics = neurons.dynamics()
+    if isinstance(dynamics, Stepped):
+        return _STEPPED_MAPS
+    return 0 if dynamics.reset is None else _TORCH_MAPS
 
 
 def least_bytes(weights: int) -> int:
@@ -63,6 +79,10 @@ def step_footprint(
     if frames:
         frame = math.prod(backbone.shape)
         kept = 3 * stem + 2 * timesteps * frame  # spikes, currents, outputs of the convolution; frames, also scaled
+    held = stem * _held_maps(backbone.stem_neurons)
+    if isinstance(backbone.stem_neurons.dynamics(), Stepped):
+        kept += held // 2  # autograd keeps what the way there made
+    moment = held
     read = [stem, stem]  # values of the two states that a cell reads
     for index in range(len(backbone.cells)):
         cell = backbone.cell(index)
@@ -78,7 +98,8 @@ def step_footprint(
         kept += spikes
         # Gradients of spikes and of currents; what all other convolutions give, or later the gradients of both inputs,
         # with one more part that is about to be added.
-        passing = 2 * spikes + unkept + max(sum(read) + max(read), mixed)
+        passing = maps * cell.width * _held_maps(cell.neurons(0))
+        passing += 2 * spikes + unkept + max(sum(read) + max(read), mixed)
         if execution.recompute:
             passing += lasting + spikes  # made once more
         else:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from litesnn.snn.membrane import Neuron, integrate, integrate_backward
 
-__all__ = ["CompiledKernels", "Incoming", "Kernels", "Node", "TorchKernels", "from_rows", "to_rows"]
+__all__ = ["CompiledKernels", "Incoming", "Kernels", "Node", "TorchKernels", "currents_of", "from_rows", "to_rows"]
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -132,12 +132,12 @@ class TorchKernels:
 
     def fire(self, node: Node, spikes: Tensor) -> Tensor:
         """See :class:`Kernels`."""
-        spikes.copy_(integrate(_currents(node), node.neuron)[1].flatten(0, 1))
+        spikes.copy_(integrate(currents_of(node), node.neuron)[1].flatten(0, 1))
         return spikes.mean(0)
 
     def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
         """See :class:`Kernels`."""
-        membranes, spikes = integrate(_currents(node), node.neuron)
+        membranes, spikes = integrate(currents_of(node), node.neuron)
         total = incoming.total(spikes.flatten(0, 1)).reshape(membranes.shape)
         g.copy_(integrate_backward(total, membranes, node.neuron).flatten(0, 1))
         products = [(g * (term - centre)).sum(0) for term, centre in zip(node.terms, centres, strict=False)]
@@ -156,7 +156,7 @@ class TorchKernels:
         return integrate_backward(gradient, membranes, neuron)
 
 
-def _currents(node: Node) -> Tensor:
+def currents_of(node: Node) -> Tensor:
     """The currents x [T, Q, C]."""
     current = node.bias
     for scale, term in zip(node.scales, node.terms, strict=True):

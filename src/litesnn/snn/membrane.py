@@ -1,4 +1,4 @@
-"""The numbers of the leaky integrate-and-fire neuron, its recursion over time and its surrogate slope, in torch.
+"""The integrate-and-fire neuron that kernels and engines know: its recursion over time and surrogate slope, in torch.
 
 Equations (LitE-SNN, section 3.1; surrogate of the Dspike family, Li et al., NeurIPS 2021):
 
@@ -16,29 +16,13 @@ Shapes: T timesteps first, anything behind it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from litesnn.neurons.model import LEAK, SHARPNESS, THRESHOLD, Neuron
+
 __all__ = ["LEAK", "SHARPNESS", "THRESHOLD", "Neuron", "integrate", "integrate_backward", "surrogate_slope"]
-
-LEAK = 0.2
-THRESHOLD = 0.5
-SHARPNESS = 3.0
-
-
-@dataclass(frozen=True)
-class Neuron:
-    """``leak``: what is left of the membrane after one timestep, in [0, 1]; it fires strictly above ``threshold``.
-
-    ``reset``: what a spike takes from the membrane of the next timestep; ``None``: all of it.
-    """
-
-    leak: float = LEAK
-    threshold: float = THRESHOLD
-    sharpness: float = SHARPNESS
-    reset: float | None = None
 
 
 def surrogate_slope(membrane: Tensor, *, threshold: float = THRESHOLD, sharpness: float = SHARPNESS) -> Tensor:

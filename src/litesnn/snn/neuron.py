@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from litesnn.snn.membrane import LEAK, SHARPNESS, THRESHOLD, Neuron, surrogate_slope
 from litesnn.snn.select_kernels import kernels_for
 
-__all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "lif", "lif_integer", "surrogate_slope"]
+__all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "fire", "lif", "lif_integer", "surrogate_slope"]
 
 LEAK_SHIFT = 2
 
@@ -34,24 +34,33 @@ def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, re
     Returns:
         Spikes [T, ...] of the same type. The gradient goes through the reset as well as through the leak.
     """
-    spikes: Tensor = _Lif.apply(current, Neuron(leak, threshold, reset=reset))  # type: ignore[no-untyped-call]
+    return fire(current, Neuron(leak, threshold, reset=reset))
+
+
+def fire(current: Tensor, neuron: Neuron) -> Tensor:
+    """:func:`lif` of neurons with these numbers."""
+    spikes: Tensor = _Lif.apply(current, neuron)  # type: ignore[no-untyped-call]
     return spikes
 
 
-def lif_integer(current: Tensor, *, threshold: int) -> Tensor:
-    """Spikes (0. or 1., float32) of hard-reset LIF neurons in fixed point; no gradient.
+def lif_integer(current: Tensor, *, threshold: int, reset: int | None = None) -> Tensor:
+    """Spikes (0. or 1., float32) of LIF neurons in fixed point; no gradient.
 
     Args:
         current: input currents [T, ...], int32. The membranes must fit int32 too: currents up to 2^30 see to it.
         threshold: a neuron fires when its membrane is strictly above it.
+        reset: what a spike takes from the membrane of the next timestep; ``None``: all of it (hard reset).
     """
     spikes = torch.empty(current.shape, dtype=torch.float32, device=current.device)
     membrane = torch.zeros_like(current[0])
     for t, x in enumerate(current):
         membrane = (membrane >> LEAK_SHIFT) + x
+        if reset is not None and t:
+            membrane -= reset * spikes[t - 1].to(membrane.dtype)
         fired = membrane > threshold
         spikes[t] = fired
-        membrane.masked_fill_(fired, 0)  # what a reset neuron leaks is zero
+        if reset is None:
+            membrane.masked_fill_(fired, 0)  # what a reset neuron leaks is zero
     return spikes
 
 

@@ -43,11 +43,11 @@ from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.loop.schedule import SavedSchedule, Schedule
 from litesnn.loop.session import cosine_lr, parameters
 from litesnn.networks import build_network, load_network, save_network
-from litesnn.snn.compconv import decayed_apart
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.footprint import Footprint, step_footprint
 from litesnn.snn.network import Network
+from litesnn.snn.population import decay_groups
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 
 __all__ = [
@@ -155,7 +155,7 @@ class TrainLoop(Generic[LearnerT]):
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                decayed_apart(trainee.weights()),
+                decay_groups(trainee.weights(), trainee.module),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,

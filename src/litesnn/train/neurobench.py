@@ -31,6 +31,7 @@ from torch import Tensor
 from litesnn import processes
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes
 from litesnn.deploy.packed_streams import coded_layers
+from litesnn.neurons.model import Neuron
 from litesnn.snn.arithmetic import Arithmetic, Exact, Folded, FoldedGroup
 from litesnn.snn.backbone import Backbone, first_frames
 from litesnn.snn.cell import Cell
@@ -111,10 +112,11 @@ class _Listening:
     def current(self, accumulators: Tensor, folded: Folded) -> Tensor:
         return self.heard.current(accumulators, folded)
 
-    def fire(self, currents: Tensor) -> Tensor:
-        spikes = self.heard.fire(currents)
-        leak = None if self.heard.fraction is not None else self.heard.leak
-        self._watch.updates += membrane_updates(currents, spikes, leak)
+    def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
+        spikes, fraction, reset = self.heard.fire(currents, neuron), self.heard.fraction, neuron.reset
+        if reset is not None and fraction is not None:
+            reset *= 2**fraction
+        self._watch.updates += membrane_updates(currents, spikes, neuron.leak if fraction is None else None, reset)
         return spikes
 
     def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
