@@ -77,6 +77,12 @@ def _new_team() -> None:
     native_library._workers.made_for = (os.getpid(), -1)
 
 
+def _seconds(measured: Callable[[], object]) -> float:
+    found = measured()
+    assert isinstance(found, float)
+    return found
+
+
 def compared(step: Callable[[], object], rounds: int, part: str) -> dict[str, float]:
     """The median milliseconds of a step "with" and "without" a part, and the median "ratio" of a round."""
 
@@ -88,7 +94,7 @@ def compared(step: Callable[[], object], rounds: int, part: str) -> dict[str, fl
 
         return measure
 
-    times = in_turns({"with": timed(""), "without": timed(part)}, rounds, measure=lambda measured: measured())
+    times = in_turns({"with": timed(""), "without": timed(part)}, rounds, measure=_seconds)
     return {
         "with": round(1000 * statistics.median(times["with"]), 2),
         "without": round(1000 * statistics.median(times["without"]), 2),

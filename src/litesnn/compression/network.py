@@ -552,9 +552,7 @@ class SteppedNetwork(Predictor):
             kind: Literal["stem", "edge", "classifier"] = "classifier" if gene.name == self.given.last else "edge"
             kind = "stem" if layer.reads == "image" else kind
             kept = kept_count(weights, gene.keep)
-            rows.append(
-                LayerInfo(gene.name, kind, None, gene.bits, gene.keep, weights, kept, most=kept, places=weights)
-            )
+            rows.append(LayerInfo(gene.name, kind, None, gene.bits, gene.keep, weights, kept, places=weights))
         return rows
 
     def estimated_bytes(self) -> int:

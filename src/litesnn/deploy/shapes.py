@@ -30,11 +30,9 @@ __all__ = ["model_of_shapes"]
 def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...]) -> PackedModel:
     """The packed model of a genotype's shapes, for an input and classes."""
     arithmetic = ARITHMETICS[genotype.arithmetic]
-    number = np.float32 if arithmetic.fraction is None else np.int16
 
     def affine(length: int) -> Affine:
-        zeros: Affine = np.zeros(length, number)
-        return zeros
+        return np.zeros(length, np.float32) if arithmetic.fraction is None else np.zeros(length, np.int16)
 
     stem, inner, ends = genotype.stem, QUANTIZERS[genotype.quantizer], ends_of(genotype.quantizer)
     codes = _codes((stem.channels, spec.shape[0], STEM_KERNEL, STEM_KERNEL), 1.0, ends)
