@@ -22,6 +22,7 @@ from litesnn.errors import InputError, LitesnnError
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
 from litesnn.loop.checkpoint import save_state
+from litesnn.loop.context import StageContext
 from litesnn.loop.pinned import pinned
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import build_network, load_network
@@ -72,16 +73,19 @@ class Promises:
         self._checkpoints()
         self.readers: dict[str, tuple[Callable[[], object], ...]] = {
             "recipe.toml": (self._recipe,),
-            "metrics.json": (self._metrics, self._report, lambda: pack(self.run, self.data, self.session)),
+            "metrics.json": (self._metrics, self._report, lambda: pack(self._context())),
             "search.jsonl": (lambda: JsonLog.numbers(folder / "search.jsonl", "seconds"), self._report),
             "train.jsonl": (lambda: validation_curve(self.run, self.data), self._report),
             "genotype.json": (self._genotype, self._report),
-            "search.safetensors": (lambda: derive(self.run, self.data, self.session),),
+            "search.safetensors": (lambda: derive(self._context()),),
             "network.safetensors": (self._network,),
-            "search.checkpoint.safetensors": (lambda: search(self.run, self.data, self.session),),
-            "train.checkpoint.safetensors": (lambda: fit(self.run, self.data, self.session),),
+            "search.checkpoint.safetensors": (lambda: search(self._context()),),
+            "train.checkpoint.safetensors": (lambda: fit(self._context()),),
             "data.json": (lambda: pinned(self.run, self.data),),
         }
+
+    def _context(self) -> StageContext:
+        return StageContext.of(self.run, self.data, self.session)
 
     def check(self, name: str, data: bytes) -> bool:
         """Whether all readers accept ``data`` as the file ``name``. Raises whatever breaks a promise."""

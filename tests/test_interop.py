@@ -22,6 +22,7 @@ from litesnn.data.sources import load
 from litesnn.deploy.exchange.nir_graph import TIMESTEP
 from litesnn.deploy.exchange.source import used_populations
 from litesnn.deploy.integerize import integerize
+from litesnn.deploy.pack import Packed
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, read, write
 from litesnn.deploy.reference import Reference, Trace, quantize_input
 from litesnn.runs import RunFolder
@@ -291,8 +292,8 @@ def test_neurobench_measures_a_pruned_network() -> None:
     labels = torch.zeros(60, dtype=torch.int64)
     with Watch(network) as watch:
         measured = measure(network, Samples(x, labels))
-    rows = _sizes(network, measured)
-    model = integerize(network)
+    model = integerize(network, measured.rates)
+    rows = _sizes(network, measured, Packed.of(model))
     ours = neurobench_metrics(model, watch, **{key: rows[key] for key in ("layers", "neurons", "packed_bytes")})
     compare_figures(neurobench(model, x.numpy(), labels.numpy()), ours)
 

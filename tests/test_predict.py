@@ -133,7 +133,16 @@ def test_public_objects_are_shown_in_one_line(three: Three) -> None:
     model = reference.model
     rows = Split(torch.from_numpy(X), torch.zeros(9, dtype=torch.int64))
     data = Data(
-        "digits", IMAGES.classes, IMAGES.shape, "image", IMAGES.mean, IMAGES.std, rows, rows, lambda: rows, lambda: 9
+        "digits",
+        IMAGES.classes,
+        IMAGES.shape,
+        "image",
+        IMAGES.input.mean,
+        IMAGES.input.std,
+        rows,
+        rows,
+        lambda: rows,
+        lambda: 9,
     )
     found: list[object] = [network, engine, reference, model, model.input, *model.populations, model.readout]
     found += [model.populations[0].synapses[0], reference.run(X, record=True), rows, data, recipe(), genotype()]

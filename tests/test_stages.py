@@ -14,7 +14,7 @@ import pytest
 
 from litesnn.config import Recipe, _keys
 from litesnn.data.sources import load
-from litesnn.deploy import pack as packing
+from litesnn.deploy.packed import to_bytes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.loop.context import Handed, StageContext
@@ -200,14 +200,13 @@ def test_a_setting_of_another_stage_leaves_those_before_it_alone() -> None:
 
 def test_a_recipe_is_parsed_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    real = Recipe.from_toml.__func__  # type: ignore[attr-defined]
+    real = Recipe.from_toml
 
-    def from_toml(cls: type[Recipe], text: str, **options: Any) -> Recipe:
+    def from_toml(text: str, **options: Any) -> Recipe:
         texts.append(text)
-        parsed: Recipe = real(cls, text, **options)
-        return parsed
+        return real(text, **options)
 
-    monkeypatch.setattr(Recipe, "from_toml", classmethod(from_toml))
+    monkeypatch.setattr(Recipe, "from_toml", from_toml)
     run = tmp_path / "run"
     assert litesnn("design", *problem.options(run)).code == 0
     parsed = texts.count((run / "recipe.toml").read_text())
@@ -240,13 +239,12 @@ def test_the_packed_model_is_made_once_in_a_design(
     problem: Problem, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    real = packing.to_bytes
 
-    def to_bytes(model: Any) -> bytes:
+    def counted(model: Any) -> bytes:
         made.append("bytes")
-        return real(model)
+        return to_bytes(model)
 
-    monkeypatch.setattr(packing, "to_bytes", to_bytes)
+    monkeypatch.setattr("litesnn.deploy.pack.to_bytes", counted)
     run = copied(finished, tmp_path)
     (run / "metrics.json").unlink()
     assert litesnn("design", *problem.options(run)).code == 0

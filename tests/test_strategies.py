@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +230,7 @@ def foreign(context: SearchContext) -> Ranking:
 
 def misshapen(context: SearchContext) -> Preferences:
     """Preferences for one timestep too many."""
-    made = by_rule(context)
-    return Preferences(made.alpha, made.compression, made.width, np.zeros(9), made.rates)
+    return replace(by_rule(context), psi=np.zeros(9))
 
 
 @pytest.mark.parametrize(
@@ -240,17 +240,15 @@ def misshapen(context: SearchContext) -> Preferences:
         (lambda context: Ranking(()), "strategy 'third': the search ranks no genotype"),
         (misshapen, r"strategy 'third': psi has the shape [9]; the recipe's choices are [2]"),
         (
-            lambda context: Preferences(*(getattr(by_rule(context), key) for key in ("alpha", "compression", "width")),
-                                        np.full(2, -np.inf), even(context.recipe)),
+            lambda context: replace(by_rule(context), psi=np.full(2, -np.inf)),
             "strategy 'third': psi allows no number of timesteps",
         ),
         (
-            lambda context: Preferences(*(getattr(by_rule(context), key) for key in ("alpha", "compression", "width")),
-                                        np.zeros(2), {}),
+            lambda context: replace(by_rule(context), rates={}),
             "strategy 'third': it has no 2 firing rates of stem",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_no_network_can_come_of_is_refused_in_a_line(
     problem: Problem,
     tmp_path: Path,
