@@ -268,7 +268,7 @@ def test_a_genotype_remembers_it(row: Quantizer) -> None:
 def test_bits_that_it_does_not_have_are_refused(row: Quantizer, problem: Problem) -> None:
     for bits in set(BIT_WIDTHS) - set(row.bits):
         with pytest.raises(
-            InputError, match=f"search.bits: the quantizer {row.name!r} has weights of .* bits, not of {bits}"
+            InputError, match=rf"search\.bits: the quantizer {row.name!r} has weights of .* bits, not of {bits}"
         ):
             recipe(problem.data, {"model.quantizer": row.name, "search.bits": [bits]})
     if set(row.bits) < {1, 2, 4}:  # the default candidates

@@ -43,8 +43,8 @@ def _a_sign(bits: int) -> int:
 
 TERNARY = Quantizer(
     name="ternary",
-    description="-Δ, 0 or Δ in the cells, where search.bits has to be [2]; a weight that is not 0 is packed and "
-    "counted as one bit; stem and classifier are midrise",
+    description="-Δ, 0 or Δ in the cells, where search.bits has to be [2]; what is not 0 is packed and counted as one "
+    "bit; stem and classifier are midrise",
     bits=(2,),
     prepare=_thresholds,
     quantize=_quantize,

@@ -20,7 +20,7 @@ from litesnn.costs.size import extra_position_bits
 from litesnn.genotype import OPS, Edge, Genotype, Op, all_edges, one_group
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.backbone import Backbone, Output
-from litesnn.snn.cell import CellMix
+from litesnn.snn.cell import Cell, CellMix
 from litesnn.snn.compconv import Compression
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.cost import Meter
@@ -185,6 +185,10 @@ class Supernet(nn.Module):
 
     def position_bits(self, mixes: Sequence[CellMix]) -> Tensor | None:
         """Expected bits that say which weights are kept, beyond what formulas of a layer count; a scalar, or none."""
+        cells = [self.backbone.cell(index) for index in range(len(mixes))]
+        ends = self.backbone.classifier.quantizer
+        if not any(self._grouped_edges(cell) or cell.quantizer.has_zero for cell in cells) and not ends.has_zero:
+            return None
         rows = [extra for part in self._layers(mixes) if (extra := part.extra_position_bits()) is not None]
         return torch.stack(rows).sum() if rows else None
 
@@ -220,9 +224,8 @@ class Supernet(nn.Module):
         """The layers of a cell that have groups: how many depends on both widths, so that no mean width says it."""
         cell, found = self.backbone.cell(index), []
         kinds: dict[tuple[int, str], list[int]] = {}
-        for row, edge in enumerate(cell.edges):
-            if OPS[edge.op].groups is not one_group:
-                kinds.setdefault((min(edge.source, 2), edge.op), []).append(row)
+        for row in self._grouped_edges(cell):
+            kinds.setdefault((min(cell.edges[row].source, 2), cell.edges[row].op), []).append(row)
         for (source, op), rows in kinds.items():
             outputs = self._widths(index, mixes)
             if source == 2:  # of the same width as what it reads
@@ -235,6 +238,10 @@ class Supernet(nn.Module):
                 chances = torch.stack([a * b for _, a in inputs for _, b in outputs])
             found.append(_Grouped(tuple(rows), OPS[op], tuple(sizes), chances))
         return tuple(found)
+
+    def _grouped_edges(self, cell: Cell) -> list[int]:
+        """The edges of a cell whose operation may have groups."""
+        return [row for row, edge in enumerate(cell.edges) if OPS[edge.op].groups is not one_group]
 
     def _widths(self, index: int, mixes: Sequence[CellMix]) -> list[tuple[int, Tensor]]:
         """The candidate widths of a cell (of the stem, for negative indices), each with its probability."""

@@ -16,6 +16,8 @@ In: a network, watched while it runs over a split with the deployed arithmetic. 
 
 Identities have no weights and are no synaptic operations here; Bit-SynOps count them.
 
+A layer in groups counts as it is packed: as one of all channels, whose weights between groups are zero.
+
 Shapes: T timesteps, B batch, O output and I input channels, H × W pixels.
 """
 
@@ -25,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,16 +165,17 @@ def neurobench_metrics(
     Args:
         model: the packed form of the network that was watched.
         watch: what it saw.
-        layers: the rows of the same name in the metrics, with weights, kept, bits, synops and bit_synops.
+        layers: the rows of the same name in the metrics, with weights, synops and bit_synops.
         neurons: likewise, with channels, height, width and firing_rate.
         packed_bytes: bytes of the packed file.
     """
     synaptic = [row for row in layers if row["weights"]]
-    weights, kept = (sum(row[key] for row in synaptic) for key in ("weights", "kept"))
+    codes = [codes for _, codes, _ in coded_layers(model)]
+    weights, kept = sum(part.size for part in codes), sum(int(np.count_nonzero(part)) for part in codes)
     sizes = [row["channels"] * row["height"] * row["width"] for row in neurons]
     spikes = sum(size * row["firing_rate"] for size, row in zip(sizes, neurons, strict=True))
     macs = _effective_macs(model, watch)
-    parameters = _parameters(model) - (sum(codes.size for _, codes, _ in coded_layers(model)) - weights)
+    parameters = _parameters(model)
     return {
         "parameters": parameters,
         "footprint": packed_bytes,
@@ -182,7 +186,7 @@ def neurobench_metrics(
         "effective_acs": sum(row["synops"] or 0 for row in synaptic),
         "effective_bit_macs": macs * model.populations[0].synapses[0].bits,
         "effective_bit_acs": sum(row["bit_synops"] or 0 for row in synaptic),
-        "dense": _dense_operations(model, [row["weights"] for row in layers]),
+        "dense": _dense_operations(model),
         "membrane_updates": watch.updates / watch.samples,
     }
 
@@ -204,25 +208,20 @@ def _effective_macs(model: PackedModel, watch: Watch) -> float:
     return _operations(watch.non_zero, mask, stem.stride) / watch.samples
 
 
-def _dense_operations(model: PackedModel, layers: Sequence[int]) -> int:
-    """What all inputs and all weights would take: the stem once for an image, all else at every timestep.
-
-    ``layers``: the weights of each. A packed layer with groups has more places: as many times for every input channel.
-    """
-    own = iter(layers)
+def _dense_operations(model: PackedModel) -> int:
+    """What all inputs and all weights would take: the stem once for an image, all else at every timestep."""
     shapes = population_shapes(model)
     _, height, width = shapes[model.readout.sources[0]]
     static, spiking = 0.0, float(model.readout.codes.size * height * width)
     for population in model.populations:
         for synapses in population.synapses:
-            size = next(own)
             if synapses.kernel == 0:
                 continue
             image = synapses.sources == (IMAGE,)
             _, height, width = model.input.shape if image else shapes[synapses.sources[0]]
             weights = torch.ones(synapses.codes.shape, dtype=torch.float64)
             inputs = torch.ones(weights.shape[1], height, width, dtype=torch.float64)
-            operations = _operations(inputs, weights, synapses.stride) * size / synapses.codes.size
+            operations = _operations(inputs, weights, synapses.stride)
             if image and not model.input.frames:
                 static += operations
             else:
