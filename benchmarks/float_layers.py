@@ -83,7 +83,8 @@ def fold(model: PackedModel, *, joined: bool) -> Network:
             sources; where they have the same source, their weights are added.
 
     Raises:
-        InputError: the model is in fixed point or has other neurons, or a population reads the image and spikes, which no derived one does.
+        InputError: the model is in fixed point or has other neurons, or a population reads the image and spikes, which
+            no derived one does.
     """
     if model.fraction is not None:
         raise InputError("the baselines compute in floats: expected a float model, found one in fixed point")

@@ -262,7 +262,12 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "charged": lambda: Row(conv(1, 4), ChargedLif(0.4), conv(4, 4), nn.BatchNorm2d(4), ChargedLif(0.4, 0.7), *tail()),
     "leaks": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), conv(4, 4), Lif(1.0), *tail()),
     "learned leaks": lambda: Row(
-        *(conv(1, 4), ChargedLif(0.37, 0.4, learned=True), conv(4, 4), ChargedLif(0.731, 0.5, soft=False, learned=True)),
+        *(
+            conv(1, 4),
+            ChargedLif(0.37, 0.4, learned=True),
+            conv(4, 4),
+            ChargedLif(0.731, 0.5, soft=False, learned=True),
+        ),
         *(conv(4, 4), Learning(leak=torch.tensor(0.5)), *tail()),
     ),
     "hard and soft": lambda: Row(
@@ -544,9 +549,12 @@ class Square(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a state besides the membrane": (
         lambda: Row(conv(1, 4), Tired(), *tail()),
-        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero or by sub",
+        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero",
     ),
-    "thresholds that grow": (lambda: Row(conv(1, 4), Adaptive(), *tail()), "layers.1 .* is no neuron of the packed file"),
+    "thresholds that grow": (
+        lambda: Row(conv(1, 4), Adaptive(), *tail()),
+        "layers.1 .* is no neuron of the packed file",
+    ),
     "a leak for each channel": (
         lambda: Row(conv(1, 4), Learning(leak=torch.full((4, 1, 1), 0.5)), *tail()),
         r"neuron layers.1 .*: as it learns, its neurons have different leaks",

@@ -109,7 +109,9 @@ def test_neurons_that_are_reset_by_subtraction(
 @pytest.mark.parametrize(
     "make",
     [
-        leaky(0.9, reset_delay=False),  # takes the threshold away twice, or gives it back, where it is passed twice over
+        leaky(
+            0.9, reset_delay=False
+        ),  # takes the threshold away twice, or gives it back, where it is passed twice over
         jelly("QIFNode"),
         jelly("EIFNode"),
     ],
