@@ -550,7 +550,7 @@ class Square(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a state besides the membrane": (
         lambda: Row(conv(1, 4), Tired(), *tail()),
-        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero or by sub",
+        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero",
     ),
     "thresholds that grow": (
         lambda: Row(conv(1, 4), Adaptive(), *tail()),

@@ -1,4 +1,4 @@
-"""Packed models with soft resets and with leaks of their own: every engine gives the reference's spikes, bit for bit."""
+"""Packed models with soft resets and with leaks of their own: every engine gives the spikes of the reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ from test_fixed import one_neuron
 from test_packed import put, tiny_model
 from test_reference import image, run, single_neuron, spikes_of
 
-COMBINATIONS = list(itertools.product(("float", "fixed"), (False, True), (False, True)))
+ARITHMETICS: tuple[ArithmeticName, ...] = ("float", "fixed")
+COMBINATIONS = list(itertools.product(ARITHMETICS, (False, True), (False, True)))
 ids = [
     f"{arithmetic}-{'soft' if soft else 'hard'}-{'own' if own else 'shared'}" for arithmetic, soft, own in COMBINATIONS
 ]

@@ -13,7 +13,8 @@ Exact equivalents that are used:
 - A neuron with another threshold θ' gets its currents times θ/θ', and what a spike takes from its membrane likewise.
 - Max pooling of spikes is a population with the hard reset: a convolution with a weight at the pixels of each channel's
   own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because it has either fired and
-  been reset, or been given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding makes are needed.
+  been reset, or been given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding
+  makes are needed.
 - A flattened map of H × W before a linear layer is a population of C·H·W channels of one pixel, each of which is given
   one pixel: a kernel of 2·max(H, W) − 1 around the first pixel covers the whole map.
 - A layer that reads a sum of spikes reads them side by side, its weights repeated for each of them.
@@ -315,8 +316,8 @@ class _Builder:
             kind = type(call.module).__name__
             kind = kind if library.startswith(GIVEN_PREFIX) else f"{library}.{kind}"
             raise Inexpressible(
-                f"neuron {call.name} ({kind}) is no neuron of the packed file, a LIF that resets to zero or by subtraction: "
-                f"{error}"
+                f"neuron {call.name} ({kind}) is no neuron of the packed file, a LIF that resets to zero or by "
+                f"subtraction: {error}"
             ) from None
         current = self.current(call.inputs[0], call.name)
         if not _layers(current):

@@ -49,7 +49,7 @@ __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 _NEURONS, _OWN_NEURON, _SHARED_NEURON = 32, 26, 5
-"""More of them if a file says other neurons than those of one leak and the hard reset: in all, and for each population."""
+"""More of them if a file says other neurons than those of one leak and the hard reset: in all, and by population."""
 
 _RESET_NAMES = "reset() or reset_mem()"
 _TRACED_STEPS = 2
