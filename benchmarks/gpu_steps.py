@@ -30,6 +30,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data.batches import generator_for
 from litesnn.files import write_atomically
 from litesnn.networks import build_network
+from litesnn.neurons.model import Neuron
 from litesnn.search.baselines import random_genotype
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn import cell_function
@@ -156,7 +157,7 @@ def _kernels(way: str) -> Iterator[None]:
         yield
         return
 
-    def chosen(_like: Tensor, *, compiled: bool = False) -> TorchKernels:
+    def chosen(_like: Tensor, _neuron: Neuron, *, compiled: bool = False) -> TorchKernels:
         return TorchKernels()
 
     with mock.patch.object(cell_function, "kernels_for", chosen):

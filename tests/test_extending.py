@@ -56,3 +56,33 @@ def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
     count = re.search(r"(\d+) passed", found.stdout)
     assert count is not None
     assert int(count[1]) >= 8
+
+
+def test_a_neuron_takes_a_module_and_a_row(sources: Path) -> None:
+    module, row = examples("A neuron")
+    (sources / "neurons" / "subtract.py").write_text(module, encoding="utf-8")
+    with (sources / "neurons" / "__init__.py").open("a", encoding="utf-8") as table:
+        table.write("\n" + row)
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "subtract",
+            "tests/test_neurons.py",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(sources.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout[-3000:]
+    count = re.search(r"(\d+) passed", found.stdout)
+    assert count is not None
+    assert int(count[1]) >= 16

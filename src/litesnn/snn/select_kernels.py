@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from litesnn.neurons.model import Neuron
 from litesnn.snn.kernels import CompiledKernels, Kernels, TorchKernels
-from litesnn.snn.membrane import Neuron
 
 __all__ = ["kernels_for"]
 
