@@ -31,6 +31,7 @@ from litesnn.data.batches import generator_for
 from litesnn.files import write_atomically
 from litesnn.input_spec import InputSpec
 from litesnn.networks import build_network
+from litesnn.neurons.model import Neuron
 from litesnn.search.baselines import random_genotype
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn import cell_function

@@ -82,3 +82,8 @@ def test_an_operation_takes_a_row(sources: Path) -> None:
     (row,) = examples("An operation")
     append(sources / "genotype.py", row)
     assert passed(sources, "test_operations.py", "trio3x3") >= 10
+
+
+def test_a_neuron_takes_a_module_and_a_row(sources: Path) -> None:
+    add(sources, "neurons/subtract.py", "neurons/__init__.py", "A neuron")
+    assert passed(sources, "test_neurons.py", "subtract") >= 16

@@ -18,7 +18,6 @@ from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.native_library import instruction_sets, use_instruction_set
 from litesnn.snn.select_kernels import kernels_for
 
-NEURON = Neuron()
 PLAIN, NATIVE = TorchKernels(), NativeKernels()
 
 
@@ -49,6 +48,7 @@ sizes = pytest.mark.parametrize(
     ("steps", "pixels", "columns"),
     [(1, 1, 1), (2, 3, 15), (3, 31, 16), (2, 32, 17), (1, 65, 63), (4, 16, 64), (2, 70, 130)],
 )
+neurons_of_all_kinds = pytest.mark.parametrize("neuron", [Neuron(), Neuron(leak=0.7, reset=0.35)], ids=["hard", "soft"])
 types = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 
 
@@ -73,9 +73,17 @@ def test_a_large_mean_does_not_drown_the_variance() -> None:
 
 @sizes
 @types
+@neurons_of_all_kinds
 @pytest.mark.parametrize("terms", [1, 3])
 def test_a_node(
-    instruction_set: str, steps: int, pixels: int, columns: int, terms: int, dtype: torch.dtype, tolerance: float
+    instruction_set: str,
+    steps: int,
+    pixels: int,
+    columns: int,
+    terms: int,
+    neuron: Neuron,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     rows = steps * pixels
     maps = [random_map(seed, rows, columns, seed, dtype) for seed in range(terms)]
@@ -83,7 +91,7 @@ def test_a_node(
     spikes = []
     for kernels in (NATIVE, PLAIN):
         wide = torch.full((rows, columns + 3), 9.0, dtype=dtype)
-        rates = kernels.fire(Node(maps, scales, bias, steps, NEURON), wide[:, 1 : columns + 1])
+        rates = kernels.fire(Node(maps, scales, bias, steps, neuron), wide[:, 1 : columns + 1])
         torch.testing.assert_close(rates, wide[:, 1 : columns + 1].mean(0))
         spikes.append(wide)
     assert torch.equal(spikes[0], spikes[1])  # the same roundings in the same order
@@ -92,6 +100,7 @@ def test_a_node(
 
 @sizes
 @types
+@neurons_of_all_kinds
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("scaled", [0, 2])
 def test_the_way_back_through_a_node(
@@ -101,12 +110,13 @@ def test_the_way_back_through_a_node(
     columns: int,
     parts: int,
     scaled: int,
+    neuron: Neuron,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
     rows = steps * pixels
     maps = [random_map(10 + n, rows, columns, n, dtype) for n in range(3)]
-    node = Node(maps, random(7, 3, columns, dtype=dtype), random(8, columns, dtype=dtype), steps, NEURON)
+    node = Node(maps, random(7, 3, columns, dtype=dtype), random(8, columns, dtype=dtype), steps, neuron)
     centres = random(9, 3, columns, dtype=dtype)
     gradients = [random_map(1 + n, rows, columns, n, dtype) for n in range(parts)]
     incoming = Incoming.of(gradients)
@@ -143,31 +153,33 @@ def test_spread_also_in_place(
 
 
 @types
+@neurons_of_all_kinds
 @given(st.integers(1, 6), st.sampled_from([1, 7, 1023, 1024, 1025, 40_000]), st.booleans(), st.integers(0, 2**31))
 def test_neurons_alone(
-    dtype: torch.dtype, tolerance: float, steps: int, neurons: int, constant: bool, seed: int
+    neuron: Neuron, dtype: torch.dtype, tolerance: float, steps: int, neurons: int, constant: bool, seed: int
 ) -> None:
     current = 0.4 + 0.5 * random(seed, 1 if constant else steps, neurons, dtype=dtype)
     current = current.expand(steps, neurons)
-    ours, plain = NATIVE.lif(current, NEURON), PLAIN.lif(current, NEURON)
+    ours, plain = NATIVE.lif(current, neuron), PLAIN.lif(current, neuron)
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
     gradient = random(seed + 1, steps, neurons, dtype=dtype)
     torch.testing.assert_close(
-        NATIVE.lif_backward(gradient, ours[0], NEURON),
-        PLAIN.lif_backward(gradient, ours[0], NEURON),
+        NATIVE.lif_backward(gradient, ours[0], neuron),
+        PLAIN.lif_backward(gradient, ours[0], neuron),
         rtol=tolerance,
         atol=tolerance,
     )
 
 
-def test_instruction_sets_and_threads_change_no_bit_of_a_map() -> None:
+@neurons_of_all_kinds
+def test_instruction_sets_and_threads_change_no_bit_of_a_map(neuron: Neuron) -> None:
     maps, scales, bias = (
         [random(n, 6000, 20, dtype=torch.float32) for n in range(3)],
         random(3, 3, 20).float(),
         random(4, 20).float(),
     )
-    node = Node(maps, scales, bias, 3, NEURON)
+    node = Node(maps, scales, bias, 3, neuron)
     found = []
     before = torch.get_num_threads()
     try:

@@ -95,7 +95,7 @@ def shake(module: torch.nn.Module, seed: int = 0) -> None:
         for part in module.modules():
             if isinstance(part, Neurons):
                 for parameter in part.parameters():
-                    parameter += 0.5 * torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
+                    parameter.add_(0.5 * torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype))
 
 
 def currents(*shape: int, seed: int = 0) -> Tensor:
@@ -118,7 +118,7 @@ def one_by_one(neurons: Neurons, x: Tensor) -> list[list[list[int]]]:
             for t in range(x.shape[0]):
                 state, s = model.step(state, float(x[t, p, c]), neurons.constants | own, lambda u: float(u > 0.5))
                 found[t, p, c] = int(s)
-    return found.tolist()  # type: ignore[no-any-return]
+    return found.tolist()
 
 
 def test_the_table_has_rows_under_their_own_keys() -> None:
@@ -161,7 +161,10 @@ def test_gradients_are_those_of_autograd_through_the_step(model: NeuronModel) ->
 @with_adaptive
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_cell_of_them_is_the_oracles(model: NeuronModel, recompute: bool, adaptive: NeuronModel) -> None:
-    edges = [Edge(node=n, source=s, op=op) for n, s, op in ((0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1"))]
+    edges = [
+        Edge(node=n, source=s, op=op)
+        for n, s, op in ((0, 0, "conv3x3"), (0, 1, "skip"), (1, 2, "conv1x1"), (1, 1, "skip"))
+    ]
     with torch.random.fork_rng():
         torch.manual_seed(3)
         source = Source(3, 0)
@@ -360,7 +363,6 @@ def design(request: pytest.FixtureRequest, problem: Problem, tmp_path_factory: p
     run = tmp_path_factory.mktemp("neurons") / request.param
     outcome = litesnn("design", *problem.options(run), "--set", f"model.neuron={request.param}")
     assert outcome.code == 0, outcome.err
-    assert outcome.complaints == ""
     return RunFolder(run)
 
 

@@ -32,5 +32,6 @@ LIF_SOFT = NeuronModel(
     step=_soft_reset,
     packed=lambda numbers: Neuron(leak=numbers["leak"], reset=_reset(numbers)),
     arithmetics=("float", "fixed"),
+    kernels=("c",),
     deployments=("reference", "engine", "c", "onnx"),
 )

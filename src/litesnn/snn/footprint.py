@@ -9,10 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.cell_function import keeps_output
 from litesnn.snn.execution import Execution
+from litesnn.snn.kernels import TorchKernels
 from litesnn.snn.population import Neurons
+from litesnn.snn.select_kernels import kernels_for
 from litesnn.snn.stepped import Stepped
 
 __all__ = ["Footprint", "least_bytes", "step_footprint"]
@@ -48,12 +52,13 @@ class Footprint:
         return self.fixed + batch * self.per_image
 
 
-def _held_maps(neurons: Neurons) -> int:
-    """Maps that are held for a moment on the way back through neurons; kernels in C hold none."""
+def _held_maps(neurons: Neurons, device: torch.device) -> int:
+    """Maps that are held for a moment on the way back through neurons; kernels in C and Triton hold none."""
     dynamics = neurons.dynamics()
     if isinstance(dynamics, Stepped):
         return _STEPPED_MAPS
-    return 0 if dynamics.reset is None else _TORCH_MAPS
+    fast = dynamics.reset is None or not isinstance(kernels_for(torch.empty(0, device=device), dynamics), TorchKernels)
+    return 0 if fast else _TORCH_MAPS
 
 
 def least_bytes(weights: int) -> int:
@@ -79,7 +84,7 @@ def step_footprint(
     if frames:
         frame = math.prod(backbone.shape)
         kept = 3 * stem + 2 * timesteps * frame  # spikes, currents, outputs of the convolution; frames, also scaled
-    held = stem * _held_maps(backbone.stem_neurons)
+    held = stem * _held_maps(backbone.stem_neurons, backbone.device)
     if isinstance(backbone.stem_neurons.dynamics(), Stepped):
         kept += held // 2  # autograd keeps what the way there made
     moment = held
@@ -98,7 +103,7 @@ def step_footprint(
         kept += spikes
         # Gradients of spikes and of currents; what all other convolutions give, or later the gradients of both inputs,
         # with one more part that is about to be added.
-        passing = maps * cell.width * _held_maps(cell.neurons(0))
+        passing = maps * cell.width * _held_maps(cell.neurons(0), backbone.device)
         passing += 2 * spikes + unkept + max(sum(read) + max(read), mixed)
         if execution.recompute:
             passing += lasting + spikes  # made once more

@@ -35,7 +35,7 @@ __all__ = [
     "workers",
 ]
 
-ABI = 6  # LSNN_TRAINING_ABI of training.h
+ABI = 7  # LSNN_TRAINING_ABI of training.h
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -67,7 +67,10 @@ class CNormalised(ctypes.Structure):
 class CNeuron(ctypes.Structure):
     """``lsnn_neuron``."""
 
-    _fields_ = (("leak", ctypes.c_double), ("threshold", ctypes.c_double), ("sharpness", ctypes.c_double))
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("leak", "threshold", "sharpness", "reset")),
+        ("soft", ctypes.c_int32),
+    )
 
 
 _ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from litesnn.neurons.model import Neuron
 from litesnn.snn.kernels import CompiledKernels, Kernels, TorchKernels
-from litesnn.snn.membrane import Neuron
 
 __all__ = ["kernels_for"]
 
@@ -20,17 +20,15 @@ _PLAIN = Neuron()
 def kernels_for(tensor: Tensor, neuron: Neuron = _PLAIN, *, compiled: bool = False) -> Kernels:
     """The fastest kernels for tensors of this device and type and for these neurons, or those that torch compiles.
 
-    C and Triton know neurons that are reset to zero; others take torch's own kernels.
+    Triton knows neurons that are reset to zero; on a GPU others take torch's own kernels.
     """
     if compiled:
         return CompiledKernels()
-    if neuron.reset is not None:
-        return TorchKernels()
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 
         return NativeKernels()
-    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _has_triton():
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and neuron.reset is None and _has_triton():
         from litesnn.snn.triton_kernels import TritonKernels
 
         return TritonKernels()

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 6 /* raised whenever an LSNN_API function of any header in this folder changes */
+#define LSNN_TRAINING_ABI 7 /* raised whenever an LSNN_API function of any header in this folder changes */
 
 /* Columns of a matrix. */
 typedef struct {
@@ -31,9 +31,11 @@ typedef struct {
     int64_t stride; /* from row to row, in elements */
 } lsnn_map;
 
-/* A hard-reset LIF neuron: u = leak · u · (1 − s) + x, s = u > threshold; ds/du as in litesnn.snn.neuron. */
+/* A LIF neuron: s = u > threshold; ds/du as in litesnn.snn.membrane. With hard reset u = leak · u · (1 − s) + x, and with
+ * soft reset, where `soft` is not 0, u = leak · u − reset · s + x. */
 typedef struct {
-    double leak, threshold, sharpness;
+    double leak, threshold, sharpness, reset;
+    int32_t soft;
 } lsnn_neuron;
 
 LSNN_API int32_t lsnn_training_abi(void);
