@@ -37,7 +37,6 @@ from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn import cell_function
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import TorchKernels
-from litesnn.snn.membrane import Neuron
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet
 from litesnn.train.fit import Trainee, TrainLoop

@@ -24,10 +24,10 @@ import machine
 from gpu_steps import STAGES, step_of
 from litesnn.config import load_recipe
 from litesnn.files import write_atomically
+from litesnn.neurons.model import Neuron
 from litesnn.snn import cell, cell_function, native_library, prune, winograd
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import TorchKernels
-from litesnn.snn.membrane import Neuron
 from rounds import in_turns, number, print_row, ratio, seconds_of
 
 __all__ = ["PARTS", "compared", "without"]

@@ -7,7 +7,8 @@ import torch
 
 from litesnn.quantizers import MIDRISE
 from litesnn.quantizers.learned_step import LEARNED_STEP
-from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter, decayed_apart
+from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter
+from litesnn.snn.population import decay_groups
 
 OWN = torch.tensor([1.0, 0.5, 0.25, 0.125])
 
@@ -58,9 +59,9 @@ def test_a_step_learns_to_lose_less() -> None:
     with torch.no_grad():
         conv.quantization.mul_(4)
     finished = Compression.fixed(3, 1.0, torch.device("cpu"))
-    groups = decayed_apart([conv.weight, conv.quantization])
+    groups = decay_groups([conv.weight, conv.quantization], conv)
     assert groups[1]["weight_decay"] == 0
-    conv.weight.requires_grad_(requires_grad=False)
+    conv.weight.requires_grad_(False)
     optimizer = torch.optim.SGD([conv.quantization], lr=0.02)
     losses = []
     for _ in range(300):
