@@ -40,7 +40,8 @@ class InputSpec:
         object.__setattr__(self, "mean", tuple(map(_shortest, self.mean)))
         object.__setattr__(self, "std", tuple(map(_shortest, self.std)))
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Shape and kind in a few words."""
         return f"{'×'.join(map(str, self.shape))} {self.kind}"
 
 
