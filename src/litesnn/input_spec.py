@@ -40,7 +40,8 @@ class InputSpec:
         object.__setattr__(self, "mean", tuple(map(shortest_decimal, self.mean)))
         object.__setattr__(self, "std", tuple(map(shortest_decimal, self.std)))
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Shape and kind in a few words."""
         return f"{'×'.join(map(str, self.shape))} {self.kind}"
 
 

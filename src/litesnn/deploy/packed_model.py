@@ -190,6 +190,6 @@ def described(model: PackedModel) -> str:
     kept, weights = sum(int(np.count_nonzero(each)) for each in codes), sum(each.size for each in codes)
     arithmetic = "float" if model.fraction is None else "fixed point"
     return (
-        f"{model.input} → {len(model.classes)} classes, "
+        f"{model.input.describe()} → {len(model.classes)} classes, "
         f"T = {model.timesteps}, {len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}"
     )

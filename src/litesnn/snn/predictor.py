@@ -32,7 +32,7 @@ class InputInfo:
     classes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.input} → {len(self.classes)} classes"
+        return f"{self.input.describe()} → {len(self.classes)} classes"
 
     @property
     def shape(self) -> tuple[int, int, int]:
