@@ -144,6 +144,7 @@ def test_a_module_that_is_refused_leaves_no_run(tmp_path: Path) -> None:
         ("Large", (), "its forward fails on a batch of 1×8×8"),
         ("Net", ("--budget", "10 B"), "packed"),
         ("Net", ("--set", 'model.arithmetic="fixed"'), "model.arithmetic"),
+        ("Net", ("--set", "model.neuron=if"), "model.neuron"),
     ):
         model = f"{tmp_path / 'net.py'}:{name}"
         common = ("--data", tmp_path / "blobs.npz", "--recipe", tmp_path / "a.toml", "--set", "search.widths=[1.0]")

@@ -302,7 +302,7 @@ def test_the_usual_neuron_has_no_parameters() -> None:
 
 @pytest.mark.parametrize("text", ["neuron = 'izhikevich'", "neuron = ''"])
 def test_an_unknown_neuron_is_refused_by_name(text: str) -> None:
-    with pytest.raises(InputError, match=r"unknown neuron .*; expected one of lif, ") as caught:
+    with pytest.raises(InputError, match=r"model\.neuron: .*unknown neuron .*; expected one of lif, ") as caught:
         Recipe.from_toml(f"[model]\n{text}")
     assert "\n" not in str(caught.value)
 
@@ -413,3 +413,18 @@ def test_what_cannot_be_packed_is_searched_and_trained_but_not_designed(
     assert outcome.code == 2
     assert "cannot be packed" in outcome.err
     assert recipe(problem.data, {"model.neuron": adaptive.key}).model.neuron == adaptive.key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@with_adaptive
+def test_steps_are_recorded_on_a_gpu_and_are_those_of_the_cpu(model: NeuronModel, adaptive: NeuronModel) -> None:
+    made = tiny_recipe(width=4)
+    x, y = quantized_images((2, 8, 8), 12), torch.arange(12) % 3
+    found = []
+    for device in ("cpu", "cuda"):
+        network = build_network(genotype(neuron=model.key, keep=0.9, bits=4), input_info((2, 8, 8)), 0).train()
+        loop = TrainLoop(Trainee(network, made).to(device), made)
+        for _ in range(6):
+            loop.step(x.to(device), y.to(device), 0.3)
+        found.append({name: value.cpu() for name, value in learned_numbers(network).items()})
+    assert all(torch.allclose(found[0][name], found[1][name], atol=0.05) for name in found[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from litesnn.budget import Budget
 from litesnn.data.augment import AugmentSettings
@@ -98,10 +98,10 @@ class ModelSettings(_Settings):
             raise ValueError("levels must lie in 0…6 and not decrease")
         return levels
 
-    @model_validator(mode="after")
-    def _known_neuron(self) -> Self:
-        check_neuron(self.neuron, self.arithmetic)
-        return self
+    @field_validator("neuron")
+    @classmethod
+    def _known_neuron(cls, neuron: str, known: ValidationInfo) -> str:
+        return check_neuron(neuron, known.data.get("arithmetic", "float"))
 
 
 class SearchSettings(_Settings):

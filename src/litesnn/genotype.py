@@ -209,9 +209,14 @@ class Genotype(_Record):
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)
-        return f"Genotype(T = {self.timesteps}, {len(self.cells)} cells of {edges}, {self.arithmetic})"
+        return f"Genotype(T = {self.timesteps}, {len(self.cells)} cells of {edges}, {self.kinds})"
 
     __str__ = __repr__
+
+    @property
+    def kinds(self) -> str:
+        """The arithmetic, and the neuron unless it is the usual one, for people."""
+        return self.arithmetic if self.neuron == DEFAULT else f"{self.arithmetic}, {self.neuron}"
 
     @property
     def nodes(self) -> int:

@@ -61,7 +61,7 @@ class Network(Predictor):
         genotype = self.genotype
         return (
             f"Network({self.info}, T = {self.timesteps}, {len(genotype.cells)} cells, "
-            f"{sum(layer.weights for layer in self.layers()):,} weights, {genotype.arithmetic})"
+            f"{sum(layer.weights for layer in self.layers()):,} weights, {genotype.kinds})"
         )
 
     @property
