@@ -129,7 +129,7 @@ class Handing:
 class Population:
     """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own.
 
-    ``learns``: whether training moves their leak.
+    ``learned``: the ids of the parameters by which training moves their leak.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Population:
     lif: Lif
     channels: int
     handing: Handing | None = None
-    learns: bool = False
+    learned: tuple[int, ...] = ()
 
     @property
     def layers(self) -> list[str]:
@@ -310,7 +310,7 @@ class _Builder:
         calls = self.once(call)
         try:
             lif = identify(calls[:2])
-            learns = bool(learned_leak(calls[:2], lif))
+            learned = learned_leak(calls[:2], lif)
         except NotLif as error:
             library, _, _ = type(call.module).__module__.partition(".")
             kind = type(call.module).__name__
@@ -322,7 +322,7 @@ class _Builder:
         current = self.current(call.inputs[0], call.name)
         if not _layers(current):
             raise Inexpressible(f"neuron {call.name} has no layer with weights before it")
-        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learns=learns))
+        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learned=learned))
 
     def add(self, key: tuple[str, int], population: Population) -> int:
         self.known[key] = len(self.graph.populations)

@@ -718,9 +718,12 @@ def _handed_weights(graph: Graph) -> list[tuple[int, int, int]]:
 
 
 def _neuron_bytes(graph: Graph) -> int:
-    """Bytes of the header for neurons that are not all alike, or will not be when leaks are learned."""
-    learns = any(population.learns for population in graph.populations)
-    own = [learns or own_neuron(graph, population) != (None, None) for population in graph.populations]
+    """Bytes of the header for neurons that are not all alike, or will not be when leaks are learned apart."""
+    apart = len({population.learned for population in graph.populations if population.handing is None}) > 1
+    own = [
+        (apart and population.handing is None) or own_neuron(graph, population) != (None, None)
+        for population in graph.populations
+    ]
     if not any(own):
         return 0 if graph.lif.reset is None else _NEURONS
     return _NEURONS + sum(_OWN_NEURON if each else _SHARED_NEURON for each in own)
