@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 import exactness
+from given import MODULE
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.size import kept_count
 from litesnn.data.batches import Samples
+from litesnn.deploy.engine import Engine
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import read, size_table, to_bytes
+from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
-from litesnn.genotype import BIT_WIDTHS, CellGene, Genotype
+from litesnn.genotype import BIT_WIDTHS, CellGene, Compressed, Genotype
 from litesnn.loop.expectation import Mixed
 from litesnn.networks import build_network, load_network
 from litesnn.quantizers import MIDRISE, QUANTIZERS, Quantizer, ends_of
@@ -282,3 +285,30 @@ def test_an_unknown_one_is_refused_by_name(problem: Problem) -> None:
     gene = genotype().model_dump() | {"quantizer": "octal"}
     with pytest.raises(InputError, match="unknown quantizer 'octal'"):
         Genotype.from_json(json.dumps(gene))
+
+
+@every_row
+def test_a_given_module_is_compressed_with_it_or_refuses_it_by_name(
+    row: Quantizer, problem: Problem, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(MODULE)
+    run, options = tmp_path / "run", problem.options(tmp_path / "run")
+    changes = [f"{key}={json.dumps(value)}" for key, value in settings(row).items()]
+    changes += ["search.epochs=2", "search.widths=[1.0]", "train.epochs=2"]
+    words = [word for change in changes for word in ("--set", change)]
+    outcome = litesnn("compress", "--model", f"{tmp_path / 'net.py'}:Net", *options, *words)
+    if row.has_zero or not row.at_both_ends:
+        assert outcome.code == 2
+        assert outcome.complaints.strip().endswith(f"model.quantizer: {row.name!r} is not there for given modules")
+        assert not (run / "search.jsonl").exists()
+        return
+    assert outcome.code == 0, outcome.err
+    chosen = Compressed.read(run / "genotype.json")
+    assert chosen.quantizer == row.name
+    assert ("quantizer" in (run / "genotype.json").read_text()) == (row is not MIDRISE)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["packing"]["possible"] is True
+    packed = read(run / "model.safetensors")
+    assert metrics["packed_bytes"] == len(to_bytes(packed))
+    x = torch.randint(0, 256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    assert (Engine(packed).run(x).logits == Reference(packed).run(x).logits).all()

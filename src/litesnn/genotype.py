@@ -153,6 +153,12 @@ class Edge(_Record):
         return self
 
 
+def _without_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what it would not have had before there was a choice."""
+    defaults = {"arithmetic": "float", "quantizer": MIDRISE.name, "neuron": DEFAULT}
+    return {key: value for key, value in record.items() if key not in defaults or value != defaults[key]}
+
+
 class StemGene(_Record):
     """The 3×3 convolution that turns the analog input into spikes."""
 
@@ -203,9 +209,7 @@ class Genotype(_Record):
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Genotypes with the first arithmetic, neuron and quantizer look as they did before there were others."""
-        record: dict[str, Any] = serialize(self)
-        usual = {"arithmetic": "float", "quantizer": MIDRISE.name, "neuron": DEFAULT}
-        return {key: value for key, value in record.items() if usual.get(key) != value}
+        return _without_defaults(serialize(self))
 
     def __repr__(self) -> str:
         edges = ", ".join(f"{edge.source}→{edge.node} {edge.op}" for edge in self.edges)
@@ -257,6 +261,19 @@ class Compressed(_Record):
     version: Literal[1] = GENOTYPE_VERSION
     timesteps: int = Field(ge=1, le=64)
     layers: tuple[LayerGene, ...] = Field(min_length=1)
+    quantizer: str = MIDRISE.name
+
+    @model_validator(mode="after")
+    def _check(self) -> Compressed:
+        row = quantizer_named(self.quantizer)
+        for layer in self.layers:
+            row.require(layer.bits)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Choices with the first quantizer look as they did before there were others."""
+        return _without_defaults(serialize(self))
 
     def to_json(self) -> str:
         """The choice as JSON text that :meth:`read` reads back."""

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
+from litesnn.quantizers import MIDRISE, Quantizer
 from litesnn.snn.compconv import CompConv, Compression, accumulate, measure
 from litesnn.snn.cost import Axis, taps_along
-from litesnn.snn.prune import initial_scores
 from litesnn.snn.strided import conv2d
 
 __all__ = ["CompressedLayer", "Currents", "Deployed", "Kind", "Summand", "layers_in", "swap_layers"]
@@ -80,10 +80,10 @@ class CompressedLayer(CompConv):
 
     spread: Tensor | None
 
-    def __init__(self, given: nn.Conv2d | nn.Linear) -> None:
-        super().__init__(1, 1, 1)
+    def __init__(self, given: nn.Conv2d | nn.Linear, quantizer: Quantizer = MIDRISE) -> None:
+        super().__init__(1, 1, 1, quantizer=quantizer)
         self.weight = nn.Parameter(given.weight.detach().clone())
-        self.scores = nn.Parameter(initial_scores(self.weight))
+        self.begin()
         self.bias = None if given.bias is None else nn.Parameter(given.bias.detach().clone())
         self.given_padding: tuple[int, int] | str = (0, 0)
         self.padding_mode = "zeros"
@@ -165,7 +165,7 @@ class CompressedLayer(CompConv):
         What pooled the outputs before gives the same as before, and there is nothing left for it to do.
         """
         self.weight = nn.Parameter(pooling @ self.weight)
-        self.scores = nn.Parameter(initial_scores(self.weight))
+        self.begin()
         self.bias = None if self.bias is None else nn.Parameter(pooling @ self.bias)
         self.spread = ((pooling != 0) / pooling.sum(1, keepdim=True)).T.contiguous()
         if self._compression is not None:
@@ -261,13 +261,16 @@ class CompressedLayer(CompConv):
         return values if self.is_linear else values[:, None, None]
 
 
-def swap_layers(module: nn.Module) -> dict[str, CompressedLayer]:
-    """Put a compressed layer in the place of every ``Conv2d`` and ``Linear``; returns them by name, in order."""
+def swap_layers(module: nn.Module, quantizer: Quantizer = MIDRISE) -> dict[str, CompressedLayer]:
+    """Put a compressed layer in the place of every ``Conv2d`` and ``Linear``; returns them by name, in order.
+
+    ``quantizer``: of all their weights.
+    """
     made: dict[int, CompressedLayer] = {}
     names: dict[str, CompressedLayer] = {}
     for path, parent, name, child in list(layers_in(module)):
         if id(child) not in made:
-            made[id(child)] = names[path] = CompressedLayer(child)
+            made[id(child)] = names[path] = CompressedLayer(child, quantizer)
         setattr(parent, name, made[id(child)])
     for part in module.modules():
         for key, value in list(vars(part).items()):

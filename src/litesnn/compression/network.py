@@ -35,6 +35,7 @@ from litesnn.costs.size import AFFINE_BITS, kept_count, layer_bytes
 from litesnn.deploy.limits import MAX_WEIGHTS
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed, LayerGene
+from litesnn.quantizers import MIDRISE, Quantizer
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.backbone import INPUT_SCALE, Output, first_frames
 from litesnn.snn.compconv import Compression
@@ -66,6 +67,7 @@ class Given(nn.Module):
         info: the input and the classes.
         origin: its name in errors.
         io_bits: weight bits of the last linear layer.
+        quantizer: of the weights of all layers.
 
     Attributes:
         own_timesteps: those that its forward makes itself, or ``None`` if it makes one.
@@ -78,8 +80,11 @@ class Given(nn.Module):
         uncounted: what makes work that is no Bit-SynOps, though it is not for the image alone, and why.
     """
 
-    def __init__(self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int) -> None:
+    def __init__(
+        self, module: nn.Module, info: InputInfo, *, origin: str, io_bits: int, quantizer: Quantizer = MIDRISE
+    ) -> None:
         super().__init__()
+        self.quantizer = quantizer
         self.net, self.info, self.origin, self.io_bits = module, info, origin, io_bits
         self.unpackable: str | None = None
         for name, child in module.named_modules():
@@ -92,7 +97,7 @@ class Given(nn.Module):
         settle_weights(module)
         require_plain(module, origin)
         self._runs_plain = self._runs()
-        self.layers = swap_layers(module)
+        self.layers = swap_layers(module, quantizer)
         if not self.layers:
             raise InputError(f"{origin} has no convolution (torch.nn.Conv2d) to compress")
         if all(layer.is_linear for layer in self.layers.values()) and info.shape[1:] != (1, 1):
@@ -214,7 +219,7 @@ class Given(nn.Module):
         self.net.eval()
         self.graph, self.reason, self._handed_bytes = None, None, 0
         for layer in self.layers.values():
-            layer.prepare(Compression.fixed(4, 1.0, layer.weight.device))
+            layer.prepare(Compression.fixed(max(self.quantizer.bits), 1.0, layer.weight.device))
         image = torch.randn(_BATCH, *self.info.shape, generator=torch.Generator().manual_seed(0), device=self.device)
         kept = image.clone()
         tape = Tape(image)
@@ -752,4 +757,5 @@ def fixed_choice(given: Given, timesteps: int, chosen: Mapping[str, tuple[int, f
             for name in given.layers
             for bits, keep in [chosen.get(name, (given.io_bits, 1.0))]
         ),
+        quantizer=given.quantizer.name,
     )

@@ -43,7 +43,7 @@ from litesnn.loop.memory import StepPlan
 from litesnn.loop.session import Session, input_info
 from litesnn.networks import input_fields, input_from
 from litesnn.neurons import DEFAULT
-from litesnn.quantizers import MIDRISE
+from litesnn.quantizers import QUANTIZERS
 from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import SearchSpace, read_into, search_with
 from litesnn.snn.network import InputInfo
@@ -307,7 +307,8 @@ def _given(recipe: Recipe, info: InputInfo) -> Given:
     settings = recipe.module
     assert settings is not None
     origin, io_bits = _origin(settings), recipe.model.io_bits
-    given = Given(build_module(settings, recipe.seed), info, origin=origin, io_bits=io_bits)
+    quantizer = QUANTIZERS[recipe.model.quantizer]
+    given = Given(build_module(settings, recipe.seed), info, origin=origin, io_bits=io_bits, quantizer=quantizer)
     given.refuse(_rehearsed(settings.model_dump_json(), recipe.seed, info, io_bits, most_timesteps(given, recipe)))
     return given
 
@@ -327,6 +328,8 @@ def _rehearsed(settings: str, seed: int, info: InputInfo, io_bits: int, timestep
 def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:
     if [gene.name for gene in choice.layers] != list(given.layers):
         raise InputError(f"{path} was made for another module than {given.origin}: its layers differ")
+    if choice.quantizer != given.quantizer.name:
+        raise InputError(f"{path} was made with another quantizer: {choice.quantizer!r}, not {given.quantizer.name!r}")
     return choice
 
 
@@ -363,8 +366,9 @@ def _require_sensible(recipe: Recipe) -> None:
         )
     if recipe.model.arithmetic != "float":
         raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
-    if recipe.model.quantizer != MIDRISE.name:
-        raise InputError(f"model.quantizer: a given module is quantized by {MIDRISE.name!r} alone")
+    quantizer = QUANTIZERS[recipe.model.quantizer]
+    if quantizer.has_zero or not quantizer.at_both_ends:
+        raise InputError(f"model.quantizer: {quantizer.name!r} is not there for given modules")
     if recipe.model.neuron != DEFAULT:
         raise InputError(f"model.neuron: a given module keeps its neurons; expected {DEFAULT!r}")
 
