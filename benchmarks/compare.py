@@ -25,7 +25,7 @@ from compare_arms import ARMS, Bench, Plan
 from compare_workers import Progress, serve, work_alone, work_together
 from litesnn.config import parse_change
 from litesnn.errors import InputError
-from litesnn.loop.session import begin_session
+from litesnn.training_loop.session import begin_session
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,11 +33,11 @@ from litesnn.design import Job, make_recipe
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.genotype import Genotype
-from litesnn.loop.session import Session, input_info
 from litesnn.runs import RunFolder, held
 from litesnn.search.baselines import compress_uniformly, matched_random_genotype, random_genotype, uniform_genotype
 from litesnn.search.derive import Preferences, largest_file, learned_preferences, preference
 from litesnn.search.joint import read_search
+from litesnn.training_loop.session import Session, input_info
 from machine import cpu_name
 
 __all__ = ["ALONE", "ARMS", "FIXED", "PAPER", "Arm", "Bench", "Plan", "Task"]

@@ -21,7 +21,7 @@ from litesnn.data.sources import load
 from litesnn.deploy.engine import Engine, Method, available_kernels
 from litesnn.deploy.packed import PackedModel, read
 from litesnn.deploy.reference import Reference
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 

@@ -30,7 +30,7 @@ from litesnn.config import Recipe, load_recipe
 from litesnn.data.batches import generator_for
 from litesnn.files import write_atomically
 from litesnn.input_spec import InputSpec
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.neurons.model import Neuron
 from litesnn.search.baselines import random_genotype
 from litesnn.search.joint import SearchLoop, build_supernet

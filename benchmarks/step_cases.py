@@ -1,7 +1,7 @@
 """The networks whose search and training steps are measured, and the ways to compute a step.
 
-``ours`` is litesnn's own step, and ``recomputed`` the same with cells run again on the way back, as ``--memory`` may
-choose; ``plain`` and ``plain_once`` compute the same one timestep by timestep (plain.py), the
+``ours`` is litesnn's own step, and ``recomputed`` the same with cells run again in the backward pass, as ``--memory``
+may choose; ``plain`` and ``plain_once`` compute the same one timestep by timestep (plain.py), the
 latter with effective weights made once per pass. A search step is one architecture pass and one weight pass on batches
 of their own; ``joint`` is litesnn's single pass instead. ``floor`` is the convolutions of those passes alone
 (conv_floor.py), ``floor_joint`` those of the single one.
@@ -25,7 +25,7 @@ from litesnn.data.batches import generator_for
 from litesnn.errors import LitesnnError
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
 from litesnn.input_spec import InputSpec
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.backbone import Backbone
 from litesnn.snn.execution import Execution

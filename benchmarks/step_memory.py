@@ -18,7 +18,7 @@ from pathlib import Path
 
 import litesnn  # noqa: F401  (sets how threads wait, before torch is loaded)
 from litesnn.errors import LitesnnError
-from litesnn.loop.memory import reuse_buffers
+from litesnn.training_loop.memory import reuse_buffers
 from step_cases import Case, make_step
 
 __all__ = ["peak_bytes", "peak_in_new_process"]

@@ -1,6 +1,6 @@
 """What each optional part of a step on a CPU is worth: steps with it and without it, in turns, and their ratio.
 
-Parts: 1×1 convolutions by moments (``snn/pointwise.py``, ``snn/spike_products.py``), the masks' own kernel
+Parts: 1×1 convolutions by moments (``snn/conv1x1_moments.py``, ``snn/spike_products.py``), the masks' own kernel
 (``snn/csrc/keep_largest.c``), the batch normalisation's gradient in passing (``Normalised`` of ``snn/winograd.py``),
 Winograd's convolutions themselves, torch's OpenMP threads for our kernels (``snn/native_library.py``), and the kernels
 in C. A ratio above 1 is time that the part saves. The networks are on noise, as in gpu_steps.py.
@@ -50,7 +50,7 @@ def _in_torch(_like: Tensor, _neuron: Neuron, *, compiled: bool = False) -> Torc
 
 
 PARTS: Mapping[str, Sequence[tuple[object, str, Callable[..., object]]]] = {
-    "1x1 by moments": [(module, "goes_by_moments", _no_moments) for module in (cell, cell_function)],
+    "1x1 by moments": [(module, "uses_moments", _no_moments) for module in (cell, cell_function)],
     "masks' kernel": [(prune, "_largest", _by_topk)],
     "normalisation in passing": [(winograd, "takes", _no_moments)],
     "Winograd": [(winograd, "best_scheme", lambda *_, **__: None)],

@@ -19,7 +19,7 @@ import machine
 from agreement import require_agreement
 from litesnn.errors import LitesnnError
 from litesnn.files import write_atomically
-from litesnn.loop.memory import reuse_buffers
+from litesnn.training_loop.memory import reuse_buffers
 from rounds import in_turns, number, numbers, print_figures, print_row, ratio, seconds_of
 from step_cases import SHAPES, Case, make_step
 from step_memory import peak_in_new_process

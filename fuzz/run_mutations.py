@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from litesnn.loop.checkpoint import seal
+from litesnn.training_loop.checkpoint import seal
 from packed_mutations import change_value
 
 __all__ = ["mutate_run_file"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from litesnn.config import Recipe
+from litesnn.console_tables import summary_table
 from litesnn.data.sources import Data, load
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import pack
@@ -21,19 +22,18 @@ from litesnn.design import check_budgets
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import save_state
-from litesnn.loop.context import StageContext
-from litesnn.loop.pinned import pinned
-from litesnn.loop.session import Session, input_info
-from litesnn.networks import build_network, load_network
+from litesnn.network_file import build_network, load_network
 from litesnn.report.page import write_report
 from litesnn.report.records import read_run
 from litesnn.runs import RunFolder
 from litesnn.search.derive import derive, require_possible
 from litesnn.search.joint import SearchLoop, build_supernet, search
-from litesnn.show import summary_table
 from litesnn.train.evaluate import validation_curve
 from litesnn.train.fit import Trainee, TrainLoop, fit
+from litesnn.training_loop.checkpoint import save_state
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.pinned import pinned
+from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["Promises", "check_recipe"]
 

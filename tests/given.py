@@ -199,12 +199,12 @@ def tail(channels: int = 4) -> list[nn.Module]:
 
 
 def given(*layers: nn.Module) -> Given:
-    """Layers in a row as a given module with lively, trained-looking batch norms."""
+    """Layers in a row as a user's module with lively, trained-looking batch norms."""
     return known(Row(*layers))
 
 
 def known(module: nn.Module, info: InputInfo = INFO) -> Given:
-    """A given module."""
+    """A user's module."""
     found = Given(module, info, origin="net.py: class Net", io_bits=4)
     generator = torch.Generator().manual_seed(7)
     for child in module.modules():

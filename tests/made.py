@@ -12,11 +12,11 @@ from litesnn.data.rows import Shape
 from litesnn.data.sources import Data, Split
 from litesnn.front_end import EventFrames, InputKind
 from litesnn.genotype import Genotype
-from litesnn.loop.session import Session
 from litesnn.planning import maker, mirror
 from litesnn.planning.maker import Plan, make_plan
 from litesnn.planning.mirror import MirrorTest
 from litesnn.planning.timing import Pace
+from litesnn.training_loop.session import Session
 
 __all__ = ["Clock", "data_of", "plan_for", "pretend"]
 

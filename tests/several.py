@@ -24,7 +24,7 @@ DEADLINE = 60.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["several", "whole_job", "litesnn.design", "litesnn.show", "torch._dynamo", "matplotlib.figure", "jinja2"]
+    ["several", "whole_job", "litesnn.design", "litesnn.console_tables", "torch._dynamo", "matplotlib.figure", "jinja2"]
 )
 
 

@@ -25,8 +25,8 @@ from litesnn.data.sources import DataSettings, FrontEnds, load
 from litesnn.data.speech_commands import SILENCE, UNKNOWN, WORDS, read_commands
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel, mel_filters
-from litesnn.loop.session import Session, input_info
 from litesnn.planning.sensible import require_sensible
+from litesnn.training_loop.session import Session, input_info
 from sounds import commands_folder, ramp, sound
 
 SMALL = LogMel(sample_rate=1000, clip_ms=100, window_ms=16, hop_ms=8, mels=4, low_hz=0, high_hz=500)

@@ -12,7 +12,7 @@ from litesnn.deploy.packed import to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
 from litesnn.input_spec import InputSpec
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.search.baselines import compress_uniformly, matched_random_genotype, random_genotype, uniform_genotype
 from litesnn.search.derive import Preferences, largest_file
 from litesnn.snn.network import InputInfo

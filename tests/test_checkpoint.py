@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.errors import InputError
-from litesnn.loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
-from litesnn.networks import build_network, load, load_network, save_network
+from litesnn.network_file import build_network, load, load_network, save_network
+from litesnn.training_loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from tiny import genotype, images, input_info, lively_network
 
 TENSORS = {

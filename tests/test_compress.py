@@ -27,13 +27,13 @@ from litesnn.deploy.packed import neuron_of, read
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
-from litesnn.loop import checkpoint
-from litesnn.loop.context import StageContext
 from litesnn.runs import RunFolder
 from litesnn.search import joint
 from litesnn.search.joint import SearchSpace
 from litesnn.strategies import Strategy
 from litesnn.train import fit
+from litesnn.training_loop import checkpoint
+from litesnn.training_loop.context import StageContext
 from test_cli import refused
 from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, contents, litesnn, rows, stamps, write_data
 
@@ -459,7 +459,7 @@ def test_weights_are_safetensors_alone(place: Path, tmp_path: Path) -> None:
 
 def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
     widths = compress(place, tmp_path / "run", "--set", "search.widths=[0.5, 1.0]")
-    assert refused(widths).startswith("search.widths: a given module keeps its widths")
+    assert refused(widths).startswith("search.widths: a user's module keeps its widths")
     fixed = compress(place, tmp_path / "run", "--set", "model.arithmetic=fixed")
     assert refused(fixed).startswith("model.arithmetic")
     assert "expected --model FILE.py:CLASS" in refused(litesnn("compress", "--run", tmp_path / "none", "--quiet"))
@@ -467,7 +467,7 @@ def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
     assert kept.code in (0, 3)
     for option in (["--memory", "6 GB"], ["--bf16"]):
         message = refused(litesnn("train", tmp_path / "run", *named(place), *option, "--quiet", "--device", "cpu"))
-        assert message == "--memory, --compile and --bf16 do nothing for a given module; leave them out"
+        assert message == "--memory, --compile and --bf16 do nothing for a user's module; leave them out"
     assert "--weights" in refused(litesnn("compress", "--run", tmp_path / "none", "--weights", "a.safetensors"))
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litesnn.loop.constraint import Constraint
+from litesnn.training_loop.constraint import Constraint
 
 
 def constraint(multiplier: float = 0.0, *, limit: float = 100.0) -> Constraint:

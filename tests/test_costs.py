@@ -12,21 +12,21 @@ import torch
 
 from litesnn.budget import Budget
 from litesnn.config import Recipe
+from litesnn.console_tables import summary_table
 from litesnn.costs import COSTS, Cost
 from litesnn.costs.size import layer_bytes
 from litesnn.data.sources import load
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
-from litesnn.loop.context import StageContext
-from litesnn.loop.expectation import Mixed
-from litesnn.loop.session import Session, input_info
 from litesnn.search import derive as derivation
 from litesnn.search.derive import Option, Preferences, choose, derive, learned_preferences, wiring
 from litesnn.search.joint import build_supernet, read_search, search
-from litesnn.show import summary_table
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.expectation import Mixed
+from litesnn.training_loop.session import Session, input_info
 from tiny import quantized_images
 from whole_job import Problem, begin, litesnn, recipe, rows
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from litesnn.loop import divergence
-from litesnn.loop.checkpoint import load_tensors, save_tensors
-from litesnn.loop.divergence import require_converging
-from litesnn.loop.progress import RunningMeans
 from litesnn.runs import RunFolder
+from litesnn.training_loop import divergence
+from litesnn.training_loop.checkpoint import load_tensors, save_tensors
+from litesnn.training_loop.divergence import require_converging
+from litesnn.training_loop.progress import RunningMeans
 from whole_job import ALL_FILES, Problem, contents, litesnn, recipe
 
 

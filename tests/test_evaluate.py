@@ -19,9 +19,7 @@ from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split, load
 from litesnn.deploy.pack import pack
 from litesnn.errors import InputError
-from litesnn.loop.context import StageContext
-from litesnn.loop.session import Session
-from litesnn.networks import build_network, load_network, save_network
+from litesnn.network_file import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.search.derive import derive
 from litesnn.search.joint import search
@@ -30,6 +28,8 @@ from litesnn.snn.network import Network
 from litesnn.train import evaluate as module
 from litesnn.train.evaluate import evaluate, measure, silence
 from litesnn.train.fit import fit
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.session import Session
 from tiny import genotype, input_info, lively_network, quantized_images
 from whole_job import Problem, begin, inputs
 

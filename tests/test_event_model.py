@@ -21,6 +21,7 @@ import whole_job
 from event_data import dataset, encoded, random_events, write_archive, write_tree
 from firmware import SANITIZED, Firmware
 from litesnn.commands.export_c import random_inputs
+from litesnn.console_tables import info_table, predictions
 from litesnn.data.sources import Split
 from litesnn.deploy.engine import Engine, available_kernels
 from litesnn.deploy.exchange.nir_graph import TIMESTEP, nir_graph
@@ -45,10 +46,9 @@ from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
 from litesnn.genotype import ArithmeticName, Genotype
 from litesnn.input_spec import InputSpec
-from litesnn.networks import load_network, save_network
+from litesnn.network_file import load_network, save_network
 from litesnn.report.examples import collect_examples
 from litesnn.runs import RunFolder
-from litesnn.show import info_table, predictions
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import InputInfo, Network
 from litesnn.train.neurobench import Watch, neurobench_metrics

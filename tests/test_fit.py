@@ -14,16 +14,16 @@ from litesnn.data.batches import Samples
 from litesnn.data.sources import Data
 from litesnn.files import JsonLog
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_tensors, save_tensors
-from litesnn.loop.context import StageContext
-from litesnn.loop.schedule import Schedule
-from litesnn.loop.session import Session, cosine_lr, input_info
-from litesnn.networks import build_network, load_network
+from litesnn.network_file import build_network, load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
 from litesnn.train import evaluate as evaluate_module
 from litesnn.train import fit as module
 from litesnn.train.fit import Trainee, TrainLoop, auxiliary_cell, fit, validate
+from litesnn.training_loop.checkpoint import load_tensors, save_tensors
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.schedule import Schedule
+from litesnn.training_loop.session import Session, cosine_lr, input_info
 from made import Clock
 from tiny import genotype, lively_network, quantized_images
 from tiny import input_info as tiny_input

@@ -35,7 +35,7 @@ from litesnn.deploy.packed import (
 from litesnn.deploy.reference import Reference, quantize_input
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Genotype
-from litesnn.networks import build_network, load_network, save_network
+from litesnn.network_file import build_network, load_network, save_network
 from litesnn.search.joint import build_supernet
 from litesnn.snn.arithmetic import ARITHMETICS, FRACTION, Exact
 from litesnn.snn.compconv import Connection

@@ -15,9 +15,9 @@ from litesnn.deploy.packed import from_bytes, to_bytes
 from litesnn.errors import InputError
 from litesnn.front_end import FRONT_ENDS, EventFrames, FrontEnd, InputKind, LogMel, front_end_name, unnamed_front_end
 from litesnn.input_spec import InputSpec
-from litesnn.loop.checkpoint import load_tensors, save_tensors
-from litesnn.networks import build_network, input_fields, load_network, save_network
+from litesnn.network_file import build_network, input_fields, load_network, save_network
 from litesnn.snn.network import InputInfo
+from litesnn.training_loop.checkpoint import load_tensors, save_tensors
 
 
 class Cochlea(FrontEnd):

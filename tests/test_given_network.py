@@ -1,4 +1,4 @@
-"""A given module: how it is called, what its layers cost, and how the packed file says it."""
+"""A user's module: how it is called, what its layers cost, and how the packed file says it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from given import ChargedLif, LateLif, Lif
 from litesnn.compression.neurons import Lif as Found
 from litesnn.compression.neurons import NotLif, drive, identify, learned_leak, reset_states
 from litesnn.compression.states import find_roles, resets_with_arguments
-from litesnn.compression.tape import Call, Tape
+from litesnn.compression.trace import Call, Tape
 
 
 def call_of(neuron: nn.Module, shape: tuple[int, ...] = (2, 3, 4, 4)) -> Call:

@@ -1,4 +1,4 @@
-"""The file of a given module is run like a program of its own, if the command line says so, and no other is."""
+"""The file of a user's module is run like a program of its own, if the command line says so, and no other is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from litesnn.compression.source import allow_module, build_module, describe_modu
 from litesnn.config import ModuleSettings
 from litesnn.design import read_first
 from litesnn.errors import InputError
-from litesnn.loop.session import begin_session
 from litesnn.planning.request import Request, begin
 from litesnn.runs import RunFolder
+from litesnn.training_loop.session import begin_session
 from test_cli import refused
 from whole_job import RECIPE, litesnn, write_data
 

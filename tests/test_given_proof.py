@@ -1,4 +1,4 @@
-"""A packed file is what the given module computes by its own forward; what cannot be is known before the search."""
+"""A packed file is what the user's module computes by its own forward; what cannot be is known before the search."""
 
 from __future__ import annotations
 

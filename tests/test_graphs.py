@@ -12,12 +12,12 @@ from torch import Tensor
 
 from litesnn.config import Recipe
 from litesnn.data.batches import generator_for
-from litesnn.loop.graphs import optimizer_options, recordable, recorded, set_lr
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.execution import Execution
 from litesnn.snn.supernet import Supernet
 from litesnn.train.fit import Trainee, TrainLoop
+from litesnn.training_loop.graphs import optimizer_options, recordable, recorded, set_lr
 from tiny import genotype, input_info, quantized_images
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, from_bytes, population_shapes, size_bound, to_bytes
 from litesnn.genotype import Genotype
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.snn.network import Network
 from tiny import genotype, genotypes, input_info, lively_network, shapes
 

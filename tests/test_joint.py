@@ -11,17 +11,17 @@ from torch import Tensor
 from device_reads import no_reads
 from litesnn.data.batches import generator_for
 from litesnn.data.sources import load
-from litesnn.loop.checkpoint import load_tensors, save_state
-from litesnn.loop.context import StageContext
-from litesnn.loop.memory import StepPlan, plan_step
-from litesnn.loop.session import input_info
 from litesnn.search import joint as module
 from litesnn.search.derive import choose, learned_preferences
 from litesnn.search.joint import SearchLoop, build_supernet, read_search, search
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint
+from litesnn.snn.memory_estimate import MemoryEstimate
 from litesnn.snn.supernet import Supernet
+from litesnn.training_loop.checkpoint import load_tensors, save_state
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.memory import StepPlan, plan_step
+from litesnn.training_loop.session import input_info
 from tiny import quantized_images
 from whole_job import Problem, begin, recipe, rows
 
@@ -208,11 +208,13 @@ def test_steps_are_planned_for_the_batches_that_they_take(
     """Of 96 training and 24 validation samples, 48 and 24 at a time; or of all of them together."""
     planned = []
 
-    def plan(footprint: Callable[[Execution], Footprint], sizes: Sequence[int], *rest: Any, **more: Any) -> StepPlan:
+    def plan(
+        footprint: Callable[[Execution], MemoryEstimate], sizes: Sequence[int], *rest: Any, **more: Any
+    ) -> StepPlan:
         planned.append(sizes)
         return plan_step(footprint, sizes, *rest, **more)
 
-    monkeypatch.setattr("litesnn.loop.session.plan_step", plan)
+    monkeypatch.setattr("litesnn.training_loop.session.plan_step", plan)
     searched(tmp_path / "run", problem, ONE, {"search.update": update})
     assert planned == [batches]
 

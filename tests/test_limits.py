@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from litesnn import InputError
+from litesnn.console_tables import predictions
 from litesnn.deploy import limits, native
 from litesnn.deploy.image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, from_bytes, to_bytes
 from litesnn.deploy.packed_container import container
 from litesnn.deploy.packed_header import write_header
 from litesnn.deploy.packed_streams import affine_arrays, encode_layers
-from litesnn.show import predictions
 
 LOADER = Path(native.__file__).parent / "csrc" / "loader.c"
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split
-from litesnn.loop.session import Session, input_info
 from litesnn.train import linear_baseline as module
 from litesnn.train.linear_baseline import LinearBaseline, fit_linear
+from litesnn.training_loop.session import Session, input_info
 
 
 def made(

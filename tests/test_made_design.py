@@ -13,10 +13,10 @@ import pytest
 import litesnn as package
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.files import JsonLog
-from litesnn.loop import schedule
 from litesnn.planning import maker, request, timing
 from litesnn.runs import RunFolder
 from litesnn.train import fit
+from litesnn.training_loop import schedule
 from whole_job import ALL_FILES, STAGE_RESULTS, Outcome, Problem, contents, inputs, litesnn, stamps
 
 LIMITS = "3 kB, T <= 2"

@@ -25,7 +25,6 @@ from litesnn.data.augment import require_meaningful
 from litesnn.data.survey import Advice
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
-from litesnn.loop.session import Session, input_info
 from litesnn.planning import maker
 from litesnn.planning.macro import uniform_cost, uniform_synops
 from litesnn.planning.maker import Estimate, Plan, foresee, renew_epochs
@@ -33,6 +32,7 @@ from litesnn.planning.mirror import MirrorTest
 from litesnn.planning.timing import Pace
 from litesnn.runs import RunFolder
 from litesnn.search.derive import largest_candidate, require_possible, smallest_candidate, unused_budget
+from litesnn.training_loop.session import Session, input_info
 from made import data_of, plan_for, pretend
 from tiny import genotype
 

@@ -9,16 +9,16 @@ import torch
 
 from litesnn.budget import parse_bytes
 from litesnn.errors import InputError
-from litesnn.loop.memory import free_bytes, plan_step, release_unused, reuse_buffers
 from litesnn.search.joint import build_supernet
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint, step_footprint
+from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
+from litesnn.training_loop.memory import free_bytes, plan_step, release_unused, reuse_buffers
 from tiny import recipe
 
-KEPT, RECOMPUTED = Footprint(1000, 100), Footprint(1000, 40)
+KEPT, RECOMPUTED = MemoryEstimate(1000, 100), MemoryEstimate(1000, 40)
 
 
-def footprint(execution: Execution) -> Footprint:
+def footprint(execution: Execution) -> MemoryEstimate:
     return RECOMPUTED if execution.recompute else KEPT
 
 
@@ -90,9 +90,9 @@ def test_free_memory_is_known_and_buffers_can_be_reused_twice() -> None:
 
 
 def test_footprints_grow_with_everything_and_shrink_by_recomputing() -> None:
-    def of(execution: Execution = Execution(), *, width: int = 4, timesteps: int = 3, nodes: int = 2) -> Footprint:
+    def of(execution: Execution = Execution(), *, width: int = 4, timesteps: int = 3, nodes: int = 2) -> MemoryEstimate:
         supernet = build_supernet(recipe(width=width, timesteps=timesteps, nodes=nodes), (1, 8, 8), 3)
-        return step_footprint(supernet.backbone, timesteps, execution, bits=3, keeps=2)
+        return estimate_step(supernet.backbone, timesteps, execution, bits=3, keeps=2)
 
     one = of()
     assert 1.9 * one.per_image < of(timesteps=6).per_image < 2 * one.per_image  # the stem's currents are kept once
@@ -108,10 +108,10 @@ PEAK = """
 import sys, torch
 from litesnn.config import load_recipe
 from litesnn.data.batches import generator_for
-from litesnn.loop.memory import reuse_buffers
+from litesnn.training_loop.memory import reuse_buffers
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import step_footprint
+from litesnn.snn.memory_estimate import estimate_step
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -124,7 +124,7 @@ recipe, frames = load_recipe(sys.argv[3]), sys.argv[3].startswith("nmnist")
 shape = (2, 34, 34) if frames else (3, 32, 32)
 supernet = build_supernet(recipe, shape, 10).train()
 steps = supernet.timesteps
-estimate = step_footprint(supernet.backbone, steps, execution, frames=frames, bits=3, keeps=3).bytes_at(batch)
+estimate = estimate_step(supernet.backbone, steps, execution, frames=frames, bits=3, keeps=3).bytes_at(batch)
 loop = SearchLoop(recipe, supernet, execution=execution)
 size = (batch, steps, *shape) if frames else (batch, *shape)
 x, y = torch.randint(-127, 128, size).float(), torch.randint(0, 10, (batch,))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litesnn.loop.micro_batches import backward_in_parts
+from litesnn.training_loop.micro_batches import backward_in_parts
 
 
 @pytest.mark.parametrize(("size", "parts"), [(6, 1), (6, 2), (6, 6), (7, 3), (2, 5), (25, 8)])

@@ -14,7 +14,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import from_bytes, to_bytes
 from litesnn.deploy.reference import Reference
 from litesnn.genotype import Genotype
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network, encode
 from tiny import genotype, genotypes, images, input_info, lively_network, quantized_images, shapes

@@ -18,7 +18,7 @@ from litesnn.config import Recipe
 from litesnn.deploy.integerize import integerize
 from litesnn.errors import InputError
 from litesnn.genotype import Edge, Genotype
-from litesnn.networks import build_network, load_network
+from litesnn.network_file import build_network, load_network
 from litesnn.neurons import DEFAULT, NEURONS, Learned, Neuron, NeuronModel
 from litesnn.neurons.model import Fire, Numbers, State
 from litesnn.runs import RunFolder
@@ -29,8 +29,8 @@ from litesnn.snn.cell import Cell, CellMix, Source
 from litesnn.snn.cell import State as CellState
 from litesnn.snn.compconv import Compression
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import step_footprint
 from litesnn.snn.kernels import TorchKernels
+from litesnn.snn.memory_estimate import estimate_step
 from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.network import Network
 from litesnn.snn.population import Neurons
@@ -349,7 +349,7 @@ def test_search_and_training_move_what_is_learned_and_do_not_decay_it(
 def test_memory_is_estimated_with_what_slow_kernels_take(model: NeuronModel) -> None:
     def bytes_per_image(key: str) -> int:
         backbone = Backbone(genotype(neuron=key), (2, 8, 8), 3)
-        return step_footprint(backbone, 3, Execution()).per_image
+        return estimate_step(backbone, 3, Execution()).per_image
 
     if "c" in model.kernels:
         assert bytes_per_image(model.key) == bytes_per_image(DEFAULT)

@@ -23,12 +23,12 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import read, size_table, to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import ENGINES, OPS, Edge, Genotype, Op
-from litesnn.loop.expectation import Mixed
-from litesnn.networks import build_network, load_network
+from litesnn.network_file import build_network, load_network
 from litesnn.search.derive import choose, largest_file, learned_preferences, require_possible
 from litesnn.search.joint import build_supernet
 from litesnn.snn.compconv import CompConv, Compression, count_reached
 from litesnn.snn.cost import Meter, synops, tap_spikes
+from litesnn.training_loop.expectation import Mixed
 from tiny import genotype, images, input_info, lively_network, quantized_images
 from whole_job import Problem, litesnn
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from litesnn import show
+from litesnn import console_tables
 from litesnn.errors import OutOfMemory, memory_errors_told
 from packed_models import cell_model
 from whole_job import litesnn
@@ -44,7 +44,7 @@ ERRORS: list[tuple[Callable[[], object], str]] = [
 @pytest.mark.parametrize("number", range(len(ERRORS)))
 def test_it_is_one_line(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     raises, message = ERRORS[number]
-    monkeypatch.setattr(show, "info_table", lambda _: raises())
+    monkeypatch.setattr(console_tables, "info_table", lambda _: raises())
     outcome = litesnn("info", "run")
     assert outcome.code == 1
     assert outcome.out == ""
@@ -69,7 +69,7 @@ def test_a_prediction_without_memory(tmp_path: Path) -> None:
     write(model, tmp_path / "model.safetensors")
     np.save(tmp_path / "x.npy", np.zeros((200_000, 1, 8, 8), np.float32))
     program = (
-        "import resource, sys; import litesnn.show; from litesnn.cli import main\n"
+        "import resource, sys; import litesnn.console_tables; from litesnn.cli import main\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28)); main()"
     )

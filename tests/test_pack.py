@@ -15,10 +15,10 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import pack, prove_equal
 from litesnn.deploy.packed import PackedModel, from_bytes, read, to_bytes
 from litesnn.errors import InputError, LitesnnError
-from litesnn.loop.context import StageContext
-from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 from litesnn.snn.network import Network
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.session import Session
 from tiny import genotype, images, input_info, lively_network
 from whole_job import ALL_FILES
 

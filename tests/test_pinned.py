@@ -14,8 +14,8 @@ from image_data import encoded
 from litesnn.data.pin import first_change
 from litesnn.data.settings import DataSettings
 from litesnn.data.sources import Data, load
-from litesnn.loop import pinned
 from litesnn.runs import RunFolder
+from litesnn.training_loop import pinned
 from whole_job import Problem, contents, inputs, litesnn, stamps, write_problem
 
 Change = Callable[[dict[str, Any]], None]

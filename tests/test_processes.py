@@ -18,13 +18,13 @@ from litesnn.data.augment import AugmentSettings
 from litesnn.data.batches import Samples, generator_for, shuffled_batches
 from litesnn.data.sources import load
 from litesnn.errors import InputError
-from litesnn.loop.parts import require_equal_parts
-from litesnn.loop.progress import RunningMeans
-from litesnn.loop.session import Session, find_device, input_info, parameters
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.train.evaluate import measure
 from litesnn.train.fit import Trainee, TrainLoop, validate
+from litesnn.training_loop.equal_parts import require_equal_parts
+from litesnn.training_loop.progress import RunningMeans
+from litesnn.training_loop.session import Session, find_device, input_info, parameters
 from several import as_one_of, together
 from tiny import genotype, lively_network
 from tiny import input_info as tiny_input

@@ -22,8 +22,7 @@ from litesnn.deploy.packed import read, size_table, to_bytes
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
 from litesnn.genotype import BIT_WIDTHS, CellGene, Compressed, Genotype
-from litesnn.loop.expectation import Mixed
-from litesnn.networks import build_network, load_network
+from litesnn.network_file import build_network, load_network
 from litesnn.quantizers import MIDRISE, QUANTIZERS, Quantizer, ends_of
 from litesnn.quantizers.quantizer import straight_through
 from litesnn.search.derive import largest_file
@@ -31,6 +30,7 @@ from litesnn.search.joint import SearchLoop, build_supernet
 from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter, stack_masks, stack_weights
 from litesnn.snn.cost import Meter
 from litesnn.train.evaluate import measure
+from litesnn.training_loop.expectation import Mixed
 from tiny import genotype, images, input_info, liven, quantized_images
 from whole_job import Problem, litesnn, recipe, rows
 
@@ -299,7 +299,7 @@ def test_a_given_module_is_compressed_with_it_or_refuses_it_by_name(
     outcome = litesnn("compress", "--model", f"{tmp_path / 'net.py'}:Net", *options, *words)
     if row.has_zero or not row.at_both_ends:
         assert outcome.code == 2
-        assert outcome.complaints.strip().endswith(f"model.quantizer: {row.name!r} is not there for given modules")
+        assert outcome.complaints.strip().endswith(f"model.quantizer: {row.name!r} is not there for users' modules")
         assert not (run / "search.jsonl").exists()
         return
     assert outcome.code == 0, outcome.err

@@ -13,11 +13,11 @@ from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.config import Recipe, load_recipe
 from litesnn.errors import InputError
-from litesnn.loop.session import Session
 from litesnn.planning import request as module
 from litesnn.planning.maker import Estimate, Plan
 from litesnn.planning.request import Begun, Request, begin
 from litesnn.runs import RunFolder
+from litesnn.training_loop.session import Session
 from made import data_of
 from several import as_one_of
 from whole_job import RECIPE, Problem

@@ -11,8 +11,8 @@ import pytest
 
 from litesnn.config import load_recipe, shipped_recipes
 from litesnn.errors import InputError
-from litesnn.loop.checkpoint import load_tensors, save_tensors
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
+from litesnn.training_loop.checkpoint import load_tensors, save_tensors
 from run_mutations import mutate_run_file
 from run_promises import Promises, check_recipe
 from whole_job import Problem, litesnn

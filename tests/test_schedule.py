@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litesnn.loop.schedule import Schedule
+from litesnn.training_loop.schedule import Schedule
 
 
 @given(

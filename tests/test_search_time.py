@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from litesnn.loop.context import StageContext
-from litesnn.loop.schedule import Schedule
-from litesnn.loop.session import cosine_lr
 from litesnn.search import joint as module
 from litesnn.search.joint import search
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.schedule import Schedule
+from litesnn.training_loop.session import cosine_lr
 from made import Clock
 from whole_job import Problem, begin, rows
 

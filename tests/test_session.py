@@ -10,8 +10,8 @@ from rich.console import Console
 
 from litesnn.data.sources import Split
 from litesnn.errors import InputError
-from litesnn.loop.graphs import set_lr
-from litesnn.loop.session import Session, begin_session, cosine_lr, find_device
+from litesnn.training_loop.graphs import set_lr
+from litesnn.training_loop.session import Session, begin_session, cosine_lr, find_device
 from several import as_one_of
 from tiny import input_info
 

@@ -15,6 +15,7 @@ import torch
 
 import tiny
 import whole_job
+from litesnn.console_tables import info_table, predictions
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.export_c.layout import lay_out
 from litesnn.deploy.export_c.readme import readme
@@ -26,8 +27,7 @@ from litesnn.errors import InputError
 from litesnn.front_end import LogMel
 from litesnn.genotype import ArithmeticName
 from litesnn.input_spec import InputSpec
-from litesnn.networks import build_network, load_network, save_network
-from litesnn.show import info_table, predictions
+from litesnn.network_file import build_network, load_network, save_network
 from litesnn.snn.network import InputInfo, Network
 
 FRONT_END = LogMel(sample_rate=8000, clip_ms=60, window_ms=25, hop_ms=12.5, mels=5, low_hz=0.1, high_hz=3700.5)

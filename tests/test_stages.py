@@ -17,10 +17,10 @@ from litesnn.data.sources import load
 from litesnn.deploy.packed import to_bytes
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
-from litesnn.loop.context import Handed, StageContext
 from litesnn.references import function_of
 from litesnn.runs import RunFolder
 from litesnn.stages import STAGES, Stage, first_reader, stages_without
+from litesnn.training_loop.context import Handed, StageContext
 from whole_job import Problem, begin, contents, litesnn, stamps
 
 every_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)

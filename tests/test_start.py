@@ -72,7 +72,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["litesnn.cli", "typer", "numpy", "litesnn.show"])
+@pytest.mark.parametrize("module", ["litesnn.cli", "typer", "numpy", "litesnn.console_tables"])
 def test_an_interrupt_while_something_is_imported_is_one_line(module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED_BY_AN_IMPORT, module, "info", "nowhere"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -16,9 +16,6 @@ from given import MODULE
 from litesnn.config import Recipe
 from litesnn.data.sources import load
 from litesnn.genotype import Genotype, all_edges
-from litesnn.loop.context import StageContext
-from litesnn.loop.parts import require_equal_parts
-from litesnn.loop.session import Session, input_info
 from litesnn.planning.timing import search_pace
 from litesnn.references import function_of
 from litesnn.search import joint
@@ -27,6 +24,9 @@ from litesnn.search.derive import certain_prices, largest_file
 from litesnn.search.joint import SearchContext, Update, search
 from litesnn.search.outcome import Preferences, Ranking, populations_of
 from litesnn.strategies import STRATEGIES, Strategy
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.equal_parts import require_equal_parts
+from litesnn.training_loop.session import Session, input_info
 from whole_job import STAGE_RESULTS, Problem, begin, litesnn, recipe
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=lambda strategy: strategy.name)
@@ -99,7 +99,7 @@ def test_a_given_module_is_searched_or_refused_in_a_line(strategy: Strategy, pro
         assert outcome.code == 0, outcome.err
     else:
         assert outcome.code == 2
-        assert f"the strategy '{strategy.name}' searches no given modules; expected one of" in outcome.err
+        assert f"the strategy '{strategy.name}' searches no users' modules; expected one of" in outcome.err
         assert not (tmp_path / "run").exists()
 
 

@@ -101,7 +101,7 @@ def layer(conv: CompConv) -> None:
 
 
 def given(make: Callable[[], nn.Module]) -> None:
-    """A training step and an evaluation of a given module."""
+    """A training step and an evaluation of a user's module."""
     found = known(make())
     network = SteppedNetwork(found, fixed_choice(found, 2, dict.fromkeys(found.searched, (2, 0.5))))
     images = network.encode(pixels()).float().contiguous(memory_format=torch.channels_last)

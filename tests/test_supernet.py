@@ -12,12 +12,12 @@ import oracle
 from litesnn.costs import COSTS
 from litesnn.costs.size import AFFINE_BITS
 from litesnn.genotype import OPS, Edge, Genotype
-from litesnn.loop.expectation import Mixed
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.search.joint import build_supernet
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network
 from litesnn.snn.supernet import Choices, Supernet, cell_width
+from litesnn.training_loop.expectation import Mixed
 from tiny import (
     KEEPS,
     genotype,

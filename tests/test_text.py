@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from fake_run import fake_genotype, fake_metrics
 from litesnn.cli import app
+from litesnn.console_tables import info_table, summary_table
 from litesnn.deploy.packed import write
 from litesnn.errors import InputError
-from litesnn.loop.session import Session
-from litesnn.show import info_table, summary_table
 from litesnn.text import plain, reason_of
+from litesnn.training_loop.session import Session
 from packed_models import cell_model
 
 FORGED = "cat (99.9%)\nother.png: dog\x1b]0;owned\x07\x1b[2J\u202e\udcff[red]:warning:"

@@ -11,11 +11,11 @@ import torch
 from litesnn.data.batches import Samples
 from litesnn.data.sources import load
 from litesnn.genotype import Genotype
-from litesnn.loop.session import Session, input_info
 from litesnn.planning import timing
 from litesnn.planning.timing import search_pace, train_pace
 from litesnn.search.joint import SearchLoop
 from litesnn.train.fit import TrainLoop
+from litesnn.training_loop.session import Session, input_info
 from tiny import genotype
 from whole_job import Problem, recipe
 

@@ -14,7 +14,7 @@ from litesnn.costs.size import layer_bytes
 from litesnn.deploy.integerize import integerize
 from litesnn.genotype import OPS, ArithmeticName, CellGene, Edge, Genotype, StemGene
 from litesnn.input_spec import InputSpec
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.snn.network import InputInfo, Network
 
 KEEPS = (0.05, 0.3, 0.5, 0.9, 1.0)

@@ -23,9 +23,9 @@ from litesnn.cli import main
 from litesnn.compression import source
 from litesnn.config import Recipe
 from litesnn.data.sources import Data, load
-from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
 from litesnn.stages import STAGES
+from litesnn.training_loop.session import Session
 
 STAGE_RESULTS = tuple(stage.output for stage in STAGES.values())
 LOGS = ("search.jsonl", "train.jsonl")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from litesnn.design import Design, compress, design
     from litesnn.errors import BudgetExceeded, InputError, LitesnnError
     from litesnn.genotype import Genotype
-    from litesnn.loop.progress import Epoch
-    from litesnn.networks import load
+    from litesnn.network_file import load
     from litesnn.snn.network import Network
+    from litesnn.training_loop.progress import Epoch
     from litesnn.version import __version__
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a network may cost: a vocabulary without torch.
+"""The limits of a network: a vocabulary without torch.
 
 A budget is a record of limits, of which each cost of :mod:`litesnn.costs` can have one. People write it as one line of
 text, ``"48 kB packed, 20 M Bit-SynOps, T <= 6"``; files hold it as plain numbers.
@@ -115,7 +115,7 @@ def parse_bytes(text: str) -> int:
 
 
 def comma_in_number(text: str) -> str | None:
-    """What is wrong with a number that has a comma inside, and how it is written; ``None`` if there is none."""
+    """The objection to a number that has a comma inside, and how it is written; ``None`` if there is none."""
     match = _COMMA.search(text)
     if match is None:
         return None

@@ -33,9 +33,9 @@ from litesnn.torchrun import is_one_of_several
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from litesnn.loop.session import Session
     from litesnn.planning.request import Begun
     from litesnn.runs import RunFolder
+    from litesnn.training_loop.session import Session
 
 __all__ = ["app", "main"]
 
@@ -92,14 +92,14 @@ _HOW = ("device", "threads", "tensorboard", "memory", "compiled", "half", "graph
 
 
 class Runtime(StrEnum):
-    """What runs a trained network."""
+    """The implementations that can run a trained network."""
 
     torch = "torch"
     native = "native"
 
 
 class Interpreter(StrEnum):
-    """What runs a packed model."""
+    """The implementations that can run a packed model."""
 
     native = "native"
     reference = "reference"
@@ -421,9 +421,9 @@ def info(path: Annotated[Path, typer.Argument(help="a run folder, a network.safe
     """Print what a network is made of, and what it takes; of an unfinished run also what is left to do."""
     from rich.console import Console
 
+    from litesnn.console_tables import info_table
     from litesnn.run_state import state_lines
     from litesnn.runs import RunFolder
-    from litesnn.show import info_table
 
     raise_again()
     console, run = Console(), RunFolder(path)
@@ -469,7 +469,7 @@ def predict(
     """Classify inputs with a packed model. What cannot be read is said at the end, with exit code 2."""
     if as_json and as_csv:
         raise InputError("--json and --csv are two forms of the same; leave out one")
-    from litesnn.show import prediction_writer, predictions
+    from litesnn.console_tables import prediction_writer, predictions
 
     raise_again()
     write = prediction_writer("json" if as_json else "csv" if as_csv else "text")
@@ -550,7 +550,7 @@ def main() -> NoReturn:
 
 
 def _how_to_go_on() -> str:
-    """What an interrupted command is told; nothing, if there is nothing to go on with."""
+    """The message for an interrupted command; empty, if there is nothing to go on with."""
     if sys.argv[1:2] == [] or sys.argv[1] not in _RESUMED_COMMANDS:
         return ""
     if is_one_of_several():  # what torchrun was told is not known here
@@ -642,7 +642,7 @@ def _session(
     from rich.console import Console
 
     import litesnn.design  # noqa: F401  (which imports all that commands need)
-    from litesnn.loop.session import begin_session
+    from litesnn.training_loop.session import begin_session
 
     raise_again()
     if threads is not None:
@@ -714,8 +714,8 @@ def _print_line(console: Console, text: object) -> None:
 def _show_results(folder: RunFolder) -> None:
     from rich.console import Console
 
+    from litesnn.console_tables import summary_table
     from litesnn.design import check_budgets
-    from litesnn.show import summary_table
 
     metrics = folder.metrics()
     console = Console()

@@ -230,7 +230,7 @@ class ModuleSettings(_Settings):
 
 
 class MadeFor(_Settings):
-    """What a recipe was made for that was made from the data, the budget and the time (:mod:`litesnn.planning`)."""
+    """The request behind a recipe that was made from the data, the budget and the time (:mod:`litesnn.planning`)."""
 
     seconds: float = Field(gt=0, description="time that the whole design is to take; training gets what is left of it")
     spent: float = Field(0.0, ge=0, description="seconds that it took to read the data and to make the recipe")
@@ -257,7 +257,7 @@ class Recipe(_Settings):
     events: EventFrames = EventFrames()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
-    module: ModuleSettings | None = Field(None, description="a given module to compress, in place of [model]")
+    module: ModuleSettings | None = Field(None, description="a user's module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
@@ -275,7 +275,7 @@ class Recipe(_Settings):
 
     @property
     def front_ends(self) -> FrontEnds:
-        """What recordings become."""
+        """The front ends that recordings go through."""
         return FrontEnds(self.audio, self.events, self.timesteps)
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:

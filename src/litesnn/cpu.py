@@ -23,7 +23,7 @@ _TORCH = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "x86-64": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
 }
-"""What tells torch and its libraries the same."""
+"""The environment variables by which torch and its libraries are told the same."""
 
 
 def check_limit() -> None:

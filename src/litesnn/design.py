@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from litesnn import processes
 from litesnn.budget import Budget
-from litesnn.compression import stages as given_module
+from litesnn.compression import stages as user_module
 from litesnn.compression.network import SteppedNetwork
 from litesnn.compression.source import allow_module, pin_loaded, require_allowed
 from litesnn.config import Recipe, load_recipe
@@ -29,12 +29,7 @@ from litesnn.data.sources import Data, load
 from litesnn.deploy.integerize import require_packable
 from litesnn.deploy.packed import read
 from litesnn.errors import BudgetExceeded, InputError, LitesnnError
-from litesnn.loop.context import Handed, StageContext
-from litesnn.loop.parts import require_equal_parts, require_same_data
-from litesnn.loop.pinned import keep_pin, pinned
-from litesnn.loop.progress import Epoch
-from litesnn.loop.session import Session, begin_session, find_device, input_info
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
 from litesnn.planning.maker import Plan, foresee, renew_epochs
 from litesnn.planning.request import Begun, Request, begin
 from litesnn.planning.sensible import require_memory, require_sensible
@@ -50,6 +45,11 @@ from litesnn.stages import STAGES
 from litesnn.takeover import Takeover, take_over
 from litesnn.train.evaluate import require_trained_on
 from litesnn.train.fit import fit
+from litesnn.training_loop.context import Handed, StageContext
+from litesnn.training_loop.equal_parts import require_equal_parts, require_same_data
+from litesnn.training_loop.pinned import keep_pin, pinned
+from litesnn.training_loop.progress import Epoch
+from litesnn.training_loop.session import Session, begin_session, find_device, input_info
 
 if TYPE_CHECKING:
     from litesnn.data.given import GivenData
@@ -136,10 +136,10 @@ class Job:
             if row.runs_module:
                 require_allowed(module, str(self.run / "recipe.toml"))
             if processes.count() > 1:
-                raise InputError("a given module is compressed by one process; start litesnn without torchrun")
+                raise InputError("a user's module is compressed by one process; start litesnn without torchrun")
             execution = self.session.execution
             if self.session.memory is not None or execution.compiled or execution.half:
-                raise InputError("--memory, --compile and --bf16 do nothing for a given module; leave them out")
+                raise InputError("--memory, --compile and --bf16 do nothing for a user's module; leave them out")
         elif row.shared is not None:
             require_equal_parts(recipe, [stage])
             require_equal_parts(recipe, [stage], self.data)
@@ -196,7 +196,7 @@ class Job:
         if plan is None and whole:
             recipe, data, workers = self.run.recipe(), self.data, processes.count()
             if recipe.module is not None:
-                raise InputError("what a given module will take is not known before; leave out --dry-run")
+                raise InputError("what a user's module will take is not known before; leave out --dry-run")
             if processes.is_first():
                 with processes.apart():
                     plan = foresee(recipe, data, self.session, workers=workers)
@@ -231,7 +231,7 @@ class Job:
 
 
 def trained_network(run: RunFolder, data: Data) -> Network | SteppedNetwork:
-    """What a run has trained, in evaluation mode.
+    """The trained network of a run, in evaluation mode.
 
     Raises:
         InputError: it is missing or damaged, or was trained on other data.
@@ -243,7 +243,7 @@ def trained_network(run: RunFolder, data: Data) -> Network | SteppedNetwork:
 
 def _trained(run: RunFolder) -> Network | SteppedNetwork:
     if run.recipe().module is not None:
-        return given_module.load_compressed(run)
+        return user_module.load_compressed(run)
     return load_network(run.need("train"))
 
 
@@ -275,7 +275,7 @@ def make_recipe(
 ) -> Recipe:
     """A written recipe with what a person names in place of its own values.
 
-    Left out, the recipe is "digits" for the data of this name, or "compress" with ``model``, a given module as
+    Left out, the recipe is "digits" for the data of this name, or "compress" with ``model``, a user's module as
     ``FILE.py:Class`` that may start from ``weights``. :func:`design` makes a recipe for all other data.
 
     Raises:
@@ -341,9 +341,9 @@ def design(
         compiled: let ``torch.compile`` make the kernels besides convolutions.
         half: compute the convolutions of training in bfloat16.
         threads: CPU threads of torch while this runs; left out, as many as it has.
-        on_epoch: called with an :class:`~litesnn.loop.progress.Epoch` after each epoch of search and training, when
-            its checkpoint is written. What it raises ends the run, and comes out of here; the same call goes on from
-            that epoch. Of several processes the first calls it.
+        on_epoch: called with an :class:`~litesnn.training_loop.progress.Epoch` after each epoch of search and training,
+            when its checkpoint is written. What it raises ends the run, and comes out of here; the same call goes on
+            from that epoch. Of several processes the first calls it.
 
     Raises:
         InputError: bad input; the message says what was expected.
@@ -434,7 +434,7 @@ def read_first(folder: RunFolder, begun: Begun) -> Begun:
     """Read the data of a new run, and try its module, before its folder is made: what is refused leaves none behind.
 
     Raises:
-        InputError: the data cannot be read, settings of the recipe mean nothing for them, or a given module is refused.
+        InputError: the data cannot be read, settings of the recipe mean nothing for them, or a module is refused.
     """
     recipe, is_new = begun.recipe, not (folder / "recipe.toml").exists()  # the first of several processes has a recipe
     if recipe is not None and begun.plan is None and is_new:
@@ -446,7 +446,7 @@ def read_first(folder: RunFolder, begun: Begun) -> Begun:
     if recipe is not None and recipe.module is not None and processes.count() == 1:
         if is_new:
             assert begun.data is not None
-            begun = replace(begun, recipe=given_module.try_out(recipe, begun.data))
+            begun = replace(begun, recipe=user_module.try_out(recipe, begun.data))
         elif (known := folder.recipe().module) is not None and known.file == recipe.module.file:
             module = pin_loaded(recipe.module, known.helpers)
             begun = replace(begun, recipe=recipe.model_copy(update={"module": module}))

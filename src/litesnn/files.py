@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, origin: str, *, where: str = "") -> Any:
-    """What a JSON text says; ``origin`` is what an error calls it, and ``where`` the place in it.
+    """The value of a JSON text; ``origin`` is its name in an error, and ``where`` the place in it.
 
     Raises:
         InputError: it is no JSON, or nested too deep, or has integers of thousands of digits.
@@ -72,7 +72,7 @@ def parse_json(text: str, origin: str, *, where: str = "") -> Any:
 
 
 def validated(record: type[RecordT], value: object, path: Path) -> RecordT:
-    """What a file says, as the record that it has to be.
+    """The content of a file, as the record that it has to be.
 
     Raises:
         InputError: it is no such record; the message names the file and the key.

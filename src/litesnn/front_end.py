@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 InputKind = Literal["image", "array", "events"]
-"""What a network is given: uint8 pixels, real numbers, or for each timestep a frame of uint8 counts of events."""
+"""The kind of a network's input: uint8 pixels, real numbers, or for each timestep a frame of uint8 counts of events."""
 
 _MAX_SAMPLES = 2**22  # of a clip: four minutes of 16 kHz; a few bytes of a packed file must not allocate gigabytes
 
@@ -140,7 +140,7 @@ class EventFrames(FrontEnd):
 
     @property
     def mean(self) -> tuple[float, float]:
-        """What the input is normalised with, whatever the data: no event is 0, as the padding of convolutions is."""
+        """Mean and standard deviation, whatever the data: no event is 0, as the padding of convolutions is."""
         return 0.0, 0.0
 
     @property

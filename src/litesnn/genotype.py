@@ -62,11 +62,11 @@ MOST_CELLS, MOST_NODES = 64, 8
 GENOTYPE_VERSION: Literal[1] = 1
 
 ArithmeticName = Literal["float", "fixed"]
-"""What a deployed network computes with: float32 and a leak of 0.2, or integers alone and a leak of 0.25."""
+"""The arithmetic of a deployed network: float32 and a leak of 0.2, or integers alone and a leak of 0.25."""
 
 
 EngineName = Literal["reference", "native", "c", "nir", "onnx"]
-"""What computes a packed network: in NumPy, natively, as exported C, or as an exported graph."""
+"""The engines of a packed network: in NumPy, natively, as exported C, or as an exported graph."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
@@ -168,7 +168,7 @@ class StemGene(_Record):
 
 
 class CellGene(_Record):
-    """What the search decides for one cell. Each of its nodes has ``width`` channels."""
+    """The search's choice for one cell. Each of its nodes has ``width`` channels."""
 
     level: int = Field(ge=0, le=6)
     width: int = Field(ge=1, le=2**6 * MOST_CHANNELS)
@@ -247,7 +247,7 @@ class Genotype(_Record):
 
 
 class LayerGene(_Record):
-    """What is decided for one layer of a given module; the last linear layer has all weights."""
+    """The choice for one layer of a user's module; the last linear layer has all weights."""
 
     name: str
     bits: int = Field(ge=1, le=4)
@@ -255,7 +255,7 @@ class LayerGene(_Record):
 
 
 class Compressed(_Record):
-    """What the compression of a given module decides, whose architecture stays as it is: ``litesnn compress``."""
+    """The choices of the compression of a user's module, whose architecture stays as it is: ``litesnn compress``."""
 
     kind: Literal["compressed"] = "compressed"
     version: Literal[1] = GENOTYPE_VERSION

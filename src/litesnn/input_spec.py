@@ -1,4 +1,4 @@
-"""What a network is given, in one record: data sets, networks, their files and packed models all have this one.
+"""The input of a network, in one record: data sets, networks, their files and packed models all have this one.
 
 C channels, H×W pixels, T timesteps.
 """
@@ -16,7 +16,7 @@ __all__ = ["InputSpec", "shortest_decimal"]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network is given, [C, H, W].
+    """The input of a network, [C, H, W].
 
     ``kind`` is ``"image"`` for uint8 pixels 0 to 255, ``"array"`` for real numbers, ``"events"`` for uint8 counts of
     events, of which the network sees another frame at each timestep, [T, C, H, W] in all. ``mean`` and ``std`` are per

@@ -259,7 +259,7 @@ def apart() -> Iterator[None]:
 
 
 def share(record: Any) -> Any:
-    """What the first process gives, in every process; anything that JSON can say. The others wait as long as it takes.
+    """The first process's value, in every process; anything that JSON can say. The others wait as long as it takes.
 
     Raises:
         EndedElsewhere: the first, or any other, has failed instead.
@@ -278,7 +278,7 @@ def share(record: Any) -> Any:
 
 
 def first_does(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns in the first process, which alone does it; raises as :func:`share`, or as the action."""
+    """The result of ``action`` in the first process, which alone does it; raises as :func:`share`, or as the action."""
     result = None
     if is_first():
         with apart():
@@ -418,7 +418,7 @@ def _sum(x: Tensor) -> Tensor:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What torch raises when a process is gone, as one line."""
+    """The error that torch raises when a process is gone, as one line."""
     try:
         yield
     except RuntimeError as error:

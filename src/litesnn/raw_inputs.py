@@ -36,7 +36,7 @@ _REAL = ("int", "uint", "float", "bfloat")  # how the names of real types begin
 
 
 class RawInput(Protocol):
-    """What a network is given: ``shape`` is [C, H, W]; with ``frames`` another one at each timestep."""
+    """The input of a network: ``shape`` is [C, H, W]; with ``frames`` another one at each timestep."""
 
     @property
     def kind(self) -> InputKind:

@@ -22,7 +22,7 @@ _NAME_WIDTH, _DATA_WIDTH = 24, 12
 
 
 def state_lines(run: RunFolder) -> list[str]:
-    """What is done of a run, what comes next, and the command that goes on; no lines of one that is finished.
+    """The stages of a run that are done, the next one, and the command that goes on; no lines of one that is finished.
 
     Raises:
         InputError: it is no run folder, or a file of it is damaged.

@@ -49,7 +49,7 @@ METRICS_KEYS = (
     "neurons",
     "budgets",
 )
-"""What later stages and the command line read of ``metrics.json``."""
+"""The keys of ``metrics.json`` that later stages and the command line read."""
 
 
 class _Part(BaseModel):
@@ -110,7 +110,7 @@ class _Packing(_Part):
 
 
 class _Metrics(_Part):
-    """What is read of ``metrics.json`` besides by the report, which has a record of its own."""
+    """The part of ``metrics.json`` that is read besides by the report, which has a record of its own."""
 
     recipe: str
     seed: int | None
@@ -149,7 +149,7 @@ class RunFolder:
         return self.path / STAGES[stage].output
 
     def needs(self) -> tuple[str, ...]:
-        """The stages of this run in their order: packing is left out if the given module cannot be packed."""
+        """The stages of this run in their order: packing is left out if the user's module cannot be packed."""
         if self.recipe().module is None or not self.done("evaluate"):
             return tuple(STAGES)
         packing = self.metrics().get("packing", {})

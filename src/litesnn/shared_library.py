@@ -16,7 +16,7 @@ Signatures = Mapping[str, tuple[type | None, tuple[type, ...]]]
 
 
 def file_name(name: str) -> str:
-    """What the library ``name`` is called on this system."""
+    """The file name of the library ``name`` on this system."""
     return f"lib{name}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
 

@@ -23,7 +23,8 @@ class Stage:
         output: the file in the run folder that shows that it is done.
         meaning: a line of help for its command.
         design: the function that does it for a network of ours. It takes a
-            :class:`~litesnn.loop.context.StageContext` and returns the path of the output, which it has written whole.
+            :class:`~litesnn.training_loop.context.StageContext` and returns the path of the output, which is
+            written whole.
         compress: as ``design``, for a module that somebody else wrote (``litesnn compress``).
         needs: the stages whose results it cannot do without. A stage that needs one which is left out is left out too.
         log: the file with a row for each of its epochs, if it has epochs: as many as the recipe's section of its name
@@ -33,8 +34,8 @@ class Stage:
         taken_over: whether another run can take its result over, if their recipes do not differ in what it depends on.
         settings: keys or sections of the recipe that matter to this stage, and to none before it. What no row names
             matters to the first stage already.
-        packs: whether it is left out where a given module cannot be packed.
-        runs_module: whether ``compress`` runs the code of the given module.
+        packs: whether it is left out where a user's module cannot be packed.
+        runs_module: whether ``compress`` runs the code of the user's module.
     """
 
     name: str

@@ -20,12 +20,12 @@ __all__ = ["Takeover", "first_touched", "take_over"]
 
 @dataclass(frozen=True)
 class Takeover:
-    """What was taken over, and the first change that something else has to be done for, in words."""
+    """The results that were taken over, and the first change that something else has to be done for, in words."""
 
     stages: tuple[str, ...]
     change: str | None
     files: tuple[str, ...] = ()
-    """What was copied."""
+    """The files that were copied."""
 
     def describe(self, source: RunFolder) -> str:
         """A line for people."""
@@ -75,7 +75,7 @@ def take_over(source: RunFolder, run: RunFolder) -> Takeover:
 
 
 def _files(stage: Stage) -> tuple[str, ...]:
-    """What a stage has written; what shows that it is done comes last."""
+    """The files of a stage; the one that shows that it is done comes last."""
     return (stage.output,) if stage.log is None else (stage.log, stage.output)
 
 

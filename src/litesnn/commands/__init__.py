@@ -1,1 +1,1 @@
-"""What commands do beyond the stages: exports of finished networks, and their evaluation by the native engine."""
+"""Commands beyond the stages: exports of finished networks, and their evaluation by the native engine."""

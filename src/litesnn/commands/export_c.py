@@ -23,9 +23,9 @@ from litesnn.design import renew_report
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames
 from litesnn.genotype import require_engine_of
-from litesnn.loop.pinned import pinned
-from litesnn.loop.session import Session
 from litesnn.runs import RunFolder
+from litesnn.training_loop.pinned import pinned
+from litesnn.training_loop.session import Session
 
 __all__ = ["GOLDEN_INPUTS", "export", "firmware_summary", "random_inputs"]
 
@@ -61,7 +61,7 @@ def export(path: Path, out: Path, targets: Sequence[str] = ()) -> Firmware:
 
 
 def firmware_summary(firmware: Firmware) -> Group:
-    """What the command prints: the memory plan, and the table of what was measured."""
+    """The output of the command: the memory plan, and the table of what was measured."""
     tables = ["\n".join(memory_lines(firmware.layout))]
     if firmware.measurements:
         tables.append("\n".join(target_lines(firmware.measurements)))

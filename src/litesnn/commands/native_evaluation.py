@@ -75,7 +75,7 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
 
 
 def engine_table(metrics: Mapping[str, Any]) -> Table:
-    """What :func:`evaluate_native` measured."""
+    """The measurements of :func:`evaluate_native`."""
     measured = metrics["engine"]
     threads = f"{measured['threads']} thread{'s' if measured['threads'] > 1 else ''}"
     table = Table(

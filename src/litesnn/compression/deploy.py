@@ -1,4 +1,4 @@
-"""The deployed numbers of a given module: codes, scales and biases of its graph, and the packed model made of them.
+"""The deployed numbers of a user's module: codes, scales and biases of its graph, and the packed model made of them.
 
 In: a :class:`~litesnn.compression.graph.Graph`, the module, and finished choices. Out: a :class:`Folding`, from which
 the module itself computes in evaluation, and the :class:`~litesnn.deploy.packed.PackedModel` that is written.
@@ -58,7 +58,7 @@ class Folding:
     unfolded: Mapping[str, Deployed]
 
     def layers(self, graph: Graph) -> dict[str, Deployed]:
-        """What each layer of the module computes with. A population's bias is added by its first layer.
+        """The numbers that each layer of the module computes with. A population's bias is added by its first layer.
 
         Layers of populations that share one have no scale that is right for all of them: they compute what they would
         with quantized weights, their norms stay, and :meth:`currents` takes the place of what comes of it.

@@ -38,7 +38,7 @@ from litesnn.compression.layers import CompressedLayer, Kind
 from litesnn.compression.neurons import Lif, NotLif, identify, learned_leak
 from litesnn.compression.norms import NotAffine, require_affine
 from litesnn.compression.source import GIVEN_PREFIX
-from litesnn.compression.tape import Call, Tape, Value
+from litesnn.compression.trace import Call, Tape, Value
 from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
 
 __all__ = [
@@ -71,7 +71,7 @@ _JOINS = {"cat", "concat", "concatenate"}
 
 
 class Inexpressible(Exception):
-    """What in a module the packed file has no words for, with the name of the layer."""
+    """A part of a module that the packed file cannot hold, with the name of the layer."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Population:
 
 @dataclass
 class Graph:
-    """What the packed file will hold, by the names of the module's parts. Populations are in topological order."""
+    """The content of the packed file, by the names of the module's parts. Populations are in topological order."""
 
     populations: list[Population] = field(default_factory=list)
     readout: str = ""
@@ -348,7 +348,7 @@ class _Builder:
         return tuple(pools)
 
     def current(self, value: Value, reader: str) -> Node:
-        """What makes the currents of the neuron ``reader``."""
+        """The sources of the currents of the neuron ``reader``."""
         value = self.through(value)
         if self.tape.is_image(value):
             raise Inexpressible(f"neuron {reader} reads the image without a layer between")
@@ -409,7 +409,7 @@ class _Builder:
         return calls
 
     def through(self, value: Value) -> Value:
-        """What a value was before reshaping, dropout and the like, as long as channels stay channels."""
+        """The value before reshaping, dropout and the like, as long as channels stay channels."""
         while (call := value.call) is not None and call.inputs and (_keeps_values(call) or _averages_nothing(call)):
             before = call.inputs[0]
             if before.shape[:2] != value.shape[:2] or before.tensor.numel() != value.tensor.numel():
@@ -454,7 +454,7 @@ def made_of_image(tape: Tape, layer: str) -> bool:
 
 
 def _kind(value: Value, tape: Tape) -> tuple[Kind | None, float]:
-    """What a value is, and how many spikes one unit of it stands for; ``None``: zeros that do not tell."""
+    """The kind of a value, and how many spikes one unit of it stands for; ``None``: zeros that do not tell."""
     kind, per_unit = _kind_by_call(value, tape)
     if kind != "analog":
         return kind, per_unit

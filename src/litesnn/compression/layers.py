@@ -1,4 +1,4 @@
-"""The layers that take the place of a given module's convolutions and linear layers.
+"""The layers that take the place of a user's module's convolutions and linear layers.
 
 Each is a :class:`~litesnn.snn.compconv.CompConv` in the geometry of the layer that it replaces: one weight and one
 score tensor for all bit-widths and keep ratios, W_eff computed once per optimisation step however often the layer is
@@ -34,7 +34,7 @@ Kind = Literal["image", "analog", "spikes"]
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a layer computes with in evaluation: ``(scale·acc + bias)·unit`` on integer inputs ``x·input_steps``.
+    """A layer's numbers in evaluation: ``(scale·acc + bias)·unit`` on integer inputs ``x·input_steps``.
 
     ``scale`` and ``bias`` [O] are those of the packed file; without a scale the layer gives its accumulators. ``unit``
     is what the packed network's unit of current is worth to the module's own neuron.
@@ -49,7 +49,7 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Summand:
-    """What one bundle of synapses adds to a population: ``scale·acc`` of a layer, or of the spikes of a neuron."""
+    """A bundle of synapses' contribution to a population: ``scale·acc`` of a layer, or of the spikes of a neuron."""
 
     name: str
     scale: Tensor  # [O]
@@ -135,7 +135,7 @@ class CompressedLayer(CompConv):
         return rows, columns
 
     def unusual(self) -> str | None:
-        """What about the geometry the packed file has no words for, or ``None``."""
+        """The property of the geometry that the packed file cannot hold, or ``None``."""
         if self.is_linear:
             return None
         rows, columns = self.axes

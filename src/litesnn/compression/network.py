@@ -1,4 +1,4 @@
-"""A given module as a network over time: logits of every prefix of the timesteps, costs, and the deployed arithmetic.
+"""A user's module as a network over time: logits of every prefix of the timesteps, costs, and the deployed arithmetic.
 
 In: quantized images [B, C, H, W], or frames [B, T, C, H, W] of events (integers −127…127). Out: the mean outputs y_t
 of timesteps 1…t for every t. The module sees the image in units of its standard deviation, in steps of 1/32, the same
@@ -29,7 +29,7 @@ from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.plain import require_plain, settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
-from litesnn.compression.tape import Tape, Value, leaves, tensors_in
+from litesnn.compression.trace import Tape, Value, leaves, tensors_in
 from litesnn.compression.votes import before_votes
 from litesnn.costs.size import AFFINE_BITS, kept_count, layer_bytes
 from litesnn.deploy.limits import MAX_WEIGHTS
@@ -316,7 +316,7 @@ class Given(nn.Module):
         return self._called(lambda: tape.record(self.net, lambda: self.net(image)), len(image))
 
     def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
-        """What the module makes of a batch, if it is of a shape that it may be of."""
+        """The output of the module for a batch, if it is of a shape that it may be of."""
         by = "×".join(map(str, self.info.shape))
         try:
             with Guard():
@@ -455,7 +455,7 @@ class Given(nn.Module):
 
 
 def steps_of(net: nn.Module, x: Tensor, timesteps: int, given: Given) -> Tensor:
-    """What a module, called as ``given`` is, makes at each timestep [T, B, K] of ``x``: see :meth:`Given.steps`."""
+    """Outputs at each timestep [T, B, K] of a module, called as ``given`` is, for ``x``: see :meth:`Given.steps`."""
     _reset(net, given.origin)
     if given.own_timesteps is not None:
         return _output(net(x.clone() if given.changes_input else x))[:timesteps]
@@ -471,7 +471,7 @@ def _reset(net: nn.Module, origin: str) -> None:
 
 
 class SteppedNetwork(Predictor):
-    """A given module with finished choices.
+    """A user's module with finished choices.
 
     Args:
         given: the module.
@@ -508,7 +508,7 @@ class SteppedNetwork(Predictor):
         return self.choice.timesteps
 
     def compressions(self) -> dict[str, Compression]:
-        """What was chosen for every layer."""
+        """The choice for every layer."""
         return {gene.name: Compression.fixed(gene.bits, gene.keep, self.device) for gene in self.choice.layers}
 
     def forward(
@@ -697,7 +697,7 @@ def _count_extras(given: Given, meter: Meter, spikes: Mapping[str, Tensor]) -> d
 
 
 def extras(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], Handing | None]]:
-    """What a packed file does besides the module's layers, by name: the populations whose spikes it hands on, and how.
+    """Operations of a packed file besides the module's layers: populations whose spikes are handed on, and how.
 
     ``None``: as they are.
     """
@@ -735,7 +735,7 @@ def _neuron_bytes(graph: Graph) -> int:
 
 
 def _output(output: Any) -> Tensor:
-    """What a module gives; of several tensors the first."""
+    """The output of a module; of several tensors the first."""
     found = next(tensors_in(output), None)
     return torch.empty(0) if found is None else found
 

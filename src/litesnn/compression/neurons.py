@@ -26,7 +26,7 @@ from torch import Tensor
 
 from litesnn.compression.source import line_of
 from litesnn.compression.states import StateError, call_again, reset_states
-from litesnn.compression.tape import Call, tensors_in
+from litesnn.compression.trace import Call, tensors_in
 from litesnn.snn.neuron import lif
 
 __all__ = ["Lif", "NotLif", "drive", "identify", "learned_leak", "reset_states"]
@@ -58,7 +58,7 @@ class Lif:
 
 @torch.no_grad()
 def drive(calls: Call | Sequence[Call], currents: Tensor) -> Tensor:
-    """What the neuron of a call makes of currents [T, B, …] from its first state on: [T, B, …].
+    """The outputs of a call's neuron for currents [T, B, …] from its first state on: [T, B, …].
 
     States that the caller hands over begin as those of its first call, and are then its own outputs, in the form in
     which a second call gets them.
@@ -158,7 +158,7 @@ def _common(values: Tensor, what: str, *, rounding: bool = False) -> float:
 def _reset(
     calls: Sequence[Call], leak: float, threshold: float, shape: torch.Size, device: torch.device
 ) -> float | None:
-    """What a spike takes from the membrane of the next timestep; ``None``: all of it. Raises ``NotLif``."""
+    """The amount that a spike takes from the membrane of the next timestep; ``None``: all of it. Raises ``NotLif``."""
 
     def needed(first: float) -> float:
         before = torch.full(shape, first, device=device)

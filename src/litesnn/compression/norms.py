@@ -1,4 +1,4 @@
-"""What a batch norm does in evaluation, as a gain and an offset of every channel: asked of the norm, not of its class.
+"""A batch norm in evaluation, as a gain and an offset of every channel: asked of the norm, not of its class.
 
 In: a norm, of torch or a subclass with a forward of its own. Out: its :class:`Affine` map, or :class:`NotAffine`. The
 norm is run, hooks and all, on random values; what torch's formula says is taken where the norm does that, since it is
@@ -42,7 +42,7 @@ class Affine:
 
 @torch.no_grad()
 def affine_of(norm: nn.modules.batchnorm._BatchNorm) -> Affine:
-    """What a norm does in evaluation with its present statistics.
+    """The gain and offset of a norm in evaluation, with its present statistics.
 
     Raises:
         NotAffine: it is no map of each channel by itself that can be folded.

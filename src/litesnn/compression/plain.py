@@ -1,4 +1,4 @@
-"""The convolutions and linear layers of a given module as what torch's own compute with one weight and one bias.
+"""The convolutions and linear layers of a user's module as what torch's own compute with one weight and one bias.
 
 What makes a weight anew at each call (weight norm, spectral norm, pruning, parametrizations) is taken out, and the
 weight that it makes, of the weights that were loaded, stays: it is what is compressed. A layer whose forward or hooks
@@ -76,7 +76,7 @@ def _is_torchs_own(layer: nn.Conv2d | nn.Linear) -> bool:
 
 
 def _other(layer: nn.Conv2d | nn.Linear) -> str | None:
-    """What a layer does with other weights that is not what a compressed one does; ``None``: nothing."""
+    """A behaviour with other weights in which a layer differs from a compressed one; ``None``: nothing."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(like: Tensor) -> Tensor:

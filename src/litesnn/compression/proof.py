@@ -45,7 +45,7 @@ from litesnn.compression.network import Given, SteppedNetwork, fixed_choice, ste
 from litesnn.compression.norms import affine_of
 from litesnn.compression.plain import settle_weights
 from litesnn.compression.source import line_of
-from litesnn.compression.tape import tensors_in
+from litesnn.compression.trace import tensors_in
 from litesnn.deploy.packed import PackedModel, PackedNeuron, Population, neuron_of
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.errors import InputError, LitesnnError
@@ -94,7 +94,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class _Gap:
-    """What float16 leaves between the module and the folding of a population: of its scales and bias [O]."""
+    """Float16's differences between the module and a population's folding: of its scales and bias [O]."""
 
     scales: tuple[Floats, ...]
     bias: Floats

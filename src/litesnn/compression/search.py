@@ -1,4 +1,4 @@
-"""The search of a given module: bits and keep ratio of every layer and T, its architecture as it is.
+"""The search of a user's module: bits and keep ratio of every layer and T, its architecture as it is.
 
 In: a recipe with a module, and data. Out: what :mod:`litesnn.search.joint` and :mod:`litesnn.search.derive` write, by
 their loop, constraints and exact choice.
@@ -44,7 +44,7 @@ def most_timesteps(given: Given, recipe: Recipe) -> int:
 
 
 class Candidates(nn.Module):
-    """A given module with every bit-width and keep ratio at once, mixed by learned weights.
+    """A user's module with every bit-width and keep ratio at once, mixed by learned weights.
 
     β [L, bits, keeps] is per layer, ψ [T] chooses the timesteps; as in :class:`~litesnn.snn.supernet.Supernet`.
     """
@@ -84,7 +84,7 @@ class Candidates(nn.Module):
         return [p for name, p in self.given.named_parameters() if not name.endswith("scores")]
 
     def noise(self, generator: torch.Generator) -> Tensor:
-        """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
+        """The random numbers of one draw of :meth:`mixes`, uniform in 0…1 [n], on the device of the generator."""
         return torch.rand(self.beta.numel(), generator=generator)
 
     def mixes(self, noise: Tensor | None = None) -> list[Compression]:

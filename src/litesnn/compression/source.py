@@ -1,4 +1,4 @@
-"""A given module: the class in somebody's Python file, and the weights that it starts from.
+"""A user's module: the class in somebody's Python file, and the weights that it starts from.
 
 In: ``FILE.py:Class`` and a safetensors file. Out: a torch module. The file is run like a program of its own, with the
 modules beside it that it imports; weights are read from safetensors alone, which cannot run anything.
@@ -66,7 +66,7 @@ def require_allowed(settings: ModuleSettings, origin: str) -> None:
 
 
 def describe_module(model: str, weights: str | Path | None = None) -> ModuleSettings:
-    """What a recipe says of ``FILE.py:Class`` and the weights to start from: where they are, and what is in them.
+    """The entry of a recipe for ``FILE.py:Class`` and the weights to start from: where they are, and what is in them.
 
     Raises:
         InputError: ``model`` is not understood, or a file is missing.

@@ -37,11 +37,7 @@ from litesnn.deploy.packed import PackedModel, from_bytes, size_bound
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
-from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
-from litesnn.loop.context import StageContext
-from litesnn.loop.memory import StepPlan
-from litesnn.loop.session import Session, input_info
-from litesnn.networks import input_fields, input_from
+from litesnn.network_file import input_fields, input_from
 from litesnn.neurons import DEFAULT
 from litesnn.quantizers import QUANTIZERS
 from litesnn.runs import RunFolder, budgets_kept
@@ -59,6 +55,10 @@ from litesnn.train.evaluate import (
     validation_curve,
 )
 from litesnn.train.fit import AuxiliaryHead, fit_learner
+from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.memory import StepPlan
+from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["compress_search", "derive", "evaluate", "fit", "load_compressed", "pack", "try_out"]
 
@@ -334,7 +334,7 @@ def _checked(choice: Compressed, given: Given, path: Path) -> Compressed:
 
 
 def _uncounted(given: Given) -> str:
-    """What of a module makes no Bit-SynOps, in a line."""
+    """The parts of a module that make no Bit-SynOps, in a line."""
     first, *more = given.uncounted
     return first + (f", and {len(more)} more" if more else "")
 
@@ -356,25 +356,25 @@ def _packed(network: SteppedNetwork, rates: Mapping[str, float] | None = None) -
 
 
 def _require_sensible(recipe: Recipe) -> None:
-    """Refuse settings that mean nothing for a given module."""
+    """Refuse settings that mean nothing for a user's module."""
     if recipe.search.widths != (1.0,):
-        raise InputError("search.widths: a given module keeps its widths; expected [1.0]")
+        raise InputError("search.widths: a user's module keeps its widths; expected [1.0]")
     if not strategy_named(recipe.search.update).searches_modules:
         able = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.searches_modules)
         raise InputError(
-            f"search.update: the strategy {recipe.search.update!r} searches no given modules; expected one of {able}"
+            f"search.update: the strategy {recipe.search.update!r} searches no users' modules; expected one of {able}"
         )
     if recipe.model.arithmetic != "float":
-        raise InputError("model.arithmetic: a given module is packed with the arithmetic 'float' alone")
+        raise InputError("model.arithmetic: a user's module is packed with the arithmetic 'float' alone")
     quantizer = QUANTIZERS[recipe.model.quantizer]
     if quantizer.has_zero or not quantizer.at_both_ends:
-        raise InputError(f"model.quantizer: {quantizer.name!r} is not there for given modules")
+        raise InputError(f"model.quantizer: {quantizer.name!r} is not there for users' modules")
     if recipe.model.neuron != DEFAULT:
-        raise InputError(f"model.neuron: a given module keeps its neurons; expected {DEFAULT!r}")
+        raise InputError(f"model.neuron: a user's module keeps its neurons; expected {DEFAULT!r}")
 
 
 def _plan(session: Session) -> Callable[..., StepPlan]:
-    """Steps are neither planned nor recorded: what a given module needs, and what its code does, is not known."""
+    """Steps are neither planned nor recorded: what a user's module needs, and what its code does, is not known."""
 
     def plan(*batches: int) -> StepPlan:
         return StepPlan(replace(session.execution, graphs=False), micro_batches=1, bytes=0)

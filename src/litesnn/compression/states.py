@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.tape import RESETS, Call, Role, Tape, Value, is_neuron, parts_of, tensors_in
+from litesnn.compression.trace import RESETS, Call, Role, Tape, Value, is_neuron, parts_of, tensors_in
 
 __all__ = ["StateError", "call_again", "find_roles", "keeps_state", "reset_of", "reset_states", "resets_with_arguments"]
 
 _PROBES = (0.3, 1.0, 3.0, 1e3)
 _KEPT = {"clone", "detach", "detach_", "contiguous"}
-"""What may happen to a state on its way to the next timestep."""
+"""Operations that may be applied to a state on its way to the next timestep."""
 
 Path = tuple[Any, ...]
 
@@ -98,7 +98,7 @@ def _role(call: Call) -> Role:
 
 @dataclass
 class _Behaviour:
-    """What a module did each time that it was asked: gave back its input, gave the same as before, gave 0 or 1."""
+    """The behaviour of a module in each of its calls: gave back its input, gave the same as before, gave 0 or 1."""
 
     nothing: bool = True
     stateless: bool = True
@@ -138,7 +138,7 @@ def _with_input(call: Call, x: Tensor) -> Any:
 
 
 def call_again(calls: Sequence[Call], currents: Sequence[Tensor]) -> list[Any]:
-    """What a neuron gives for currents [B, …] of T timesteps, from its first state on.
+    """The outputs of a neuron for currents [B, …] of T timesteps, from its first state on.
 
     Args:
         calls: its first call, and the second if there is one, which shows how states are handed on.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from litesnn.compression.layers import CompressedLayer
-from litesnn.compression.tape import Call, Tape, Value
+from litesnn.compression.trace import Call, Tape, Value
 
 __all__ = ["before_votes"]
 

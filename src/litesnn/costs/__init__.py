@@ -1,4 +1,4 @@
-"""What a network costs: one row per cost, which is all that it takes to limit, search, measure and report one.
+"""The costs of a network: one row per cost, which is all that it takes to limit, search, measure and report one.
 
 A new cost is a module here that makes a :class:`~litesnn.costs.cost.Cost`, and a row in :data:`COSTS`. Nothing here
 imports torch.

@@ -1,4 +1,4 @@
-"""What a cost is: all that a budget, the search, the exact choice, the measurement and the report need to know of one.
+"""A cost: all that a budget, the search, the exact choice, the measurement and the report need to know of one.
 
 A cost is a row of :data:`litesnn.costs.COSTS`. Every cost is per inference and per sample, and none depends on the
 batch size. Nothing here needs torch; tensors come in from the search.
@@ -83,7 +83,7 @@ class Expectation(Protocol):
 
 
 class WorkMeter(Protocol):
-    """What a forward pass has counted, layers summed, per timestep [T]."""
+    """The work that a forward pass has counted, layers summed, per timestep [T]."""
 
     def synops(self) -> Tensor:
         """SynOps."""
@@ -117,7 +117,7 @@ class Piece:
 
 
 Priced = Callable[[Piece], Any]
-"""What a piece costs: a number for what is known from the architecture, or per timestep [T] for work."""
+"""The price of a piece: a number for what is known from the architecture, or per timestep [T] for work."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def packed_bits(weights: Number, outputs: Number, pairs: Iterable[tuple[int, flo
 
 
 def extra_position_bits(keep: float, *, places: float = 1.0, has_zero: bool = False) -> float:
-    """What a weight's share of the positions takes beyond what :func:`packed_bits` counts for it, in bits.
+    """The bits that a weight's share of the positions takes beyond what :func:`packed_bits` counts for it.
 
     Args:
         keep: keep ratio.

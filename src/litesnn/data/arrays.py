@@ -43,7 +43,7 @@ _LABELS = frozenset(("y", "labels", "label", "targets", "target"))
 
 @dataclass(frozen=True)
 class Named:
-    """What the arrays of inputs and labels of a split are called."""
+    """The names of the arrays of inputs and labels of a split."""
 
     x: str
     y: str

@@ -92,7 +92,7 @@ class Recordings:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the rows are: a hash of all files; of those that are not in memory, of path, size and time."""
+        """An identity of the rows: a hash of all files; of those that are not in memory, of path, size and time."""
         digest = hashlib.sha256()
         for clip in self._each():
             content, path = clip.encoded.content, clip.encoded.path
@@ -129,7 +129,7 @@ class Recordings:
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """What augmentation needs: the recordings behind features, and noise to be added to them, int16 [any], if any."""
+    """The input of augmentation: the recordings behind features, and noise to be added to them, int16 [any], if any."""
 
     recordings: Recordings
     noise: Callable[[], Tensor] | None

@@ -148,7 +148,7 @@ def _require_no_split(
 def _notes(
     found: Listing, kind: FileKind, used: Sequence[_Parts], noise: Sequence[_Parts], level: int
 ) -> Sequence[str]:
-    """What is not read, what holds nothing, and what lies deeper than a class folder."""
+    """Notes on files that are not read, on empty folders, and on files that lie deeper than a class folder."""
     notes: list[str] = []
     taken = {*used, *noise}
     unread = [parts for parts in found.files if parts not in taken]

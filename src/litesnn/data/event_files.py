@@ -54,7 +54,7 @@ class EventFile:
         return str(self.path) if self.member is None else f"{self.path}: {self.member}"
 
     def state(self) -> tuple[str, str | None, int, int]:
-        """What changes if the recording does: names, size and time of the file. Raises ``InputError`` if it is gone."""
+        """The recording's identity: names, size and time of the file. Raises ``InputError`` if it is gone."""
         try:
             found = self.path.stat()
         except OSError as error:

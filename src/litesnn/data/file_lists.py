@@ -129,7 +129,7 @@ class _Place:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know about it."""
+        """Notes on it for the user."""
         return (f"files of {self.path} are named from {self.folder} on",) if self.base else ()
 
     def find(self, name: str) -> str:
@@ -183,7 +183,7 @@ def _plainest(name: str) -> str:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, but for what is hidden; nothing, if it cannot be read."""
+    """The entries of a folder, but for hidden ones; nothing, if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return [entry for entry in found if not entry.name.startswith(HIDDEN)]
@@ -242,7 +242,7 @@ def _column(path: Path, head: Sequence[str], given: str | None, names: Sequence[
 
 
 def _hint(head: Sequence[str], what: str) -> str:
-    """What to do about a table without a column of files or of labels."""
+    """Advice for a table without a column of files or of labels."""
     if any(_media(name) is not None for name in head):
         return "; expected a first line with names of columns, such as file,label"
     if len(head) > _TABLE_OF_NUMBERS:

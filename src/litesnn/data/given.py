@@ -239,5 +239,5 @@ def _equal(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
 
 
 def _names(run: Path) -> list[str]:
-    """What lies in a folder, but for what is left over from a kill while a file was written."""
+    """The entries of a folder, but for what is left over from a kill while a file was written."""
     return sorted(entry.name for entry in run.iterdir() if not fnmatch(entry.name, ".*.tmp")) if run.is_dir() else []

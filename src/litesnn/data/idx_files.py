@@ -62,7 +62,7 @@ def find_idx(place: Path) -> Mapping[tuple[Role, What], Path]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, but for what is hidden; nothing, if it cannot be read, which its reader will say."""
+    """The entries of a folder, but for hidden ones; nothing, if it cannot be read, which its reader will say."""
     try:
         with os.scandir(folder) as listed:
             return [entry for entry in listed if not entry.name.startswith(HIDDEN)]

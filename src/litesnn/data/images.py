@@ -61,7 +61,7 @@ _DAMAGE = (
         RuntimeError,
     ),  # of headers that make no sense
 )
-"""What Pillow raises on images that it cannot read."""
+"""The exceptions that Pillow raises on images that it cannot read."""
 
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # what the last bytes of a whole file hold
 _END_BYTES = 4096

@@ -1,4 +1,4 @@
-"""What lies in a folder, and what of it is not read: nothing is passed over in silence, and nothing opened.
+"""The listing of a folder, and of what is not read in it: nothing is passed over in silence, and nothing opened.
 
 In: a folder. Out: the names of all files below it, and a line for the notes of a data set about those not read.
 """
@@ -83,7 +83,7 @@ class Listing:
 
 
 def list_files(folder: Path) -> Listing:
-    """What lies below a folder. Links are followed, none twice. Raises ``InputError`` if a folder cannot be read."""
+    """The files below a folder. Links are followed, none twice. Raises ``InputError`` if a folder cannot be read."""
     files: list[_Parts] = []
     others: list[_Parts] = []
     empty: list[_Parts] = []
@@ -141,7 +141,7 @@ def what_lies_there(names: Iterable[str]) -> str:
 
 
 def advice_for(suffix: str) -> str | None:
-    """What to do with files of a suffix that are not read as they are, if that is known."""
+    """Advice for files of a suffix that are not read as they are, if that is known."""
     return _ADVICE_OF.get(suffix)
 
 

@@ -39,7 +39,7 @@ _DAMAGE = (
     ),  # of headers, as Python literals
     *(ArithmeticError, MemoryError, AssertionError),  # of shapes
 )
-"""What NumPy and zipfile raise on files that they cannot read."""
+"""The exceptions that NumPy and zipfile raise on files that they cannot read."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _HEADERS = {

@@ -1,4 +1,4 @@
-"""What tells whether the data are those that a run was begun with: rows, classes, labels and contents, as digests.
+"""The check whether the data are those that a run was begun with: rows, classes, labels and contents, as digests.
 
 In: the splits of a data set. Out: a :class:`DataPin`, which the run folder keeps as ``data.json``, and in words what
 differs between two of them.
@@ -78,7 +78,7 @@ def pin_rows(x: Tensor, y: Tensor, files: Callable[[IntArray], Sequence[Encoded 
 
 
 def first_change(then: DataPin, now: DataPin) -> str | None:
-    """What is other now, in words; ``None`` if nothing is. The test rows are not looked at."""
+    """The difference, in words; ``None`` if nothing is. The test rows are not looked at."""
     if then.kind != now.kind:
         return f"the inputs are of the kind {now.kind!r}, not {then.kind!r}"
     if then.shape != now.shape:

@@ -59,7 +59,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What a reader finds. A ``validation`` or ``test`` of None is to be cut from the training rows.
+    """The rows that a reader finds. A ``validation`` or ``test`` of None is to be cut from the training rows.
 
     ``noise`` gives background noise int16 [any]; without it the training rows of the class ``_silence_`` are.
     """

@@ -27,7 +27,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class FrontEnds:
-    """What recordings become: sound its features, events so many frames (a frame for each of ``timesteps``)."""
+    """Front ends of recordings: sound becomes features, events so many frames (a frame for each of ``timesteps``)."""
 
     audio: LogMel = field(default_factory=LogMel)
     events: EventFrames = field(default_factory=EventFrames)

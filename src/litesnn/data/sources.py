@@ -97,7 +97,7 @@ class Data:
 
     @property
     def input(self) -> InputSpec:
-        """What a network of these data is given."""
+        """The input of a network of these data."""
         return InputSpec(self.shape, self.kind, self.mean, self.std, self.front_end)
 
     def __repr__(self) -> str:
@@ -331,7 +331,7 @@ def _split(rows: Rows, shape: Shape | None, size: int | None, noise: Callable[[]
 
 
 def _common_size(train: Rows) -> tuple[int, str]:
-    """What training images of mixed sizes are rescaled to, and a note that says so."""
+    """The size that training images of mixed sizes are rescaled to, and a note that says so."""
     assert train.files is not None  # arrays have one size
     files = [file for file in train.files(np.arange(len(train.labels))) if isinstance(file, Encoded)]
     sizes = image_sizes(files)
@@ -609,7 +609,7 @@ def _read_folder(settings: DataSettings, front_ends: FrontEnds) -> Opened:
 
 
 def _list_hint(listing: Listing) -> str:
-    """What to name instead of a folder that holds lists of its files."""
+    """The name to give instead of a folder that holds lists of its files."""
     lists = [str(listing.folder.joinpath(*parts)) for parts in listing.files if is_file_list(parts[-1])]
     if len(lists) == 1:
         return f", or name their list: --data {lists[0]}"

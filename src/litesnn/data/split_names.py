@@ -36,12 +36,12 @@ class Assigned:
 
 
 def role_of(name: str) -> Role | None:
-    """What a split of this name is, or ``None`` if it is no name of a split."""
+    """The split that a name stands for, or ``None`` if it is no name of a split."""
     return _ROLES.get(name.lower())
 
 
 def assign(names: Iterable[str], origin: str) -> Assigned:
-    """What the splits of a data set are. A data set of a single split is all training, whatever its name.
+    """The splits of a data set by their names. A data set of a single split is all training, whatever its name.
 
     Where there is a validation but no test, the validation is the test: it is not looked at before.
 

@@ -1,4 +1,4 @@
-"""What a data set suggests for a recipe: the size of its images, what its sound or its events become.
+"""The facts of a data set that a recipe follows: the size of its images, what its sound or its events become.
 
 In: the settings of a data set. Out: for dotted keys of a recipe the values that should differ from the defaults, each
 with its reason. Headers of some of the training files are read, and of events some recordings; of the test nothing.
@@ -108,7 +108,7 @@ def _images(rows: Rows) -> dict[str, Advice]:
 
 
 def _size_of(sizes: npt.NDArray[np.int64]) -> dict[str, Advice]:
-    """What images of heights and widths [N, 2] are rescaled to, if they are."""
+    """The size that images of heights and widths [N, 2] are rescaled to, if they are."""
     height, width = sizes[0]
     if (sizes == sizes[0]).all():
         if sizes.max() <= _LARGEST:

@@ -231,7 +231,7 @@ def _labels_of(table: Any, column: str, classes: tuple[str, ...], first: int, or
 def _encoded_files(
     table: Any, column: str, feature: type, origin: str, what: str
 ) -> tuple[Callable[[IntArray], Sequence[Encoded]], Callable[[], Sequence[str | None]]]:
-    """What fetches the files in rows of a column, as bytes or records of bytes and path; and the names of all files."""
+    """Fetch the files in rows of a column, as bytes or records of bytes and path; and the names of all files."""
     files = table.select_columns([column])
     if isinstance(files.features[column], feature):
         files = files.cast_column(column, feature(decode=False))
@@ -274,5 +274,5 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, of which ``datasets`` itself only says that something did."""
+    """The cause of an error, of which ``datasets`` itself only says that something did."""
     return reason_of(error.__cause__ or error)

@@ -1,4 +1,4 @@
-"""What a packed model may ask for at most, far above any network of this project: a few bytes of header must not
+"""Upper limits of a packed model, far above any network of this project: a few bytes of header must not
 allocate gigabytes, in Python or in C.
 
 ``csrc/loader.c`` has the same numbers, but for those of the file itself, which it does not see; a test compares them.
@@ -29,10 +29,10 @@ MAX_NEURONS = 2**26
 MAX_SPIKES = 2**28
 """Neurons times timesteps."""
 MAX_READ = 2**26
-"""What one bundle of synapses, or the readout, reads at a timestep: fan-in times pixels. A source counts as often as it
-is named."""
+"""Inputs of one bundle of synapses, or of the readout, at a timestep: fan-in times pixels. A source counts as often as
+it is named."""
 MAX_RESET = 2.0**100
-"""What a spike may take from a membrane of floats: far below where the sums of 64 timesteps would be infinite."""
+"""The most that a spike may take from a float membrane: far below where the sums of 64 timesteps would be infinite."""
 MAX_KERNEL = 31
 MAX_STRIDE = 64
 MAX_TIMESTEPS = 64

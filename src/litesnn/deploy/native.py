@@ -24,7 +24,7 @@ FILE_NAME = file_name("litesnn")
 
 
 class Status(IntEnum):
-    """What ``lsnn_load`` and ``lsnn_run`` return: ``enum lsnn_status``."""
+    """The status that ``lsnn_load`` and ``lsnn_run`` return: ``enum lsnn_status``."""
 
     OK = 0
     BAD_IMAGE = 1

@@ -18,9 +18,9 @@ from litesnn.deploy.packed import PackedModel, from_bytes, to_bytes
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
 from litesnn.files import write_atomically
-from litesnn.loop.context import StageContext
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
 from litesnn.snn.network import Network
+from litesnn.training_loop.context import StageContext
 
 __all__ = ["PROOF_IMAGES", "Packed", "counted", "firing_rates", "pack", "prove_equal"]
 

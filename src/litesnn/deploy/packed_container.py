@@ -25,7 +25,7 @@ _METADATA_KEY = "litesnn_packed"
 _CRC_MARK = rb"\"crc\":\""  # the key as it stands in the file, as JSON in a string of JSON; no value can hold this
 
 CONTAINER_TYPES = {"<f2": "F16", "<i2": "I16"}
-"""What safetensors calls the types of scales and biases."""
+"""The names that safetensors has for the types of scales and biases."""
 
 
 def affine_type(fraction: int | None) -> str:

@@ -65,7 +65,7 @@ __all__ = [
 
 ALL, MAP = -2, -1  # codings; from 0 on it is "gap" with this Rice parameter
 NO_CRC = "00000000"
-"""What stands in the place of the checksum until it is known."""
+"""The placeholder of the checksum until it is known."""
 
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
@@ -184,7 +184,7 @@ def _front_end_row(front_end: FrontEnd) -> list[object]:
 
 
 def read_header(metadata: str, origin: str) -> Header:
-    """What the text says; ``origin`` is the name that an error gives it. Raises ``InputError``."""
+    """The header that a text holds; ``origin`` is the name that an error gives it. Raises ``InputError``."""
     return _HeaderReader(origin).header(metadata)
 
 
@@ -258,7 +258,7 @@ class _HeaderReader:
         return fraction
 
     def reset(self, value: object, fraction: int | None, where: str) -> float | None:
-        """What a spike takes from a membrane; in fixed point an integer in units of 2^-fraction. ``None``: all."""
+        """The amount that a spike takes; in fixed point an integer in units of 2^-fraction. ``None``: all of it."""
         if value is None:
             return None
         reset = checked_number(value, where)

@@ -1,4 +1,4 @@
-"""What a packed model computes, in plain NumPy: the meaning that every engine must match bit for bit.
+"""The reference implementation of a packed model in plain NumPy: the meaning that every engine must match bit for bit.
 
 In: a :class:`~litesnn.deploy.packed.PackedModel` and a batch of raw inputs. Out: logits, and every spike if asked.
 
@@ -69,7 +69,7 @@ INPUT_STEPS = 32
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run gave: ``logits[t − 1]`` is y_t; ``spikes`` holds one array for each population, if recorded.
+    """The result of a run: ``logits[t − 1]`` is y_t; ``spikes`` holds one array for each population, if recorded.
 
     ``integers[t − 1]`` is z_t, of a fixed-point model.
     """
@@ -182,7 +182,7 @@ class Reference:
 
 
 def take_input(model: PackedModel, x: NDArray[np.generic]) -> NDArray[np.generic]:
-    """What a model looks at of raw inputs ``x``: all of an image, or the first T of some frames.
+    """The part of raw inputs ``x`` that a model reads: all of an image, or the first T of some frames.
 
     Raises:
         InputError: ``x`` is no array, has another type or shape, or too few frames.
@@ -237,7 +237,7 @@ def _currents_fixed(population: Population, sums: Iterable[NDArray[np.float64]])
 
 
 def _means(sums: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What ``sums / counts`` is in float32."""
+    """``sums / counts`` in float32, rounded once."""
     means: NDArray[np.float32] = np.divide(sums, counts.astype(np.float32))
     return means
 

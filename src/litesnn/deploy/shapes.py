@@ -81,7 +81,7 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
 
 
 class _Source:
-    """What a cell reads: populations, their channels in all, and the level of their resolution."""
+    """The input of a cell: populations, their channels in all, and the level of their resolution."""
 
     def __init__(self, populations: tuple[int, ...], channels: int, level: int) -> None:
         self.populations, self.channels, self.level = populations, channels, level

@@ -63,7 +63,7 @@ TARGETS: dict[str, Target] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a target gave. Bytes and instructions are ``None`` where they mean nothing, on the host.
+    """The result of a run on a target. Bytes and instructions are ``None`` where they mean nothing, on the host.
 
     ``flash_bytes`` and ``ram_bytes`` are those of the smallest complete program: vectors, start-up, runtime, C library,
     model, one input and its logits, without the self-test; RAM without the stack. ``stack_bytes`` is the most stack

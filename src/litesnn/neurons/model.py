@@ -1,4 +1,4 @@
-"""What a neuron model is: all that search, training and deployment need to know of one.
+"""The record of a neuron model: all that search, training and deployment need to know of one.
 
 A model is a row of :data:`litesnn.neurons.NEURONS`. Its meaning is :attr:`NeuronModel.step`, one timestep written with
 operators alone, which Python's numbers, NumPy's arrays and torch's tensors all have: tests run it neuron by neuron, and
@@ -25,7 +25,7 @@ THRESHOLD = 0.5
 SHARPNESS = 3.0
 
 State = tuple[Any, ...]
-"""What a neuron keeps from one timestep to the next, all zero at first."""
+"""The numbers that a neuron keeps from one timestep to the next, all zero at first."""
 
 Numbers = Mapping[str, Any]
 """Of a neuron: ``leak`` and ``threshold`` as the deployed arithmetic has them, or learned, and whatever else is."""

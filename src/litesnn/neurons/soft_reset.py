@@ -14,7 +14,7 @@ __all__ = ["LIF_SOFT"]
 
 
 def _reset(numbers: Numbers) -> Any:
-    """What is left of the threshold one timestep later."""
+    """The part of the threshold that is left one timestep later."""
     return numbers["leak"] * numbers["threshold"]
 
 

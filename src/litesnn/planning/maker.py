@@ -28,7 +28,6 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.front_end import InputKind
 from litesnn.genotype import CellGene, Genotype, StemGene
-from litesnn.loop.session import Session, input_info
 from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_cost, widest
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.scale import HARDLY_BEGUN
@@ -38,6 +37,7 @@ from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, is_far_too_large, least_bytes_of, smallest_candidate
 from litesnn.snn.network import InputInfo
 from litesnn.strategies import strategy_named
+from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
 
@@ -186,7 +186,7 @@ class _Draft:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What steps take on the data, where the work will be done."""
+    """Measured time of steps on the data, where the work will be done."""
 
     data: Data
     session: Session
@@ -299,7 +299,7 @@ def _most_epochs(stage: str, whole: int, steps: int) -> int:
 
 
 def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -> Plan:
-    """What a recipe that somebody wrote will take on some data; ``workers`` processes share the work.
+    """The plan of a written recipe, with estimated time and memory; ``workers`` processes share the work.
 
     Raises:
         InputError: there is not enough memory for it.
@@ -421,7 +421,7 @@ def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:
 
 
 def _least_network(draft: _Draft, paths: Sequence[MacroPath], info: InputInfo) -> str:
-    """What the smallest network needs, in words; of sizes that a person said, those are named."""
+    """The needs of the smallest network, in words; of sizes that a person said, those are named."""
     said = [key for key in ("model.width", "model.levels", "model.stem_channels", "search.bits") if draft.has_said(key)]
     least = [_sized(draft, path, 1) for path in paths]
     need = min(least_bytes_of(one, info) for one in least)

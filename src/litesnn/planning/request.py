@@ -22,10 +22,10 @@ from litesnn.config import Recipe, load_recipe, shipped_recipes
 from litesnn.data.sources import Data, load
 from litesnn.durations import parse_duration
 from litesnn.errors import InputError
-from litesnn.loop.session import Session
 from litesnn.planning.maker import DEFAULT_SECONDS, Plan, make_plan
 from litesnn.planning.scale import scaled
 from litesnn.runs import RunFolder, differences, first_difference
+from litesnn.training_loop.session import Session
 
 __all__ = ["Begun", "Request", "begin"]
 
@@ -35,7 +35,7 @@ _BUDGET = "text with units, as '8 kB, 1 M Bit-SynOps, T <= 4', or a litesnn.Budg
 
 @dataclass(frozen=True)
 class Request:
-    """What a person said; ``None`` is what they did not.
+    """The request of a person; ``None`` where they left a value open.
 
     ``time`` is a length of time, such as ``"30 min"``, or seconds; ``model`` is ``FILE.py:Class``.
     """

@@ -10,10 +10,10 @@ from litesnn.data.sources import Data
 from litesnn.deploy.packed import require_packable
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
-from litesnn.loop.memory import free_bytes
 from litesnn.planning.macro import uniform_bytes
-from litesnn.snn.footprint import least_bytes
+from litesnn.snn.memory_estimate import least_bytes
 from litesnn.snn.network import InputInfo
+from litesnn.training_loop.memory import free_bytes
 
 __all__ = ["require_memory", "require_sensible"]
 

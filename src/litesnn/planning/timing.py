@@ -22,13 +22,13 @@ from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, shuffled_batches
 from litesnn.data.sources import Data
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import save_state
-from litesnn.loop.session import Session, input_info
-from litesnn.networks import build_network
+from litesnn.network_file import build_network
 from litesnn.references import function_of
-from litesnn.search.joint import SearchLoop, Update, build_supernet, search_footprint
+from litesnn.search.joint import SearchLoop, Update, build_supernet, estimate_search_step
 from litesnn.strategies import strategy_named
 from litesnn.train.fit import Trainee, TrainLoop, train_footprint, validate
+from litesnn.training_loop.checkpoint import save_state
+from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["Pace", "search_pace", "train_pace"]
 
@@ -57,7 +57,7 @@ class Pace:
 
 
 def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 1, seconds: float = math.inf) -> Pace:
-    """What a step of the search takes (``image`` is 0), shared by so many processes; 0 of a strategy without steps.
+    """The time of a step of the search (``image`` is 0), shared by so many processes; 0 of a strategy without steps.
 
     Steps are measured for 2 seconds, or for less if so many ``seconds`` are less.
     """
@@ -68,7 +68,7 @@ def search_pace(recipe: Recipe, data: Data, session: Session, *, workers: int = 
     supernet.train()
     batch = max(2, recipe.search.batch_size // workers)
     update: Update = function_of(strategy.update)(recipe, info, data, session, batch)
-    plan = session.plan("search", partial(search_footprint, supernet, info), batch)
+    plan = session.plan("search", partial(estimate_search_step, supernet, info), batch)
     loop = SearchLoop(recipe, supernet, execution=plan.execution, micro_batches=plan.micro_batches)
     step_batch = update.steps(loop, generator_for(recipe.seed, "pace"), recipe.search.epochs - 1)
     batches = _batches(update.samples, batch, recipe)
@@ -90,7 +90,7 @@ def train_pace(
     workers: int = 1,
     seconds: float = math.inf,
 ) -> Pace:
-    """What a step of training this genotype takes, and an image of its validation, as :func:`search_pace`."""
+    """The time of a training step of this genotype, and of an image of its validation, as :func:`search_pace`."""
     info = input_info(data)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)

@@ -33,7 +33,7 @@ def _initial(weight: Tensor) -> Tensor:
 
 
 def _parameters(weights: Tensor, own: Tensor | None) -> Tensor:
-    """What the steps are made of [G, 4]."""
+    """The magnitudes of the steps [G, 4]."""
     assert own is not None
     return own.detach()
 

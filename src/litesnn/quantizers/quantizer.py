@@ -1,4 +1,4 @@
-"""What a quantizer is: all that training, the deployed codes and the counting of costs need to know of one.
+"""The record of a quantizer: all that training, the deployed codes and the counting of costs need to know of one.
 
 A quantizer is a row of :data:`litesnn.quantizers.QUANTIZERS`. It takes the float weights of layers of equal shape, each
 with a step of its own, to a few levels, and says what gradient the weights get. Nothing here imports torch; tensors

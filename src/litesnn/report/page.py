@@ -75,7 +75,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a cell got in one respect, and the learned share of each choice as (label, share, palette step)."""
+    """The choice for a cell in one respect, and the learned share of each choice as (label, share, palette step)."""
 
     text: str
     shares: tuple[tuple[str, float, int], ...] = ()
@@ -315,7 +315,7 @@ def _cell_figure(genotype: Genotype | Compressed) -> Figure | None:
 
 
 def _given_layers(run: Run, genotype: Compressed) -> list[MacroRow]:
-    """The layers of a given module: what was chosen for each."""
+    """The layers of a user's module: what was chosen for each."""
     last = run.search[-1] if run.search else None
     searched = last.layers if last else ()
     rows = []

@@ -1,4 +1,4 @@
-"""What the report reads: the files of a run folder as validated records.
+"""The report's input: the files of a run folder as validated records.
 
 In: a run folder. Out: :class:`Run`. Keys that other stages may leave out have a default, keys that this
 version does not know are ignored (a report should outlive the run's version), and whatever is damaged is
@@ -100,7 +100,7 @@ class BudgetRow(_Record):
 
 
 class TargetRow(_Record):
-    """What the C export took on a device. Bytes and instructions are missing where they mean nothing."""
+    """Measurements of the C export on a device. Bytes and instructions are missing where they mean nothing."""
 
     target: str
     conditions: str = ""
@@ -123,7 +123,7 @@ class EngineSpeed(_Record):
 
 
 class EngineRun(_Record):
-    """What ``litesnn evaluate --engine native`` measured on the test set."""
+    """The measurements of ``litesnn evaluate --engine native`` on the test set."""
 
     kernel: str
     threads: _Count
@@ -190,7 +190,7 @@ class QualityWarning(_Record):
 
 
 class SameModule(_Record):
-    """A packed file beside the given module, run by its own forward, on so many test images."""
+    """A packed file beside the user's module, run by its own forward, on so many test images."""
 
     images: int
     of: int
@@ -199,7 +199,7 @@ class SameModule(_Record):
 
 
 class Packing(_Record):
-    """Whether a packed file can be, and if not, why; and how it agrees with the given module."""
+    """Whether a packed file can be, and if not, why; and how it agrees with the user's module."""
 
     possible: bool = True
     reason: str | None = None

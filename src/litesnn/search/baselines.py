@@ -1,4 +1,4 @@
-"""What a searched network has to beat: other genotypes from the same space, under the same budget.
+"""Baselines for a searched network: other genotypes from the same space, under the same budget.
 
 In: a recipe, the input and, where a baseline asks for them, a search's preferences. Out: a genotype. All of them end in
 the same exact choice under the packed-size budget as the derivation, so that only the preferences differ. Shapes:

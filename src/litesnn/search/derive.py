@@ -40,7 +40,6 @@ from litesnn.deploy.shapes import model_of_shapes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
 from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group, require_engine
-from litesnn.loop.context import StageContext
 from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.search.joint import read_search
@@ -49,6 +48,7 @@ from litesnn.snn.backbone import STEM_KERNEL
 from litesnn.snn.cost import conv_output
 from litesnn.snn.network import InputInfo
 from litesnn.snn.supernet import Supernet, cell_width
+from litesnn.training_loop.context import StageContext
 
 __all__ = [
     "Option",
@@ -117,7 +117,7 @@ def priced_costs(budget: Budget) -> list[Cost]:
 
 
 def priced(pieces: Sequence[Piece], costs: Iterable[Cost], timesteps: int) -> dict[str, Any]:
-    """What some pieces cost together, as :attr:`Option.prices`."""
+    """The price of some pieces together, as :attr:`Option.prices`."""
     found: dict[str, Any] = {}
     for cost in costs:
         assert cost.price is not None
@@ -176,7 +176,7 @@ def choose_ranked(ranking: Ranking, recipe: Recipe, info: InputInfo) -> Genotype
 
 
 def certain_prices(genotype: Genotype, recipe: Recipe, info: InputInfo) -> dict[str, float]:
-    """What a genotype of the recipe's space costs whatever training does to it, by the keys of costs with a limit.
+    """The prices of a genotype of the recipe's space, whatever training does to it, by the keys of costs with a limit.
 
     The packed size is the most that the file can take. Work depends on firing rates, and is not among them.
 
@@ -256,7 +256,7 @@ def strongest_edges(
 
 
 def preference(genotype: Genotype, preferences: Preferences, recipe: Recipe) -> float:
-    """What a search thinks of any genotype of its space: the summed log-probabilities of all its choices.
+    """The score that a search gives any genotype of its space: the summed log-probabilities of all its choices.
 
     Raises:
         InputError: the genotype is not of the recipe's space.
@@ -405,7 +405,7 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
 
 
 def unused_budget(recipe: Recipe, info: InputInfo) -> list[str]:
-    """What a recipe cannot use of its budget, in a line each.
+    """Notes on the parts of a budget that a recipe cannot use, in a line each.
 
     Of a made recipe the plan has said why its networks are no wider: the time, the Bit-SynOps, or what a person said.
     """

@@ -35,17 +35,6 @@ from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
-from litesnn.loop.checkpoint import load_into, load_state, load_tensors, require_numbers, save_state
-from litesnn.loop.constraint import Constraint
-from litesnn.loop.context import StageContext
-from litesnn.loop.divergence import require_converging
-from litesnn.loop.expectation import Mixed
-from litesnn.loop.graphs import Step, optimizer_options, recorded, set_lr
-from litesnn.loop.memory import StepPlan
-from litesnn.loop.micro_batches import backward_in_parts
-from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
-from litesnn.loop.schedule import SavedSchedule, Schedule
-from litesnn.loop.session import cosine_lr, parameters
 from litesnn.references import function_of
 from litesnn.runs import RunFolder
 from litesnn.search.outcome import (
@@ -60,11 +49,22 @@ from litesnn.search.outcome import (
 from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint, step_footprint
+from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import InputInfo
 from litesnn.snn.population import decay_groups
 from litesnn.snn.supernet import Choices, Supernet
 from litesnn.strategies import Strategy, strategy_named
+from litesnn.training_loop.checkpoint import load_into, load_state, load_tensors, require_numbers, save_state
+from litesnn.training_loop.constraint import Constraint
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.divergence import require_converging
+from litesnn.training_loop.expectation import Mixed
+from litesnn.training_loop.graphs import Step, optimizer_options, recorded, set_lr
+from litesnn.training_loop.memory import StepPlan
+from litesnn.training_loop.micro_batches import backward_in_parts
+from litesnn.training_loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
+from litesnn.training_loop.schedule import SavedSchedule, Schedule
+from litesnn.training_loop.session import cosine_lr, parameters
 
 __all__ = [
     "SearchContext",
@@ -75,11 +75,11 @@ __all__ = [
     "Told",
     "Update",
     "build_supernet",
+    "estimate_search_step",
     "learn",
     "read_into",
     "read_search",
     "search",
-    "search_footprint",
     "search_with",
 ]
 
@@ -99,7 +99,7 @@ class _Whole:
 
 
 _Value = str | _Rate | _Whole
-"""What a value of a step is: one that is logged under a name, or what neurons did."""
+"""The kind of a step's value: one that is logged under a name, or what neurons did."""
 
 _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[_Value, Tensor]]]
 """Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
@@ -118,7 +118,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class Told:
-    """What a progress bar shows of an epoch: an accuracy, by its key in the log, and of which samples it is."""
+    """The accuracy that a progress bar shows of an epoch, by its key in the log, and of which samples it is."""
 
     samples: str
     key: str
@@ -129,7 +129,7 @@ NetT = TypeVar("NetT", bound="Searchable[Any]")
 
 
 class Searchable(Protocol[MixT]):
-    """What can be searched: a network with weights, and architecture parameters that weigh its candidates.
+    """The interface of a searchable network: one with weights, and architecture parameters that weigh its candidates.
 
     ``MixT`` is what :meth:`mixes` makes of these parameters, once per step.
     """
@@ -165,7 +165,7 @@ class Searchable(Protocol[MixT]):
         ...
 
     def noise(self, generator: torch.Generator) -> Tensor:
-        """What one draw of :meth:`mixes` takes [n], on the device of the generator."""
+        """The random numbers of one draw of :meth:`mixes` [n], on the device of the generator."""
         ...
 
     def mixes(self, noise: Tensor | None = None) -> list[MixT]:
@@ -269,7 +269,7 @@ class SearchLoop(Generic[NetT]):
 
     @property
     def activity(self) -> Activity:
-        """What neurons did in the last step with costs. Reading waits for the device."""
+        """Firing rates of the last step with costs. Reading waits for the device."""
         return Activity(self.rates, {name: work.tolist() for name, work in self._whole.items()})
 
     @activity.setter
@@ -419,7 +419,7 @@ class Update(Protocol):
         ...
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:
-        """What makes the steps of an epoch, given one batch of ``samples`` at a time."""
+        """The function that makes the steps of an epoch, given one batch of ``samples`` at a time."""
         ...
 
 
@@ -433,7 +433,7 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class SearchContext(StageContext):
-    """What a strategy is given: the context of the search stage, and what builds the network of all candidates.
+    """The input of a strategy: the context of the search stage, and what builds the network of all candidates.
 
     Prices of single choices, and of whole genotypes, are in :mod:`litesnn.search.derive`.
     """
@@ -452,7 +452,7 @@ def search(context: StageContext) -> Path:
 
     def build() -> SearchSpace:
         supernet = build_supernet(recipe, info.shape, len(info.classes)).to(session.device)
-        footprint = partial(search_footprint, supernet, info)
+        footprint = partial(estimate_search_step, supernet, info)
         return SearchSpace(supernet, partial(session.plan, "search", footprint))
 
     return search_with(strategy_named(recipe.search.update), context, build)
@@ -472,10 +472,10 @@ def search_with(strategy: Strategy, context: StageContext, build: Callable[[], S
     return run.output("search")
 
 
-def search_footprint(supernet: Supernet, info: InputInfo, execution: Execution) -> Footprint:
+def estimate_search_step(supernet: Supernet, info: InputInfo, execution: Execution) -> MemoryEstimate:
     """The memory that a step of the search takes."""
     choices = supernet.choices
-    return step_footprint(
+    return estimate_step(
         supernet.backbone,
         supernet.timesteps,
         execution,
@@ -597,7 +597,7 @@ def read_into(
 
 
 class _SavedState(SavedActivity):
-    """What a checkpoint of a search says besides tensors."""
+    """The metadata of a search's checkpoint."""
 
     epoch: int = Field(ge=1, le=2**31)
     multipliers: dict[str, float]

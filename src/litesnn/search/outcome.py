@@ -1,4 +1,4 @@
-"""What a search gives: the state of a supernet, preferences, or a ranking of genotypes; and its file.
+"""The outcome of a search: the state of a supernet, preferences, or a ranking of genotypes; and its file.
 
 A strategy returns one of the three, the search stage keeps it as ``search.safetensors``, and the derivation makes a
 genotype of it. Shapes: E edges, O ops, L cells, T timesteps.
@@ -20,7 +20,7 @@ from litesnn.config import Recipe
 from litesnn.errors import InputError
 from litesnn.files import validated
 from litesnn.genotype import Genotype, all_edges
-from litesnn.loop.checkpoint import kind_of, load_tensors, require_numbers, save_tensors
+from litesnn.training_loop.checkpoint import kind_of, load_tensors, require_numbers, save_tensors
 
 __all__ = [
     "Activity",
@@ -44,10 +44,10 @@ _WHOLE = "all weights of "
 
 @dataclass(frozen=True)
 class Activity:
-    """What neurons did in a search.
+    """Firing rates and work of a search.
 
-    ``rates``: firing rate per timestep [T] of each population; ``whole``: of a given module the SynOps per timestep [T]
-    that each of its layers would cost if all its weights were kept.
+    ``rates``: firing rate per timestep [T] of each population; ``whole``: of a user's module the SynOps per timestep
+    [T] that each of its layers would cost if all its weights were kept.
     """
 
     rates: Mapping[str, Sequence[float]]
@@ -59,7 +59,7 @@ class Activity:
 
     @classmethod
     def from_fields(cls, rows: Mapping[str, Sequence[float]]) -> Activity:
-        """What :meth:`fields` gave."""
+        """The activity that :meth:`fields` wrote."""
         whole = {name.removeprefix(_WHOLE): row for name, row in rows.items() if name.startswith(_WHOLE)}
         return cls({name: row for name, row in rows.items() if not name.startswith(_WHOLE)}, whole)
 
@@ -93,7 +93,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a search prefers, as log-probabilities, and the firing rates that it saw.
+    """The preferences of a search, as log-probabilities, and the firing rates that it saw.
 
     ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T], −∞ for a T that must not be
     chosen; ``rates``: population → [T].
@@ -136,7 +136,7 @@ def save_outcome(path: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(path: Path, recipe: Recipe) -> Preferences | Ranking | None:
-    """What :func:`save_outcome` wrote, if it is not the state of a supernet.
+    """The outcome that :func:`save_outcome` wrote, if it is not the state of a supernet.
 
     Raises:
         InputError: the file is damaged, or belongs to another recipe.

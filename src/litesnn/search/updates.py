@@ -24,9 +24,9 @@ from torch import Tensor
 from litesnn.config import Recipe
 from litesnn.data.batches import Samples, generator_for, joined, shuffled_batches
 from litesnn.data.sources import Data
-from litesnn.loop.session import Session
 from litesnn.search.joint import SearchLoop, StepFunction, Told
 from litesnn.snn.network import InputInfo
+from litesnn.training_loop.session import Session
 
 __all__ = ["Alternating", "Joint"]
 
@@ -52,7 +52,7 @@ class Alternating:
         return tuple(min(self._size, len(rows)) for rows in (self.samples, self._validation))
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:
-        """What makes the steps of an epoch, given a training batch at a time."""
+        """The function that makes the steps of an epoch, given a training batch at a time."""
         held_out = _endless(self._validation, self._size, self._recipe, epoch)
 
         def step(x: Tensor, y: Tensor) -> Iterator[Mapping[str, Tensor]]:
@@ -78,7 +78,7 @@ class Joint:
         return (min(self._size, len(self.samples)),)
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:
-        """What makes the steps of an epoch."""
+        """The function that makes the steps of an epoch."""
 
         def step(x: Tensor, y: Tensor) -> Iterator[Mapping[str, Tensor]]:
             yield loop.joint_step(x, y, draws, epoch=epoch)

@@ -88,7 +88,7 @@ class Arithmetic(Protocol):
 
     @property
     def leak(self) -> float:
-        """What is left of a membrane after one timestep, in training too."""
+        """The share of a membrane that is left after one timestep, in training too."""
         ...
 
     @property

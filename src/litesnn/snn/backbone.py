@@ -34,7 +34,7 @@ __all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", 
 INITIAL_GAIN = 3.0
 
 INPUT_SCALE = 1 / 32
-"""What one unit of the int8 input is worth in units of the normalised image."""
+"""One unit of the int8 input, in units of the normalised image."""
 
 _LARGEST_INPUT = 127
 

@@ -23,7 +23,7 @@ from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
 from litesnn.snn.batch_mean import with_batch_mean
-from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, goes_by_moments, run_cell
+from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell, uses_moments
 from litesnn.snn.compconv import (
     CompConv,
     Compression,
@@ -38,9 +38,9 @@ from litesnn.snn.compconv import (
     stack_weights,
 )
 from litesnn.snn.constants import constant, indices
+from litesnn.snn.conv1x1_moments import Moments
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.execution import Execution
-from litesnn.snn.pointwise import Moments
 from litesnn.snn.population import Neurons
 
 __all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
@@ -48,7 +48,7 @@ __all__ = ["Cell", "CellMix", "Source", "State", "edge_key"]
 
 @dataclass(frozen=True)
 class Source:
-    """What a cell reads: channels, and the level of its resolution."""
+    """An input of a cell: channels, and the level of its resolution."""
 
     channels: int
     level: int
@@ -150,7 +150,7 @@ class Cell(nn.Module):
 
     @property
     def output(self) -> Source:
-        """What the next cells read."""
+        """The output, as the next cells read it."""
         return Source(self.nodes * self.width, self.level)
 
     def edges_into(self, node: int) -> list[Edge]:
@@ -175,7 +175,7 @@ class Cell(nn.Module):
         layout = self._layouts[False]
         for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
             inputs, outputs = self._conv(rows[0]).inputs, len(rows) * self.width
-            if goes_by_moments(conv.kernel, inputs, outputs, device, execution):
+            if uses_moments(conv.kernel, inputs, outputs, device, execution):
                 together = True
             else:
                 apart += [conv.kernel] * len(rows)

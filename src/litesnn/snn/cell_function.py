@@ -7,10 +7,10 @@ In: the spikes of the two cells before and the weights of merged convolutions. O
 Convolutions that read the same state with the same kernel and stride are one convolution with more output channels;
 z_e is a slice of its output, or for an identity the source itself. Statistics are of the whole batch and all timesteps
 (and over all processes), or given. What autograd would do in a dozen passes over every z takes four: statistics; sum
-and neuron; on the way back the neuron again, with the gradients' sums; and the gradient of z, which takes the place of
-z. Kept for that way are spikes and z, but not what is soon computed again (:func:`keeps_output`). Convolutions of
-kernel 1 can do without z (:func:`goes_by_moments`, :mod:`litesnn.snn.pointwise`): all of them together give each node
-one map.
+and neuron; in the backward pass the neuron again, with the gradients' sums; and the gradient of z, which takes the
+place of z. Kept for it are spikes and z, but not what is soon computed again (:func:`keeps_output`). Convolutions of
+kernel 1 can do without z (:func:`uses_moments`, :mod:`litesnn.snn.conv1x1_moments`): all of them together give each
+node one map.
 
 Maps are matrices [P, C], as in :mod:`litesnn.snn.kernels`. Shapes: T timesteps, B batch, C channels per node,
 N nodes, E edges, P = T·B·H·W.
@@ -29,17 +29,17 @@ from torch.autograd.function import once_differentiable
 
 from litesnn import processes
 from litesnn.snn.constants import indices
+from litesnn.snn.conv1x1_moments import Coefficients, Edges, Moments
 from litesnn.snn.convolve import convolve, convolve_backward, convolve_measured
 from litesnn.snn.execution import Execution
 from litesnn.snn.kernels import Incoming, Kernels, Node, from_rows, to_rows
 from litesnn.snn.membrane import Neuron
-from litesnn.snn.pointwise import Coefficients, Edges, Moments
 from litesnn.snn.select_kernels import kernels_for
 from litesnn.snn.spike_products import combine, gram, has_loops
 from litesnn.snn.stepped import Stepped, fire_backward, fire_node
 from litesnn.snn.winograd import Normalised
 
-__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "goes_by_moments", "keeps_output", "run_cell"]
+__all__ = ["CellPlan", "Convolution", "Statistics", "Term", "keeps_output", "run_cell", "uses_moments"]
 
 EPSILON = 1e-5
 """Added to variances, as in torch's batch normalisation."""
@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What a cell computes, but for numbers. ``terms``: of each node, in their order of summation."""
+    """The plan of a cell's computation, without its numbers. ``terms``: of each node, in their order of summation."""
 
     channels: int
     convs: tuple[Convolution, ...]
@@ -86,8 +86,8 @@ class Statistics:
     variance: Tensor
 
 
-def goes_by_moments(kernel: int, inputs: int, outputs: int, device: torch.device, execution: Execution) -> bool:
-    """Whether a convolution and its normalisation are computed without its output, as litesnn.snn.pointwise does.
+def uses_moments(kernel: int, inputs: int, outputs: int, device: torch.device, execution: Execution) -> bool:
+    """Whether a convolution and its normalisation are computed without its output, as litesnn.snn.conv1x1_moments does.
 
     One of kernel 1 is, on a CPU that has loops for products of spikes. It then writes and reads no more memory than
     spikes and currents take, but needs I² more of those products, which are too many for much fewer outputs.
@@ -97,7 +97,7 @@ def goes_by_moments(kernel: int, inputs: int, outputs: int, device: torch.device
 
 
 def keeps_output(kernel: int, device: torch.device) -> bool:
-    """Whether the output of a convolution is kept for the way back, where it would have to be computed again.
+    """Whether the output of a convolution is kept for the backward pass, where it would have to be computed again.
 
     On a CPU one of kernel 1 is not: it takes as much memory as one of kernel 3 and less than half of its time. On a
     GPU, where neither takes much, all are.
@@ -135,12 +135,12 @@ def run_cell(
     Returns:
         Spikes [T·B, N·C, H', W'], channels_last, and the statistics that were used.
     """
-    by_moments = tuple(
-        goes_by_moments(conv.kernel, weight.shape[1], weight.shape[0], newer.device, execution)
+    uses_moments = tuple(
+        uses_moments(conv.kernel, weight.shape[1], weight.shape[0], newer.device, execution)
         for conv, weight in zip(plan.convs, weights, strict=True)
     )
     learned = [value for each in neurons if isinstance(each, Stepped) for value in each.learned.values()]
-    settings = _Settings(plan, by_moments, steps, _detached(neurons), given, known or ({}, {}), execution)
+    settings = _Settings(plan, uses_moments, steps, _detached(neurons), given, known or ({}, {}), execution)
     spikes, mean, variance = _Cell.apply(  # type: ignore[no-untyped-call]
         settings, older, newer, scales, biases, *weights, *learned
     )
@@ -160,7 +160,7 @@ def _detached(neurons: Sequence[Neuron | Stepped]) -> tuple[Neuron | Stepped, ..
 @dataclass(frozen=True)
 class _Settings:
     plan: CellPlan
-    by_moments: tuple[bool, ...]  # of each convolution
+    uses_moments: tuple[bool, ...]  # of each convolution
     steps: int
     neurons: tuple[Neuron | Stepped, ...]
     given: Statistics | None
@@ -170,7 +170,7 @@ class _Settings:
 
 @dataclass
 class _Inside:
-    """What happens inside a cell between its inputs and its spikes.
+    """Intermediate results of a cell, between its inputs and its spikes.
 
     Membranes are not kept: to compute them again from what convolutions gave takes less than to write and read them.
     """
@@ -181,7 +181,7 @@ class _Inside:
     sums: list[tuple[Tensor, Tensor]]  # of each node: scales of its maps [M, C], and bias [C]
 
     def forget(self, plan: CellPlan, device: torch.device) -> None:
-        """Drop the outputs that are not worth their memory until the way back."""
+        """Drop the outputs that are not worth their memory until the backward pass."""
         for index, conv in enumerate(plan.convs):
             if not keeps_output(conv.kernel, device):
                 self.z[index] = None
@@ -225,7 +225,7 @@ class _Cell(torch.autograd.Function):
 
 
 class _Way:
-    """What both ways through a cell do: convolutions, and the maps that are summed into nodes."""
+    """The common part of a cell's forward and backward pass: convolutions, and the maps that are summed into nodes."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class _Way:
         self.edges = {
             index: Edges(weights[index].flatten(1), tuple(node for _, node in readers))
             for index, readers in enumerate(_readers(self.plan))
-            if settings.by_moments[index]
+            if settings.uses_moments[index]
         }
 
     def _kernels_of(self, neuron: Neuron, like: Tensor) -> Kernels:
@@ -252,7 +252,7 @@ class _Way:
         return kernels_for(like, neuron, compiled=self.settings.execution.compiled)
 
     def _input(self, conv: Convolution) -> Tensor:
-        """What a convolution reads [T·B, I, H, W]."""
+        """The input of a convolution [T·B, I, H, W]."""
         if conv.source < 2:
             return self.inputs[conv.source]
         return from_rows(self.states[conv.source], self.inside.size)
@@ -263,7 +263,7 @@ class _Way:
         return to_rows(convolve(self._input(conv), self.weights[index], stride=conv.stride, kind=kind))
 
     def _pixels(self, conv: Convolution) -> Tensor:
-        """What a convolution of kernel 1 reads, as a map of as many pixels as its output has [P, I]."""
+        """The input of a convolution of kernel 1, as a map of as many pixels as its output has [P, I]."""
         if conv.stride == 1:
             return self.states[conv.source]
         return to_rows(_every(self._input(conv), conv.stride).contiguous(memory_format=torch.channels_last))
@@ -295,7 +295,7 @@ class _Way:
         for term in self.plan.terms[node]:
             if term.conv is None:
                 maps.append(self.states[term.source])
-            elif not self.settings.by_moments[term.conv]:
+            elif not self.settings.uses_moments[term.conv]:
                 z = self.inside.z[term.conv]
                 assert z is not None
                 maps.append(z[:, term.column : term.column + self.plan.channels])
@@ -350,7 +350,7 @@ class _Forward(_Way):
         pixels: dict[int, Tensor] = {}
         for index in self._readable(node):
             conv = self.plan.convs[index]
-            if not self.settings.by_moments[index]:
+            if not self.settings.uses_moments[index]:
                 self._convolve(index, conv)
                 continue
             pixels[index] = self._pixels(conv)
@@ -470,7 +470,7 @@ def _runs(plan: CellPlan) -> tuple[_Run, ...]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the way there leaves for the way back."""
+    """Results of the forward pass that are saved for the backward pass."""
 
     spikes: Tensor  # [T·B, N·C, H', W']
     statistics: Statistics
@@ -479,7 +479,7 @@ class _Known:
 
 
 class _Backward(_Way):
-    """The way back through a cell: node by node, last node first, and then through all that reads its spikes."""
+    """The backward pass through a cell: node by node, last node first, and then through all that reads its spikes."""
 
     def __init__(
         self,
@@ -521,15 +521,15 @@ class _Backward(_Way):
         return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights, *self.grad_learned)
 
     def _mix_again(self) -> None:
-        """In the same order as on the way there, for the same numbers."""
+        """In the same order as in the forward pass, for the same numbers."""
         for node in range(len(self.plan.terms)):
-            mixed = [index for index in self._readable(node) if self.settings.by_moments[index]]
+            mixed = [index for index in self._readable(node) if self.settings.uses_moments[index]]
             self._mix(node, {index: self._pixels(self.plan.convs[index]) for index in mixed})
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
         for term in self.plan.terms[node]:
-            if term.conv is not None and not self.settings.by_moments[term.conv]:
+            if term.conv is not None and not self.settings.uses_moments[term.conv]:
                 self._output(term.conv)
         maps, own = self._node(node)
         neuron, steps = self.settings.neurons[node], self.settings.steps
@@ -557,7 +557,7 @@ class _Backward(_Way):
         return Incoming(self.grads[source], scaled, a, torch.stack([b.sum(0), c.sum(0)]))
 
     def _finish(self, edges: Tensor, sums: Tensor, products: Tensor) -> None:
-        """What normalisation takes for the gradient of z_e, given Σ g and Σ g · (z_e − mean_e) [E, C] of some edges."""
+        """Coefficients of normalisation's gradient of z_e, from Σ g and Σ g · (z_e − mean_e) [E, C] of some edges."""
         spread = self.spreads[edges]
         self.grad_scales[edges] = (products * spread).to(spread.dtype)  # Σ g·ẑ
         # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
@@ -579,13 +579,13 @@ class _Backward(_Way):
 
     def _read(self, source: int) -> None:
         """Through all edges that read a state: those into later nodes, whose gradients are there."""
-        by_moments = self.settings.by_moments
+        uses_moments = self.settings.uses_moments
         for run in _runs(self.plan):
             if run.source == source and run.conv is None:
                 self._pass_on(run)
         readers = [index for index, conv in enumerate(self.plan.convs) if conv.source == source]
-        for index in sorted(readers, key=by_moments.__getitem__):  # last those that can add to what others give
-            (self._multiply if by_moments[index] else self._convolve)(index, self.plan.convs[index])
+        for index in sorted(readers, key=uses_moments.__getitem__):  # last those that can add to what others give
+            (self._multiply if uses_moments[index] else self._convolve)(index, self.plan.convs[index])
 
     def _pass_on(self, run: _Run) -> None:
         """Through the normalisation of an edge without weights."""
@@ -623,7 +623,7 @@ class _Backward(_Way):
             self._add_grad(conv.source, to_rows(grad_x))
 
     def _normalised(self, run: _Run, edges: Sequence[int]) -> Normalised:
-        """What lies between the outputs of these edges and the nodes that the run leads to."""
+        """The normalisation between the outputs of these edges and the nodes that the run leads to."""
         g = self._columns(self.g, run.node, len(run.edges))
         return Normalised(g, *self.coefficients[:, indices(tuple(edges), g.device)].flatten(1))
 

@@ -1,7 +1,7 @@
 """Convolutions of maps that are channels_last, and their gradients, in the fastest way that there is for them.
 
 On the CPU those of 3 × 3 are :mod:`litesnn.snn.winograd`'s where it takes fewer multiplications, all others torch's.
-Autograd does not see through them: they are for those who write the way back themselves.
+Autograd does not see through them: they are for those who write the backward pass themselves.
 Shapes: N maps, I input and O output channels, H × W pixels.
 """
 

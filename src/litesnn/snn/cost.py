@@ -1,4 +1,4 @@
-"""What a forward pass does, counted: SynOps and Bit-SynOps of every layer, and firing rates.
+"""Counts of a forward pass: SynOps and Bit-SynOps of every layer, and firing rates.
 
 All counts are per inference and per sample. Shapes: T timesteps, C channels, H × W pixels.
 """
@@ -109,7 +109,7 @@ class Meter:
 
     @property
     def layers(self) -> dict[str, Measured]:
-        """What every layer costs, by name."""
+        """The cost of every layer, by name."""
         return {
             name: Measured(used, bit_used)
             for names, *block in self._blocks

@@ -1,4 +1,4 @@
-"""What a training step does besides convolutions: batch statistics, sums of currents, neurons, and their gradients.
+"""Kernels of a training step besides convolutions: batch statistics, sums of currents, neurons, and their gradients.
 
 Three implementations have the same functions: :class:`TorchKernels` below is the written meaning and runs on any
 device; :mod:`litesnn.snn.native_kernels` does the same on the CPU in C, and :mod:`litesnn.snn.triton_kernels` on a GPU,
@@ -37,7 +37,7 @@ def from_rows(rows: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """What the neurons of a node are given: x = bias + Σ_n scales_n · terms_n, at every timestep.
+    """The input of a node's neurons: x = bias + Σ_n scales_n · terms_n, at every timestep.
 
     Attributes:
         terms: N maps [P, C].
@@ -96,7 +96,7 @@ class Kernels(Protocol):
         ...
 
     def fire_backward(self, node: Node, incoming: Incoming, centres: Tensor, g: Tensor) -> Tensor:
-        """The way back through a node's neurons, whose membranes are computed once more.
+        """The backward pass through a node's neurons, whose membranes are computed once more.
 
         Args:
             node: as for :meth:`fire`.

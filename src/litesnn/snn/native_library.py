@@ -133,7 +133,7 @@ def library() -> ctypes.CDLL:
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """What the loops were compiled for and this CPU (and ``LITESNN_CPU``) can run, widest first.
+    """The instruction sets that the loops were compiled for and this CPU (and ``LITESNN_CPU``) can run, widest first.
 
     All give the same results, but not all have the loops of :mod:`litesnn.snn.winograd` and
     :mod:`litesnn.snn.spike_products`.

@@ -21,7 +21,7 @@ from litesnn.snn.stepped import Stepped, step_through
 __all__ = ["Dynamics", "Neurons", "decay_groups"]
 
 Dynamics = Neuron | Stepped
-"""What computes neurons: the recursion that kernels and engines know, or any step."""
+"""The dynamics of neurons: the recursion that kernels and engines know, or any step."""
 
 _DECIMALS = 4
 """Of a learned number that a packed file says."""
@@ -55,7 +55,7 @@ class Neurons(nn.Module):
         return None if self.model.scale is None else self.model.scale(self.numbers())
 
     def dynamics(self) -> Dynamics:
-        """What computes the neurons in training, given scaled currents."""
+        """The dynamics of the neurons in training, given scaled currents."""
         return self._dynamics(self.numbers())
 
     def _dynamics(self, numbers: dict[str, Any]) -> Dynamics:
@@ -92,7 +92,7 @@ class Neurons(nn.Module):
 
     @torch.no_grad()
     def deployed(self) -> Dynamics:
-        """What computes the neurons when they are deployed, given currents [T, B, C, H, W] with folded scales."""
+        """The dynamics of the neurons when they are deployed, given currents [T, B, C, H, W] with folded scales."""
         numbers: dict[str, Any] = dict(self.constants)
         for learned, raw in self._values():
             # On the CPU: another device might round otherwise, and the packed file has to say what was evaluated.

@@ -1,4 +1,4 @@
-"""What a person gives a trained network in torch, raw inputs that are checked, and asks of it: classes, probabilities.
+"""Predictions of a trained network in torch: classes and probabilities of raw inputs, which are checked.
 
 T timesteps, B batch, C channels, H × W pixels, K classes.
 """
@@ -26,7 +26,7 @@ Array = TypeVar("Array", NDArray[np.generic], Tensor)
 
 @dataclass(frozen=True)
 class InputInfo:
-    """What a network with classes is given: the ``input``, and ``classes``, the names of the labels."""
+    """The input and classes of a network: the ``input``, and ``classes``, the names of the labels."""
 
     input: InputSpec
     classes: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Neurons that are given by one timestep alone: any neuron, by autograd through its timesteps.
 
-In: currents of all timesteps. Out: spikes of all timesteps; on the way back the gradients of currents and of what the
-neurons learn. It takes several times the time and memory of the kernels of :mod:`litesnn.snn.kernels`.
+In: currents of all timesteps. Out: spikes of all timesteps; in the backward pass the gradients of currents and of
+what the neurons learn. It takes several times the time and memory of the kernels of :mod:`litesnn.snn.kernels`.
 
 Shapes: T timesteps first, anything behind it; C channels last.
 """

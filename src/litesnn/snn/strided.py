@@ -16,7 +16,7 @@ convolutions in one or three dimensions are right. A transposed convolution has 
 
 A 1 × 1 convolution with a stride s reads every s-th pixel of every s-th row. Here these pixels are taken first, and
 convolved with a stride of 1: the same sums. Whatever calls torch's convolutions in this package calls them from here;
-what a given module calls itself, in steps that may have gradients, is caught by :class:`Guard`.
+what a user's module calls itself, in steps that may have gradients, is caught by :class:`Guard`.
 
 Shapes: N maps, I input and O output channels, H × W pixels of the input and H' × W' of the output.
 """
@@ -45,7 +45,7 @@ def conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """What :func:`torch.nn.functional.conv2d` computes, [N, I, H, W] → [N, O, H', W'], with the same arguments."""
+    """:func:`torch.nn.functional.conv2d`, [N, I, H, W] → [N, O, H', W'], with the same arguments."""
     if _is_strided_point(weight, stride) and (padding == "valid" or not _padded(padding)):
         x, stride = pixels_read(x, stride), 1
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -61,7 +61,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Pair = 1,
 ) -> Tensor:
-    """What :func:`torch.nn.functional.conv_transpose2d` computes, with the same arguments."""
+    """:func:`torch.nn.functional.conv_transpose2d`, with the same arguments."""
     if not _is_strided_point(weight, stride) or _padded(padding):
         return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
     out = F.conv_transpose2d(x, weight, groups=groups)
@@ -73,7 +73,7 @@ def conv_transpose2d(
 
 
 def pixels_read(x: Tensor, stride: Pair) -> Tensor:
-    """What a 1 × 1 convolution reads of [..., H, W], as a view [..., ceil(H / stride), ceil(W / stride)]."""
+    """The pixels of [..., H, W] that a 1 × 1 convolution reads, as a view [..., ceil(H / stride), ceil(W / stride)]."""
     rows, columns = _pair(stride)
     return x[..., ::rows, ::columns]
 
@@ -88,7 +88,7 @@ class Guard(TorchFunctionMode):
 
 
 _OURS: dict[Any, Callable[..., Tensor]] = {torch.conv2d: conv2d, torch.conv_transpose2d: conv_transpose2d}
-"""What takes the place of torch's functions; ``torch.nn.functional`` has the same ones."""
+"""The replacements of torch's functions; ``torch.nn.functional`` has the same ones."""
 
 
 def _is_strided_point(weight: Tensor, stride: Pair) -> bool:

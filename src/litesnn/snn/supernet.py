@@ -119,7 +119,7 @@ class Supernet(nn.Module):
         return draw(self.beta, None)
 
     def noise(self, generator: torch.Generator) -> Tensor:
-        """What one draw of :meth:`mixes` takes, uniform in 0…1 [n], on the device of the generator."""
+        """The random numbers of one draw of :meth:`mixes`, uniform in 0…1 [n], on the device of the generator."""
         cells, widths = len(self.beta), len(self.choices.widths)
         parts = [self.beta.numel(), *[widths] * (cells if widths > 1 else 0)]
         return torch.cat([torch.rand(size, generator=generator) for size in parts])

@@ -32,9 +32,7 @@ from litesnn.deploy.pack import Packed
 from litesnn.deploy.packed import SizeTable, population_shapes, size_table
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
-from litesnn.loop.context import StageContext
-from litesnn.loop.session import Session
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
 from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
@@ -43,6 +41,8 @@ from litesnn.snn.network import InputInfo, Network
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
 from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.session import Session
 from litesnn.version import __version__
 
 __all__ = [
@@ -131,7 +131,7 @@ def again_command(run: RunFolder, recipe: Recipe) -> str:
 
 
 def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, Any]:
-    """What ``metrics.json`` says before anything is measured.
+    """The part of ``metrics.json`` that is known before anything is measured.
 
     Args:
         recipe, data: of the run.
@@ -198,7 +198,7 @@ class MeasurableNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a pass over a split gives. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
+    """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
 
     loss: float
     accuracy_at: list[float]  # accuracy of y_t for t = 1…T
@@ -291,7 +291,7 @@ def assess(
     *,
     longer: str = "--time, or train.epochs",
 ) -> dict[str, Any]:
-    """What accuracy is worth, for ``metrics.json``: beside chance and a linear classifier, by class, with warnings.
+    """An assessment of accuracy for ``metrics.json``: beside chance and a linear classifier, by class, with warnings.
 
     The warnings are told as well. Of several processes the first does all of it; all of them get the result.
     ``longer`` is what they tell to change so that training takes longer.
@@ -402,7 +402,7 @@ def _size_rows(table: SizeTable, layers: Sequence[str], populations: Sequence[st
 
 
 def compare(metrics: Mapping[str, Any], budget: Budget, *, uncounted: Collection[str] = ()) -> dict[str, Any]:
-    """What is limited, and what is always compared, beside the limits, and whether all limits are kept.
+    """The costs that are limited or always compared, beside the limits, and whether all limits are kept.
 
     ``uncounted``: figures of which a part is not counted; below their limits they may be kept or not: ``None``.
     """

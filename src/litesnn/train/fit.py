@@ -31,24 +31,24 @@ from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import Genotype
-from litesnn.loop.checkpoint import load_state, save_state
-from litesnn.loop.constraint import Constraint
-from litesnn.loop.context import StageContext
-from litesnn.loop.divergence import require_converging
-from litesnn.loop.expectation import Fixed, work_costs
-from litesnn.loop.graphs import optimizer_options, recorded, set_lr
-from litesnn.loop.memory import StepPlan
-from litesnn.loop.micro_batches import backward_in_parts
-from litesnn.loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
-from litesnn.loop.schedule import SavedSchedule, Schedule
-from litesnn.loop.session import cosine_lr, parameters
-from litesnn.networks import build_network, load_network, save_network
+from litesnn.network_file import build_network, load_network, save_network
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint, step_footprint
+from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
 from litesnn.snn.population import decay_groups
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
+from litesnn.training_loop.checkpoint import load_state, save_state
+from litesnn.training_loop.constraint import Constraint
+from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.divergence import require_converging
+from litesnn.training_loop.expectation import Fixed, work_costs
+from litesnn.training_loop.graphs import optimizer_options, recorded, set_lr
+from litesnn.training_loop.memory import StepPlan
+from litesnn.training_loop.micro_batches import backward_in_parts
+from litesnn.training_loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
+from litesnn.training_loop.schedule import SavedSchedule, Schedule
+from litesnn.training_loop.session import cosine_lr, parameters
 
 __all__ = [
     "AuxiliaryHead",
@@ -101,7 +101,7 @@ class Learner(Protocol):
 
     @property
     def network(self) -> MeasurableNetwork:
-        """What is trained."""
+        """The module that is trained."""
         ...
 
     def scores(self) -> list[nn.Parameter]:
@@ -245,9 +245,9 @@ def fit(context: StageContext) -> Path:
     )
 
 
-def train_footprint(network: Network, execution: Execution) -> Footprint:
+def train_footprint(network: Network, execution: Execution) -> MemoryEstimate:
     """The memory that a step of training takes."""
-    return step_footprint(network.backbone, network.timesteps, execution, frames=network.info.frames)
+    return estimate_step(network.backbone, network.timesteps, execution, frames=network.info.frames)
 
 
 def fit_learner(
@@ -351,7 +351,7 @@ def fit_learner(
 
 
 class _SavedState(BaseModel):
-    """What a checkpoint of a training says besides tensors."""
+    """The metadata of a training's checkpoint."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -66,7 +66,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. ``confusion`` [K, K]: true class, prediction; ``train_rows`` [K].
+    """The input of the rules. ``confusion`` [K, K]: true class, prediction; ``train_rows`` [K].
 
     ``longer`` is what to change so that training takes longer.
     """

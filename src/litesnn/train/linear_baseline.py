@@ -48,7 +48,7 @@ _Fetch = Callable[[slice], Tensor]
 
 @dataclass(frozen=True)
 class LinearBaseline:
-    """What the classifier predicts on test: ``predicted`` [N]. ``rows`` × ``features`` is what it was fitted on."""
+    """The classifier's predictions on test, ``predicted`` [N]. ``rows`` × ``features`` is what it was fitted on."""
 
     predicted: tuple[int, ...]
     rows: int
@@ -112,7 +112,7 @@ def _encoded(split: Split, info: InputInfo, timesteps: int) -> _Fetch:
 
 
 def _seen(x: Tensor, info: InputInfo, timesteps: int) -> Tensor:
-    """What a network of T timesteps sees of [N, C, H, W], or of [N, T or more, C, H, W]."""
+    """The inputs that a network of T timesteps reads of [N, C, H, W], or of [N, T or more, C, H, W]."""
     return first_frames(x, timesteps) if info.frames else x
 
 

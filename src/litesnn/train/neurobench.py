@@ -209,7 +209,7 @@ def _effective_macs(model: PackedModel, watch: Watch) -> float:
 
 
 def _dense_operations(model: PackedModel) -> int:
-    """What all inputs and all weights would take: the stem once for an image, all else at every timestep."""
+    """Operations of all inputs and all weights: the stem once for an image, all else at every timestep."""
     shapes = population_shapes(model)
     _, height, width = shapes[model.readout.sources[0]]
     static, spiking = 0.0, float(model.readout.codes.size * height * width)

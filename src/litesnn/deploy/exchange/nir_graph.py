@@ -126,7 +126,7 @@ class _Builder:
                 bias = np.zeros_like(bias)  # the first one has it
 
     def add_readout(self, readout: Readout) -> None:
-        """What one timestep adds to the logits' sum."""
+        """The nodes that add one timestep to the logits' sum."""
         end = self.nir.Flatten({"input": np.array([len(readout.bias), 1, 1])}, start_dim=-3, end_dim=-1)
         self.add("readout", end)  # dimensions from the end: readers differ in whether the batch counts
         bias, first = readout.bias, 0
@@ -188,7 +188,7 @@ class _Builder:
         return self.nir.LIF(**{name: np.full(shape, value, np.float64) for name, value in values.items()})
 
     def metadata(self) -> dict[str, Any]:
-        """What a reader needs beyond the graph, and what it may want to know."""
+        """Metadata that a reader of the graph needs or may want."""
         model = self.model
         when = "of frame t at timestep t" if model.input.frames else "the same at every timestep"
         return {

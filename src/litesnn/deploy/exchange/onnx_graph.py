@@ -99,7 +99,7 @@ class _Builder:
         return proto
 
     def quantize_input(self, raw: str) -> str:
-        """What the network sees of raw inputs, as whole float32 numbers [B, C, H, W]; of frames [T·B, C, H, W]."""
+        """The quantized input of the network, as whole float32 numbers [B, C, H, W]; of frames [T·B, C, H, W]."""
         spec = self.model.input
         if spec.kind != "array":
             raw = self.node("Cast", raw, to=self.onnx.TensorProto.FLOAT)
@@ -153,7 +153,7 @@ class _Builder:
         return self.node("Concat", *spikes, axis=0, output=output)
 
     def leaked(self, u: str, fired: str, neuron: PackedNeuron) -> str:
-        """What is left of the membranes after a step: where a neuron fired nothing, or less by its soft reset."""
+        """The membranes that remain after a step: zero where a neuron fired, or less by its soft reset."""
         leaked = self.node("Mul", u, self.constant(np.float32(neuron.leak)))
         if neuron.reset is None:
             return self.node("Where", fired, self.constant(np.float32(0)), leaked)

@@ -1,4 +1,4 @@
-"""What an exchange format is given: a packed model in floats, and the populations that its logits need."""
+"""The input of an exporter: a packed model in floats, and the populations that its logits need."""
 
 from __future__ import annotations
 

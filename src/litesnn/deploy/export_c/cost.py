@@ -1,4 +1,4 @@
-"""What a bundle of synapses costs on a small device, in instructions: by which a kernel is chosen.
+"""Estimated instructions of a bundle of synapses on a microcontroller, by which its kernel is chosen.
 
 The constants are those of a Cortex-M4, fitted by ``benchmarks/mcu_kernels.py`` to counts of 15 networks under qemu;
 there they are within 26 % of what was counted. What both kernels do alike is left out.

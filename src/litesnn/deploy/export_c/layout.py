@@ -30,7 +30,7 @@ Kernel = Literal["image", "identity", "events", "sliced"]
 
 MAX_RAM_BYTES = 1 << 20
 MAX_FLASH_BYTES = 2 << 20
-"""What the largest Cortex-M4 and M7 microcontrollers have; a network that needs more is refused."""
+"""Memory of the largest Cortex-M4 and M7 microcontrollers; a network that needs more is refused."""
 
 _MAX_LANES = 2**16 - 1  # lanes are uint16 on the device
 _MAX_OFFSET = 2**15 - 1

@@ -105,7 +105,7 @@ darker, 1: brighter), and {front_end.clip} if there were more.
 
 
 def _features_text(spec: InputSpec, front_end: LogMel) -> str:
-    """What the caller has to compute from sound; it is not exported, since no two Fourier transforms round alike."""
+    """The features that callers compute from sound; it is not exported, since no two Fourier transforms round alike."""
     window, hop = front_end.window, front_end.hop
     return f"""
 The input is not sound but its features, which the caller has to compute: {front_end}. From

@@ -1,4 +1,4 @@
-"""What costs are expected to be in a step: of a network that is searched, or of one that is trained.
+"""Expected costs of a step: of a network that is searched, or of one that is trained.
 
 In: what a forward pass has counted, and for a search the mixtures of its candidates. Out: what the rows of
 :data:`litesnn.costs.COSTS` take their expectations of, as tensors with a gradient.
@@ -21,7 +21,7 @@ __all__ = ["Fixed", "Mixed", "MixedNetwork", "work_costs"]
 
 
 class MixedNetwork(Protocol):
-    """What is known of a network whose layers are mixtures of candidates."""
+    """The facts of a network whose layers are mixtures of candidates."""
 
     @property
     def header_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """Memory of a training step: whether it is there, and how to make do with less.
 
-In: what a step needs (:mod:`litesnn.snn.footprint`), what is free, and a limit if the user set one. Out: a plan. Less
-memory is had in two ways. To recompute the inside of cells takes time and changes no number. Micro-batches add up the
-gradients of parts of a batch; batch statistics are then those of the parts, so that results change a little.
+In: what a step needs (:mod:`litesnn.snn.memory_estimate`), what is free, and a limit if the user set one. Out: a plan.
+Less memory is had in two ways. To recompute the inside of cells takes time and changes no number. Micro-batches add up
+the gradients of parts of a batch; batch statistics are then those of the parts, so that results change a little.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from litesnn.errors import InputError
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint
+from litesnn.snn.memory_estimate import MemoryEstimate
 
 __all__ = ["StepPlan", "free_bytes", "plan_step", "release_unused", "reuse_buffers"]
 
@@ -37,7 +37,7 @@ class StepPlan:
 
 
 def plan_step(
-    footprint: Callable[[Execution], Footprint],
+    footprint: Callable[[Execution], MemoryEstimate],
     batches: Sequence[int],
     execution: Execution,
     *,
@@ -99,7 +99,7 @@ def _free_of_system() -> int:
 
 
 def _free_of_group() -> int:
-    """What is left of the limit of a container (control groups, versions 2 and 1)."""
+    """The memory left within the limit of a container (control groups, versions 2 and 1)."""
     for folder, limit, used in (
         (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),

@@ -1,4 +1,4 @@
-"""What a stage works with: the run, its recipe, the facts of its input, its data and the session, each read once.
+"""The context of a stage: the run, its recipe, the facts of its input, its data and the session, each read once.
 
 A job makes a context for each stage, so that a stage sees the recipe as the stage before has left it. Results are
 handed on as files; what is costly to make again may be handed on in memory as well.
@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from litesnn.config import Recipe
 from litesnn.data.sources import Data
-from litesnn.loop.session import Session, input_info
 from litesnn.runs import RunFolder
 from litesnn.snn.network import InputInfo
+from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["Handed", "StageContext"]
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class Handed:
-    """What stages leave in memory for later ones of the same process, one thing of each type.
+    """Results that stages leave in memory for later ones of the same process, one thing of each type.
 
     Nothing may depend on it: a run that was interrupted goes on in a process where there is nothing.
     """
@@ -34,14 +34,14 @@ class Handed:
         self._things[type(thing)] = thing
 
     def take(self, kind: type[_T]) -> _T | None:
-        """What an earlier stage left of this type, which is then gone; ``None`` if there is nothing."""
+        """The result of this type that an earlier stage left, which is then gone; ``None`` if there is nothing."""
         found = self._things.pop(kind, None)
         return found if isinstance(found, kind) else None
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is given.
+    """The input of a stage.
 
     Attributes:
         run: the run folder; of every other process than the first a copy.

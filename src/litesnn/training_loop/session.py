@@ -21,12 +21,12 @@ from litesnn.data.batches import Clips, Samples
 from litesnn.data.sources import Data, Split
 from litesnn.errors import InputError
 from litesnn.front_end import LogMel
-from litesnn.loop.memory import StepPlan, free_bytes, plan_step, release_unused, reuse_buffers
-from litesnn.loop.progress import Epoch, summary_writer
 from litesnn.snn.execution import Execution
-from litesnn.snn.footprint import Footprint
+from litesnn.snn.memory_estimate import MemoryEstimate
 from litesnn.snn.network import InputInfo, encode
 from litesnn.text import plain
+from litesnn.training_loop.memory import StepPlan, free_bytes, plan_step, release_unused, reuse_buffers
+from litesnn.training_loop.progress import Epoch, summary_writer
 
 __all__ = [
     "Session",
@@ -80,7 +80,7 @@ class Session:
         words += ["--bf16"] if self.execution.half else []
         return shlex.join(words)
 
-    def plan(self, stage: str, footprint: Callable[[Execution], Footprint], *batches: int) -> StepPlan:
+    def plan(self, stage: str, footprint: Callable[[Execution], MemoryEstimate], *batches: int) -> StepPlan:
         """How to compute the steps of a stage on batches of so many images, which all processes share.
 
         There may be ``batches`` of several sizes. All processes get the same plan.
@@ -210,7 +210,7 @@ def find_device(name: str) -> torch.device:
 
 
 def input_info(data: Data) -> InputInfo:
-    """What a network has to know of its data."""
+    """The input and classes of a network for some data."""
     return InputInfo(data.input, data.classes)
 
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fake_run import fake_genotype, fake_metrics
+from litesnn.console_tables import info_table, predictions, summary_table
 from litesnn.deploy.packed import PackedModel, to_bytes, write
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
-from litesnn.show import info_table, predictions, summary_table
 from litesnn.train.judgement import RULES
 from packed_models import cell_model, random_input, random_model
 

@@ -1,4 +1,4 @@
-"""What the command line prints: summary of a design, table of a network, predictions."""
+"""Console output of the command line: summary of a design, table of a network, predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
-from litesnn.networks import load_network
+from litesnn.network_file import load_network
 from litesnn.prediction_inputs import input_files
 from litesnn.raw_inputs import probabilities
 from litesnn.run_state import cut_middle
@@ -39,7 +39,7 @@ _KEPT = {True: "yes", False: "[bold red]NO[/]", None: "[yellow]not all counted[/
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:
-    """What a design came to, beside its budget."""
+    """The result of a design, beside its budget."""
     names = [cut_middle(plain(name), _NAME_WIDTH) for name in (metrics["recipe"], metrics["data"]["name"])]
     table = Table(title=Text(f"{names[0]} on {names[1]}, seed {metrics['seed']}"))
     for column in ("figure", "measured", "budget", "kept"):
@@ -141,7 +141,7 @@ def predictions(
 
 
 def prediction_writer(form: Literal["text", "json", "csv"]) -> Callable[[Mapping[str, Any]], None]:
-    """What prints a row of :func:`predictions`: as a line for people, as JSON, or as a row of a table with a header."""
+    """A printer of rows of :func:`predictions`: lines for people, JSON, or rows of a table with a header."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     header_due = True
 

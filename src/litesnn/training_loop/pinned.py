@@ -70,7 +70,7 @@ def keep_pin(run: RunFolder, data: Data, *, fit: bool = False) -> None:
 
 
 def _read(run: RunFolder) -> DataPin | None:
-    """What was kept; nothing counts that is left of a run without results."""
+    """The pin that was kept; nothing counts that is left of a run without results."""
     path = run.data_pin
     if not path.exists() or not run.has_results(run.recipe()):
         return None

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from litesnn.snn.conv1x1_moments import Coefficients, Edges, Moments
 from litesnn.snn.native_library import instruction_sets, library, use_instruction_set
-from litesnn.snn.pointwise import Coefficients, Edges, Moments
 from litesnn.snn.spike_products import combine, gram, moments
 
 

@@ -15,11 +15,11 @@ from litesnn.files import validated
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name, unnamed_front_end
 from litesnn.genotype import Genotype
 from litesnn.input_spec import InputSpec
-from litesnn.loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
 from litesnn.text import short
+from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 
 __all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
 
@@ -69,7 +69,7 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def input_fields(info: InputInfo) -> dict[str, Any]:
-    """What a network's file says of its input and classes, for :func:`input_from`."""
+    """The fields of a network's file for its input and classes, for :func:`input_from`."""
     spec = info.input
     fields: dict[str, Any] = {"shape": spec.shape, "kind": spec.kind, "mean": spec.mean, "std": spec.std}
     fields |= {"classes": info.classes, "front_end": None}

@@ -1,4 +1,4 @@
-"""What has to hold before several processes share a stage: the same data everywhere, and batches of equal parts."""
+"""Conditions for several processes to share a stage: the same data everywhere, and batches of equal parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs, and the logs it leaves: progress bars, JSON lines, TensorBoard."""
+"""The progress that is shown while a stage runs, and the logs it leaves: progress bars, JSON lines, TensorBoard."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ from litesnn.compression.layers import CompressedLayer
 __all__ = ["RESETS", "Call", "Role", "Tape", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
 
 Role = Literal["neuron", "function", "nothing"]
-"""What a module of somebody's making does: it fires, it computes something else without a state, or nothing at all."""
+"""The role of a user's module: it fires, it computes something else without a state, or nothing at all."""
 
 RESETS = ("reset_mem", "reset", "reset_states", "reset_state", "n_reset")
-"""What puts a module's state back: as snnTorch, SpikingJelly, Sinabs and BrainCog call it."""
+"""Names of methods that reset a module's state: as snnTorch, SpikingJelly, Sinabs and BrainCog call it."""
 
 _TORCH_OPERATIONS = (
     *(nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
@@ -76,7 +76,7 @@ class Call:
         return self.target if isinstance(self.target, nn.Module) else None
 
     def again(self, x: Tensor) -> Tensor:
-        """What the call makes of another first tensor of the same shape."""
+        """The output of the call for another first tensor of the same shape."""
         first = self.inputs[0].tensor
         out = self.target(*(x if arg is first else arg for arg in self.args), **self.kwargs)
         assert isinstance(out, Tensor)

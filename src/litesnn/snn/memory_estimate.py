@@ -19,7 +19,7 @@ from litesnn.snn.population import Neurons
 from litesnn.snn.select_kernels import kernels_for
 from litesnn.snn.stepped import Stepped
 
-__all__ = ["Footprint", "least_bytes", "step_footprint"]
+__all__ = ["MemoryEstimate", "estimate_step", "least_bytes"]
 
 _FLOAT = 4  # bytes
 
@@ -27,11 +27,11 @@ _FLOAT = 4  # bytes
 _TENSORS_PER_WEIGHT = 7
 
 _WASTE = 1.1
-"""What the allocator takes for a byte of a map, as freed buffers of other sizes lie between. With it estimates are 1.0
+"""Bytes of memory for a byte of a map, as freed buffers of other sizes lie between. With it estimates are 1.0
 to 1.3 times what was measured."""
 
 _TORCH_MAPS = 8
-"""Maps of a node that torch's own kernels hold at once on the way back through its neurons."""
+"""Maps of a node that torch's own kernels hold at once in the backward pass through its neurons."""
 
 _STEPPED_MAPS = 12
 """The same of autograd through the timesteps of neurons."""
@@ -41,7 +41,7 @@ _FIRST_STEP = 60_000_000
 
 
 @dataclass(frozen=True)
-class Footprint:
+class MemoryEstimate:
     """Bytes of one training step: ``fixed`` whatever the batch, and ``per_image`` of a (micro-)batch."""
 
     fixed: int
@@ -53,7 +53,7 @@ class Footprint:
 
 
 def _held_maps(neurons: Neurons, device: torch.device) -> int:
-    """Maps that are held for a moment on the way back through neurons; kernels in C and Triton hold none."""
+    """Maps that are held for a moment in the backward pass through neurons; kernels in C and Triton hold none."""
     dynamics = neurons.dynamics()
     if isinstance(dynamics, Stepped):
         return _STEPPED_MAPS
@@ -66,9 +66,9 @@ def least_bytes(weights: int) -> int:
     return _FIRST_STEP + _FLOAT * weights * _TENSORS_PER_WEIGHT
 
 
-def step_footprint(
+def estimate_step(
     backbone: Backbone, timesteps: int, execution: Execution, *, frames: bool = False, bits: int = 1, keeps: int = 1
-) -> Footprint:
+) -> MemoryEstimate:
     """Bytes that one training step needs at its peak, besides the data and the program.
 
     Args:
@@ -113,7 +113,7 @@ def step_footprint(
         read = [read[1], spikes]
     # A mixture keeps, of each bit-width, the quantized weight, its mask and their product; a mask for each keep ratio.
     mixture = 3 * bits + keeps + 2 if bits * keeps > 1 else 4
-    return Footprint(
+    return MemoryEstimate(
         fixed=_FIRST_STEP + _FLOAT * weights * (_TENSORS_PER_WEIGHT + mixture),
         per_image=round(_WASTE * _FLOAT * (kept + moment)),
     )

@@ -1,1 +1,0 @@
-"""What search and training loops share: constraints, schedules, checkpoints, progress."""

@@ -1,0 +1,1 @@
+"""The common parts of search and training loops: constraints, schedules, checkpoints, progress."""
