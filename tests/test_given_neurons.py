@@ -16,15 +16,15 @@ from given import ChargedLif, LateLif, Lif
 from litesnn.compression.neurons import Lif as Found
 from litesnn.compression.neurons import NotLif, drive, identify, learned_leak, reset_states
 from litesnn.compression.states import find_roles, resets_with_arguments
-from litesnn.compression.trace import Call, Tape
+from litesnn.compression.trace import Call, Trace
 
 
 def call_of(neuron: nn.Module, shape: tuple[int, ...] = (2, 3, 4, 4)) -> Call:
     net, x = nn.Sequential(neuron), torch.zeros(shape)
-    tape = Tape(x)
-    tape.record(net, lambda: net(x))
+    trace = Trace(x)
+    trace.record(net, lambda: net(x))
     reset_states(net)
-    return tape.of(neuron)[0]
+    return trace.of(neuron)[0]
 
 
 class Charging(Lif):
@@ -225,17 +225,17 @@ def first_calls(
 ) -> list[Call]:
     """Of a loop that begins with the state None, the calls of its neuron."""
     net, x = nn.Sequential(neuron), torch.zeros(2, 3)
-    tape, state = Tape(x), None
+    trace, state = Trace(x), None
     for _ in range(2):
 
         def step(state: Any = state) -> Any:
             return neuron(x, state) if name is None else neuron(x, **{name: state})
 
         def hand_on(state: Any) -> Any:
-            return tape.record(net, lambda: between(state))
+            return trace.record(net, lambda: between(state))
 
-        state = hand_on(tape.record(net, step)[1])
-    return tape.of(neuron)
+        state = hand_on(trace.record(net, step)[1])
+    return trace.of(neuron)
 
 
 @pytest.mark.parametrize("kind", HANDED)
@@ -349,10 +349,10 @@ class Step(nn.Module):
 )
 def test_a_neuron_is_told_by_what_it_does(module: nn.Module, role: str) -> None:
     net, x = nn.Sequential(module).eval(), torch.zeros(2, 3, 4, 4)
-    tape = Tape(x)
-    tape.record(net, lambda: net(x))
-    find_roles(tape)
-    assert [call.role for call in tape.calls] == [role]
+    trace = Trace(x)
+    trace.record(net, lambda: net(x))
+    find_roles(trace)
+    assert [call.role for call in trace.calls] == [role]
 
 
 class Sized(Lif):

@@ -284,7 +284,7 @@ def test_frames_are_tried_too() -> None:
 
 
 class Late(Row):
-    """Something else from the third timestep on, which a tape of two does not show."""
+    """Something else from the third timestep on, which a trace of two does not show."""
 
     step = 0
 
@@ -385,7 +385,7 @@ def test_other_numbers_in_the_file_are_found() -> None:
 
 
 class BatchFirst(nn.Module):
-    """Outputs [B, T, K], with as many timesteps as the tape has images."""
+    """Outputs [B, T, K], with as many timesteps as the trace has images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""From a tape to the graph of the packed file: populations of neurons, the layers between them, and a readout.
+"""From a trace to the graph of the packed file: populations of neurons, the layers between them, and a readout.
 
-In: the tape of a module. Out: a :class:`Graph` of names, or :class:`Inexpressible`, which names what the file has no
+In: the trace of a module. Out: a :class:`Graph` of names, or :class:`Inexpressible`, which names what the file has no
 words for. What a packed file can hold is in docs/format.md: LIF neurons with one threshold, a leak for each population
 and a hard or soft reset, convolutions with padding kernel // 2 on concatenated spikes, their sums, identities, and a
 linear readout of spikes summed over the map.
@@ -38,7 +38,7 @@ from litesnn.compression.layers import CompressedLayer, Kind
 from litesnn.compression.neurons import Lif, NotLif, identify, learned_leak
 from litesnn.compression.norms import NotAffine, require_affine
 from litesnn.compression.source import GIVEN_PREFIX
-from litesnn.compression.trace import Call, Tape, Value
+from litesnn.compression.trace import Call, Trace, Value
 from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
 
 __all__ = [
@@ -186,20 +186,20 @@ class Graph:
         return any(copies[layer] > 1 for layer in population.layers)
 
 
-def build_graph(tape: Tape, output: Value, steps: int, *, static: bool) -> Graph:
-    """The graph of the last of ``steps`` timesteps on a tape, whose output is ``output`` [B, K].
+def build_graph(trace: Trace, output: Value, steps: int, *, static: bool) -> Graph:
+    """The graph of the last of ``steps`` timesteps on a trace, whose output is ``output`` [B, K].
 
     ``static``: the image is the same at every timestep, so that a layer which reads it may be called just once.
 
     Raises:
         Inexpressible: the packed file has no words for a part of it.
     """
-    return _Builder(tape, steps, static=static).build(output)
+    return _Builder(trace, steps, static=static).build(output)
 
 
 class _Builder:
-    def __init__(self, tape: Tape, steps: int, *, static: bool) -> None:
-        self.tape, self.steps, self.static = tape, steps, static
+    def __init__(self, trace: Trace, steps: int, *, static: bool) -> None:
+        self.trace, self.steps, self.static = trace, steps, static
         self.graph = Graph()
         self.known: dict[tuple[str, int], int] = {}
 
@@ -276,7 +276,7 @@ class _Builder:
     def spikes(self, value: Value, reader: str) -> tuple[int, ...]:
         """The populations whose concatenated spikes a value is, or ``(IMAGE,)``."""
         value = self.through(value)
-        if self.tape.is_image(value):
+        if self.trace.is_image(value):
             return (IMAGE,)
         call = self.made(value, reader)
         if call.name in _JOINS and call.module is None:
@@ -292,9 +292,9 @@ class _Builder:
             return (self.neuron(call, value),)
         if _is_max_pool(call):
             return self.max_pool(call, reader)
-        if call.module is None and call.name in _PRODUCTS and _kind(value, self.tape)[0] == "spikes":
+        if call.module is None and call.name in _PRODUCTS and _kind(value, self.trace)[0] == "spikes":
             raise Inexpressible(f"{reader} reads a product of spikes; the packed file has sums of spikes alone")
-        if call.module is None and _kind(value, self.tape)[0] == "spikes" and not _reads_spikes(call, self.tape):
+        if call.module is None and _kind(value, self.trace)[0] == "spikes" and not _reads_spikes(call, self.trace):
             raise Inexpressible(
                 f"{reader} reads spikes that the operation {call.name} makes; a neuron is recognised if it is a module"
             )
@@ -350,7 +350,7 @@ class _Builder:
     def current(self, value: Value, reader: str) -> Node:
         """The sources of the currents of the neuron ``reader``."""
         value = self.through(value)
-        if self.tape.is_image(value):
+        if self.trace.is_image(value):
             raise Inexpressible(f"neuron {reader} reads the image without a layer between")
         call = self.made(value, f"neuron {reader}")
         module = call.module
@@ -379,9 +379,9 @@ class _Builder:
 
     def norm(self, call: Call, norm: nn.modules.batchnorm._BatchNorm) -> None:
         """A norm that is the same map of every channel in each timestep."""
-        calls = len(self.tape.of(norm))
+        calls = len(self.trace.of(norm))
         before = call.inputs[0].call
-        once = before is not None and before.module is not None and len(self.tape.of(before.module)) == 1
+        once = before is not None and before.module is not None and len(self.trace.of(before.module)) == 1
         if calls != self.steps and not (calls == 1 and once):
             raise Inexpressible(
                 f"norm {call.name} is called {calls} times in {self.steps} timesteps, not once in each; the packed "
@@ -401,7 +401,7 @@ class _Builder:
     def once(self, call: Call, *, repeated: bool = True) -> list[Call]:
         """A module's calls, of which ``call`` has to be the last: one in each timestep, or one if not ``repeated``."""
         assert call.module is not None
-        calls = self.tape.of(call.module)
+        calls = self.trace.of(call.module)
         if len(calls) != self.steps and (repeated or len(calls) != 1):
             raise Inexpressible(f"{call.name} is called {len(calls)} times in {self.steps} timesteps, not once in each")
         if call is not calls[-1]:
@@ -423,14 +423,14 @@ class _Builder:
         return call
 
 
-def read_kinds(tape: Tape) -> dict[str, tuple[Kind, float, int]]:
-    """Of every compressed layer on a tape what it reads ("image", "analog", "spikes"), how many spikes an input of 1
+def read_kinds(trace: Trace) -> dict[str, tuple[Kind, float, int]]:
+    """Of every compressed layer on a trace what it reads ("image", "analog", "spikes"), how many spikes an input of 1
     stands for, and how often it is called.
     """
     found: dict[str, tuple[Kind | None, float, int]] = {}
-    for call in tape.calls:
+    for call in trace.calls:
         if isinstance(call.module, CompressedLayer):
-            kind, per_unit = _kind(call.inputs[0], tape)
+            kind, per_unit = _kind(call.inputs[0], trace)
             before = found.get(call.name, (None, 1.0, 0))
             if kind is None:
                 kind, per_unit = before[:2]
@@ -440,22 +440,22 @@ def read_kinds(tape: Tape) -> dict[str, tuple[Kind, float, int]]:
     return {name: (kind or "analog", per_unit, calls) for name, (kind, per_unit, calls) in found.items()}
 
 
-def made_of_image(tape: Tape, layer: str) -> bool:
+def made_of_image(trace: Trace, layer: str) -> bool:
     """Whether a layer's input is made of the image alone, without another layer or a neuron between."""
 
     def plain(value: Value) -> bool:
-        if tape.is_image(value):
+        if trace.is_image(value):
             return True
         call = value.call
         known = call is not None and not isinstance(call.module, CompressedLayer) and call.role != "neuron"
         return known and all(map(plain, call.inputs)) and bool(call.inputs)  # type: ignore[union-attr]
 
-    return all(plain(call.inputs[0]) for call in tape.calls if call.name == layer)
+    return all(plain(call.inputs[0]) for call in trace.calls if call.name == layer)
 
 
-def _kind(value: Value, tape: Tape) -> tuple[Kind | None, float]:
+def _kind(value: Value, trace: Trace) -> tuple[Kind | None, float]:
     """The kind of a value, and how many spikes one unit of it stands for; ``None``: zeros that do not tell."""
-    kind, per_unit = _kind_by_call(value, tape)
+    kind, per_unit = _kind_by_call(value, trace)
     if kind != "analog":
         return kind, per_unit
     if bool((value.tensor == 0).all()):
@@ -463,8 +463,8 @@ def _kind(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     return ("spikes", 1.0) if _is_binary(value) else (kind, per_unit)  # of a neuron that is a function
 
 
-def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
-    if tape.is_image(value):
+def _kind_by_call(value: Value, trace: Trace) -> tuple[Kind | None, float]:
+    if trace.is_image(value):
         return "image", 1.0
     call = value.call
     if call is None or not call.inputs:
@@ -473,7 +473,7 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
         return ("spikes", 1.0) if value.tensor is _first(call.output) and _is_binary(value) else ("analog", 1.0)
     if call.module is None and call.name in _COMPARES:
         return "spikes", 1.0
-    kind, per_unit = _kind(call.inputs[0], tape)
+    kind, per_unit = _kind(call.inputs[0], trace)
     if _keeps_values(call) or _keeps_spikes(call):
         return kind, per_unit
     if kind != "spikes":
@@ -484,18 +484,18 @@ def _kind_by_call(value: Value, tape: Tape) -> tuple[Kind | None, float]:
     if _is_max_pool(call) and per_unit == 1.0:
         return kind, per_unit
     if call.module is None and call.name in _PRODUCTS and len(call.inputs) == 2 and per_unit == 1.0:
-        return _kind(call.inputs[1], tape) if _kind(call.inputs[1], tape) == (kind, 1.0) else ("analog", 1.0)
+        return _kind(call.inputs[1], trace) if _kind(call.inputs[1], trace) == (kind, 1.0) else ("analog", 1.0)
     if (
         call.module is None
         and call.name in _SUMS | _JOINS
-        and all(_kind(part, tape) == (kind, per_unit) for part in call.inputs)
+        and all(_kind(part, trace) == (kind, per_unit) for part in call.inputs)
     ):
         return kind, per_unit
     return "analog", 1.0
 
 
-def _reads_spikes(call: Call, tape: Tape) -> bool:
-    return bool(call.inputs) and _kind(call.inputs[0], tape)[0] == "spikes"
+def _reads_spikes(call: Call, trace: Trace) -> bool:
+    return bool(call.inputs) and _kind(call.inputs[0], trace)[0] == "spikes"
 
 
 def _is_binary(value: Value) -> bool:

@@ -29,7 +29,7 @@ from litesnn.compression.layers import Currents, Deployed, swap_layers
 from litesnn.compression.plain import require_plain, settle_weights
 from litesnn.compression.source import line_of
 from litesnn.compression.states import find_roles, keeps_state, reset_of, reset_states, resets_with_arguments
-from litesnn.compression.trace import Tape, Value, leaves, tensors_in
+from litesnn.compression.trace import Trace, Value, leaves, tensors_in
 from litesnn.compression.votes import before_votes
 from litesnn.costs.size import AFFINE_BITS, kept_count, layer_bytes
 from litesnn.deploy.limits import MAX_WEIGHTS
@@ -56,7 +56,7 @@ _RESET_NAMES = "reset() or reset_mem()"
 _TRACED_STEPS = 2
 _FLOAT16_ROUNDING = 2.0**-10  # of a scale, and as much again for the float32 sums; 2^-11 is the rounding itself
 _SMALLEST_SCALE = 2.0**-14  # of float16 with all its bits
-_BATCH = 2  # of the tape: batch norm in training mode is not run on it, but shapes must show what is the batch
+_BATCH = 2  # of the trace: batch norm in training mode is not run on it, but shapes must show what is the batch
 
 
 class Given(nn.Module):
@@ -73,7 +73,7 @@ class Given(nn.Module):
         own_timesteps: those that its forward makes itself, or ``None`` if it makes one.
         graph: how the packed file says it, or ``None``.
         reason: why there is no graph, or ``None``.
-        unpackable: why there can be no graph, whatever the tape says, or ``None``: see :meth:`refuse`.
+        unpackable: why there can be no graph, whatever the trace says, or ``None``: see :meth:`refuse`.
         changes_input: whether its forward changes its input in place.
         calls, neuron_calls: how often each layer and each neuron is called in a timestep.
         neurons: the modules that are neurons, by name.
@@ -171,12 +171,12 @@ class Given(nn.Module):
         known = {id(parameter) for child in accounted for parameter in child.parameters()}
         return {name: each for name, each in self.net.named_parameters() if id(each) not in known}
 
-    def _uncounted(self, tape: Tape) -> list[str]:
+    def _uncounted(self, trace: Trace) -> list[str]:
         """Layers of real numbers that are not made of the image alone, and weights of what is no such layer."""
         layers = [
             f"layer {name} reads real numbers"
             for name, layer in self.layers.items()
-            if layer.reads == "analog" and not made_of_image(tape, name)
+            if layer.reads == "analog" and not made_of_image(trace, name)
         ]
         others = [
             f"{name} is no weight of a Conv2d or Linear" for name, each in self._others().items() if _connects(each)
@@ -205,13 +205,13 @@ class Given(nn.Module):
             return steps_of(self.net, x, timesteps, self)
 
     def refuse(self, reason: str | None) -> None:
-        """Have no graph, for a reason that the tape does not show (or have one, for ``None``)."""
+        """Have no graph, for a reason that the trace does not show (or have one, for ``None``)."""
         self.unpackable = reason
         if reason is not None:
             self.graph, self.reason = None, reason
 
     def learn(self) -> None:
-        """Run the module on a tape: how it is called, what its layers read, and its graph.
+        """Run the module on a trace: how it is called, what its layers read, and its graph.
 
         Again when weights were loaded: leaks and thresholds may be among them.
         """
@@ -222,10 +222,10 @@ class Given(nn.Module):
             layer.prepare(Compression.fixed(max(self.quantizer.bits), 1.0, layer.weight.device))
         image = torch.randn(_BATCH, *self.info.shape, generator=torch.Generator().manual_seed(0), device=self.device)
         kept = image.clone()
-        tape = Tape(image)
+        trace = Trace(image)
         self._reset()
-        output = self._traced(tape, image)
-        self.changes_input = tape.value(image).call is not None
+        output = self._traced(trace, image)
+        self.changes_input = trace.value(image).call is not None
         if output.dim() == 3:
             self._require_batch_second(output)
             if self.info.frames:
@@ -234,24 +234,24 @@ class Given(nn.Module):
                     "timestep of one frame, [B, C, H, W] → [B, K]"
                 )
             steps = self.own_timesteps = len(output)
-            value = _last_of(tape, output, steps)
-            find_roles(tape)
+            value = _last_of(trace, output, steps)
+            find_roles(trace)
         else:
             steps = _TRACED_STEPS
             for _ in range(steps - 1):
                 image = kept.clone()
-                tape.begin_again(image)
-                output = self._traced(tape, image)
-            value = tape.value(output)
-            find_roles(tape)
-            self._require_one_step(tape)
+                trace.begin_again(image)
+                output = self._traced(trace, image)
+            value = trace.value(output)
+            find_roles(trace)
+            self._require_one_step(trace)
         self._require_reset(kept)
         self.neurons = {
             name: leaf
             for name, leaf in leaves(self.net).items()
-            if any(call.role == "neuron" for call in tape.of(leaf))
+            if any(call.role == "neuron" for call in trace.of(leaf))
         }
-        for name, (kind, per_unit, calls) in read_kinds(tape).items():
+        for name, (kind, per_unit, calls) in read_kinds(trace).items():
             layer = self.layers[name]
             layer.reads, layer.spikes_per_unit = kind, per_unit
             self.calls[name] = 1 if calls < steps else calls // steps
@@ -264,7 +264,7 @@ class Given(nn.Module):
                 )
         self._require_no_loop()
         for name, neuron in self.neurons.items():  # what is called otherwise than in every timestep is no neuron
-            calls = len(tape.of(neuron))
+            calls = len(trace.of(neuron))
             self.neuron_calls[name] = 0 if calls % steps else calls // steps
         unused = [name for name in self.layers if name not in self.calls]
         if unused:
@@ -275,8 +275,8 @@ class Given(nn.Module):
                 raise Inexpressible("the outputs of the timesteps are not stacked with torch.stack")
             if self.unpackable is not None:
                 raise Inexpressible(self.unpackable)
-            value = before_votes(tape, value)
-            graph = build_graph(tape, value, steps, static=not self.info.frames)
+            value = before_votes(trace, value)
+            graph = build_graph(trace, value, steps, static=not self.info.frames)
             copies, handed = graph.weight_copies, _handed_weights(graph)
             weights = sum(copies[name] * layer.weight.numel() for name, layer in self.layers.items())
             weights += sum(each for each, _, _ in handed)
@@ -293,7 +293,7 @@ class Given(nn.Module):
             sharing = [population for population in self.graph.populations if self.graph.shares(population)]
             self._unfolded_norms = {id(self.net.get_submodule(name)) for each in sharing for name in each.norms}
         self._other_bytes = 4 * sum(parameter.numel() for parameter in self._others().values())
-        self.uncounted = self._uncounted(tape)
+        self.uncounted = self._uncounted(trace)
         self._reset()
         self.net.train(was_training)
 
@@ -312,8 +312,8 @@ class Given(nn.Module):
             self.net.train(was_training)
         return True
 
-    def _traced(self, tape: Tape, image: Tensor) -> Tensor:
-        return self._called(lambda: tape.record(self.net, lambda: self.net(image)), len(image))
+    def _traced(self, trace: Trace, image: Tensor) -> Tensor:
+        return self._called(lambda: trace.record(self.net, lambda: self.net(image)), len(image))
 
     def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
         """The output of the module for a batch, if it is of a shape that it may be of."""
@@ -345,10 +345,10 @@ class Given(nn.Module):
             self._reset()
             self._called(lambda: self.net(images), len(images))
 
-    def _require_one_step(self, tape: Tape) -> None:
+    def _require_one_step(self, trace: Trace) -> None:
         """Refuse a loop over timesteps that gives one output for all of them, and neurons that cannot be reset."""
         for name, leaf in leaves(self.net).items():
-            calls = [call for call in tape.of(leaf) if call.role == "neuron"]
+            calls = [call for call in trace.of(leaf) if call.role == "neuron"]
             if len(calls) > _TRACED_STEPS:
                 raise InputError(
                     f"{self.origin}: its forward calls neuron {name} {len(calls) // _TRACED_STEPS} times and gives one "
@@ -740,9 +740,9 @@ def _output(output: Any) -> Tensor:
     return torch.empty(0) if found is None else found
 
 
-def _last_of(tape: Tape, output: Tensor, steps: int) -> Value | None:
+def _last_of(trace: Trace, output: Tensor, steps: int) -> Value | None:
     """The last timestep's output before all were stacked."""
-    call = tape.value(output).call
+    call = trace.value(output).call
     if call is None or call.name != "stack" or call.module is not None or len(call.inputs) != steps:
         return None
     return call.inputs[-1]

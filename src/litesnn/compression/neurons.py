@@ -78,7 +78,7 @@ def drive(calls: Call | Sequence[Call], currents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def identify(calls: Call | Sequence[Call]) -> Lif:
-    """The neuron of a module, by its first calls on a tape: one, or two if states are handed over.
+    """The neuron of a module, by its first calls on a trace: one, or two if states are handed over.
 
     Raises:
         NotLif: it is none of ours, and why.

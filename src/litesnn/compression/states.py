@@ -1,6 +1,6 @@
 """Neurons among a module's parts, and their states: put back before every input, handed on from call to call.
 
-In: a tape. Out: the role of every module on it that somebody made, told by what it does, and a way to call a neuron
+In: a trace. Out: the role of every module on it that somebody made, told by what it does, and a way to call a neuron
 again with currents of one's own: its states begin as they did, and are handed on as the module hands them on.
 
 Shapes: T timesteps, B batch, whatever shape [B, …] the neuron was called with.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.trace import RESETS, Call, Role, Tape, Value, is_neuron, parts_of, tensors_in
+from litesnn.compression.trace import RESETS, Call, Role, Trace, Value, is_neuron, parts_of, tensors_in
 
 __all__ = ["StateError", "call_again", "find_roles", "keeps_state", "reset_of", "reset_states", "resets_with_arguments"]
 
@@ -71,10 +71,10 @@ def _required(method: Callable[..., Any]) -> list[str]:
     ]
 
 
-def find_roles(tape: Tape) -> None:
-    """Tell what each module of somebody's making on a tape is, and write it into its calls."""
+def find_roles(trace: Trace) -> None:
+    """Tell what each module of somebody's making on a trace is, and write it into its calls."""
     roles: dict[int, Role] = {}
-    for call in tape.calls:
+    for call in trace.calls:
         if call.module is not None and is_neuron(call.module):
             if id(call.module) not in roles:
                 roles[id(call.module)] = _role(call)

@@ -1,6 +1,6 @@
-"""A tape of what a module does: its calls of layers and of torch functions, and which call made what each one read.
+"""A trace of what a module does: its calls of layers and of torch functions, and which call made what each one read.
 
-In: a module and an input. Out: a :class:`Tape`. The module is run, not parsed, so that its Python may be what it likes;
+In: a module and an input. Out: a :class:`Trace`. The module is run, not parsed, so that its Python may be what it likes;
 what depends on values takes the way that this input takes.
 
 Shapes: B batch, C channels, H × W pixels.
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from litesnn.compression.layers import CompressedLayer
 
-__all__ = ["RESETS", "Call", "Role", "Tape", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
+__all__ = ["RESETS", "Call", "Role", "Trace", "Value", "is_neuron", "leaves", "parts_of", "tensors_in"]
 
 Role = Literal["neuron", "function", "nothing"]
 """The role of a user's module: it fires, it computes something else without a state, or nothing at all."""
@@ -51,7 +51,7 @@ class Call:
     """One call of a leaf module or of a torch function.
 
     Attributes:
-        index: its place on the tape.
+        index: its place on the trace.
         target: what was called.
         name: the module's path, or the function's name.
         inputs: the tensors among its arguments, lists taken apart.
@@ -84,7 +84,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Tape:
+class Trace:
     """Calls in their order. ``image`` is the input, of which :meth:`begin_again` makes others."""
 
     image: Tensor
@@ -119,7 +119,7 @@ class Tape:
         return [call for call in self.calls if call.target is module]
 
     def record(self, module: nn.Module, run: Callable[[], Any]) -> Any:
-        """Add what ``run`` does with ``module`` to the tape; returns what it returns. No gradients."""
+        """Add what ``run`` does with ``module`` to the trace; returns what it returns. No gradients."""
         with torch.no_grad(), _Listener(self, leaves(module)):
             return run()
 
@@ -213,11 +213,11 @@ def _is_operation(module: nn.Module) -> bool:
 
 
 class _Listener(TorchFunctionMode):
-    """Puts calls on a tape while it is a context; what happens inside a leaf is part of the leaf's call."""
+    """Puts calls on a trace while it is a context; what happens inside a leaf is part of the leaf's call."""
 
-    def __init__(self, tape: Tape, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, trace: Trace, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.tape, self.modules, self.open = tape, modules, 0
+        self.trace, self.modules, self.open = trace, modules, 0
         self.pending: list[Call] = []
         self.hooks: list[Any] = []
 
@@ -237,13 +237,13 @@ class _Listener(TorchFunctionMode):
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.open += 1
             if self.open == 1:
-                self.pending.append(self.tape._begin(module, name, args, kwargs))
+                self.pending.append(self.trace._begin(module, name, args, kwargs))
 
         return hook
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.open == 1:
-            self.tape._end(self.pending.pop(), output)
+            self.trace._end(self.pending.pop(), output)
         self.open -= 1
 
     def __torch_function__(
@@ -252,7 +252,7 @@ class _Listener(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.open:
             return func(*args, **kwargs)
-        call = self.tape._begin(func, getattr(func, "__name__", str(func)), args, kwargs)
+        call = self.trace._begin(func, getattr(func, "__name__", str(func)), args, kwargs)
         output = func(*args, **kwargs)
-        self.tape._end(call, output)
+        self.trace._end(call, output)
         return output

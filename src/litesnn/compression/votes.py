@@ -1,6 +1,6 @@
 """A fixed pooling of logits, as SpikingJelly's VotingLayer is one, becomes part of the linear layer before it.
 
-In: the tape of a module whose output is A·(W·s + b) with a matrix A that pools: each of the layer's outputs counts for
+In: the trace of a module whose output is A·(W·s + b) with a matrix A that pools: each of the layer's outputs counts for
 one class at most. Out: the same function with A·W and A·b in the layer, which hands its results to the pooling as often
 as that takes them. So a file holds K rows of weights, and not ten times as many.
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from litesnn.compression.layers import CompressedLayer
-from litesnn.compression.trace import Call, Tape, Value
+from litesnn.compression.trace import Call, Trace, Value
 
 __all__ = ["before_votes"]
 
 
 @torch.no_grad()
-def before_votes(tape: Tape, output: Value) -> Value:
+def before_votes(trace: Trace, output: Value) -> Value:
     """The output of a module before its votes are pooled, its layer changed so that pooling does nothing.
 
     ``output`` itself if it is no such pooling.
@@ -35,7 +35,7 @@ def before_votes(tape: Tape, output: Value) -> Value:
         return output
     layer = call.module
     assert isinstance(layer, CompressedLayer)
-    if not layer.is_linear or value.tensor.dim() != 2 or output.tensor.dim() != 2 or not _read_by_one(tape, call):
+    if not layer.is_linear or value.tensor.dim() != 2 or output.tensor.dim() != 2 or not _read_by_one(trace, call):
         return output
     if layer.spread is None:
         pooling = _matrix(chain[::-1], value.tensor)
@@ -45,8 +45,8 @@ def before_votes(tape: Tape, output: Value) -> Value:
     return value
 
 
-def _read_by_one(tape: Tape, call: Call) -> bool:
-    return sum(value.call is call for other in tape.calls for value in other.inputs) == 1
+def _read_by_one(trace: Trace, call: Call) -> bool:
+    return sum(value.call is call for other in trace.calls for value in other.inputs) == 1
 
 
 def _matrix(chain: list[Call], votes: Tensor) -> Tensor | None:
