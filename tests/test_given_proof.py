@@ -301,7 +301,7 @@ class Late(Row):
         return x
 
 
-def test_what_the_tape_does_not_show_is_found_by_trying() -> None:
+def test_what_the_trace_does_not_show_is_found_by_trying() -> None:
     reason = tried(lambda: Late(conv(1, 4), Lif(), *tail()))
     assert reason is not None
     assert "currents of neuron layers.1: the module has" in reason

@@ -1,7 +1,7 @@
 """A trace of what a module does: its calls of layers and of torch functions, and which call made what each one read.
 
-In: a module and an input. Out: a :class:`Trace`. The module is run, not parsed, so that its Python may be what it likes;
-what depends on values takes the way that this input takes.
+In: a module and an input. Out: a :class:`Trace`. The module is run, not parsed, so that its Python may be what it
+likes; what depends on values takes the way that this input takes.
 
 Shapes: B batch, C channels, H × W pixels.
 """
