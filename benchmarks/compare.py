@@ -94,7 +94,13 @@ def compare(arguments: Sequence[str]) -> int:
             in_time = work_together(progress, command, options.workers, deadline)
         else:
             in_time = work_alone(progress, bench(), deadline)
-    compare_report.report(plan.runs, json_path=options.json, plots=options.plots, diagnose=options.diagnose)
+    figures = compare_report.report(plan.runs, json_path=options.json, diagnose=options.diagnose)
+    if figures and options.plots is not None:
+        from plot_compare import write_plots  # matplotlib is needed for nothing else
+
+        results = compare_report.read_results(plan.runs)
+        for path in write_plots(results, options.plots, next(iter(results.values()))[0]["recipe"]):
+            print(path)
     for name, error in progress.failed.items():
         print(f"{name} FAILED: {error}")
     if not in_time:

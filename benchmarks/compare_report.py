@@ -216,9 +216,7 @@ def settings_to_show(result: Result) -> dict[str, Any]:
     return settings | {"data": settings["data"] | {"source": result["data"]["name"]}}
 
 
-def report(
-    runs: Path, *, json_path: Path | None = None, plots: Path | None = None, diagnose: bool = False
-) -> dict[str, float]:
+def report(runs: Path, *, json_path: Path | None = None, diagnose: bool = False) -> dict[str, float]:
     """Print what the results say, and write what is asked for. Returns the figures by name."""
     results = read_results(runs)
     figures: dict[str, float] = {}
@@ -246,11 +244,6 @@ def report(
         lines, found = diagnosis(results)
         figures |= found
         print("\n" + "\n".join(lines))
-    if plots is not None:
-        from plot_compare import write_plots  # matplotlib is needed for nothing else
-
-        for path in write_plots(results, plots, next(iter(results.values()))[0]["recipe"]):
-            print(path)
     if json_path is not None:
         write_json(json_path, results, figures)
     return figures
