@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Synapses, population_shapes
+from litesnn.deploy.packed import (
+    IMAGE,
+    InputSpec,
+    PackedModel,
+    Population,
+    Synapses,
+    has_own_neurons,
+    population_shapes,
+)
 from litesnn.deploy.reference import INPUT_STEPS, quantize_input
 from litesnn.errors import InputError
 
@@ -75,10 +83,13 @@ def fold(model: PackedModel, *, joined: bool) -> Network:
             sources; where they have the same source, their weights are added.
 
     Raises:
-        InputError: the model is in fixed point, or a population reads the image and spikes, which no derived one does.
+        InputError: the model is in fixed point or has other neurons, or a population reads the image and spikes, which
+            no derived one does.
     """
     if model.fraction is not None:
         raise InputError("the baselines compute in floats: expected a float model, found one in fixed point")
+    if has_own_neurons(model):
+        raise InputError("the baselines have one leak and the hard reset: expected neurons of these, found others")
     shapes = population_shapes(model)
     widths = {IMAGE: model.input.shape[0]} | {index: shape[0] for index, shape in enumerate(shapes)}
     _, height, width = model.input.shape

@@ -31,6 +31,7 @@ from packed_models import (  # noqa: E402  (a folder of its own)
     random_model,
     random_synapses,
     with_events,
+    with_neurons,
 )
 
 __all__ = ["KINDS", "SEEDS", "make_seeds"]
@@ -110,6 +111,10 @@ def models() -> Iterator[tuple[str, PackedModel]]:
         yield f"{arithmetic}-sound", replace(model, input=replace(model.input, front_end=FRONT_END))
         model = random_model(np.random.default_rng(7), shape=(2, 5, 6), populations=3, arithmetic=arithmetic)
         yield f"{arithmetic}-events", with_events(replace(model, timesteps=3), clip=4)
+        rng = np.random.default_rng(3)
+        model = random_model(rng, shape=(2, 4, 5), populations=4, keep=0.5, arithmetic=arithmetic)
+        yield f"{arithmetic}-soft", with_neurons(rng, model, soft=True, own=False)
+        yield f"{arithmetic}-neurons", with_neurons(rng, model, soft=True, own=True)
     for name, (shape, timesteps, layers) in EDGES.items():
         model = chain(np.random.default_rng(1), shape, timesteps, layers)
         yield name, model

@@ -95,6 +95,26 @@ class Lazy(Net):
         super().__init__()
         self.head = nn.LazyLinear(3)
 
+class Learned(nn.Module):
+    def __init__(self, soft):
+        super().__init__()
+        self.w, self.soft = nn.Parameter(torch.tensor(0.0)), soft
+        self.reset()
+
+    def reset(self):
+        self.u = 0.0
+
+    def forward(self, x):
+        u = torch.sigmoid(self.w) * self.u + x
+        s = Spike.apply(u - 1)
+        self.u = u - s if self.soft else u * (1 - s)
+        return s
+
+class Soft(Net):
+    def __init__(self):
+        super().__init__()
+        self.lif1, self.lif2 = Learned(True), Learned(False)
+
 class Other:
     pass
 """

@@ -148,7 +148,7 @@ def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, ow
     populations = model.populations
     if own:
         populations = tuple(replace(each, leak=leak(), reset=own_reset()) for each in populations)
-        last = "hard" if soft else reset()  # one at least is another than the model's
+        last: float | Literal["hard"] = "hard" if soft else reset()  # one at least is another than the model's
         populations = (*populations[:-1], replace(populations[-1], reset=last))
     return replace(model, populations=populations, reset=reset() if soft else None)
 

@@ -22,6 +22,9 @@ from litesnn.compression.source import allow_module, build_module, describe_modu
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
 from litesnn.data.sources import load
+from litesnn.deploy.engine import Engine
+from litesnn.deploy.packed import neuron_of, read
+from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Compressed
 from litesnn.loop import checkpoint
@@ -304,6 +307,23 @@ def test_a_module_that_makes_all_timesteps_of_an_image_is_refused_for_events(
     monkeypatch.setenv("LITESNN_CACHE", str(tmp_path / "cache"))
     line = refused(compress_events("Loop", place, tmp_path, tmp_path / "run"))
     assert "class Loop: its forward makes all timesteps of one input; events need one that makes one timestep" in line
+
+
+def test_soft_resets_and_leaks_that_neurons_learn_are_in_the_file(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = compress(place, run, name="Soft")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["packing"]["possible"] is True
+    assert metrics["packing"]["proof"]["different_spikes"] == 0
+    assert metrics["packing"]["module"]["predictions_equal"] == metrics["packing"]["module"]["images"] == 30
+    model = read(run / "model.safetensors")
+    first, second = (neuron_of(model, population) for population in model.populations)
+    assert first.reset == pytest.approx(first.leak, rel=1e-6)  # the threshold of 1, before the leak
+    assert second.reset is None
+    assert len({first.leak, second.leak, 0.5}) == 3  # they have learned
+    x = load(RunFolder(run).recipe().data).test().x.numpy()
+    np.testing.assert_array_equal(Engine(model).run(x).logits, Reference(model).run(x).logits)
 
 
 # --- what cannot be packed, and what costs too much ---

@@ -89,6 +89,9 @@ def problems(count: int) -> list[tuple[PackedModel, NDArray[np.generic]]]:
         else:
             model = packed_models.cell_model(rng, width=int(rng.integers(1, 20)), arithmetic="float")
         made.append((model, packed_models.random_input(rng, model.input, int(rng.choice([1, 3, 9])))))
+        if seed % 4 == 1:  # another one with soft resets and leaks of its own
+            model = packed_models.with_neurons(rng, model, soft=seed % 8 == 1, own=True)
+            made.append((model, packed_models.random_input(rng, model.input, 3)))
     return made
 
 

@@ -262,7 +262,12 @@ EXPRESSIBLE: dict[str, Callable[[], nn.Module]] = {
     "charged": lambda: Row(conv(1, 4), ChargedLif(0.4), conv(4, 4), nn.BatchNorm2d(4), ChargedLif(0.4, 0.7), *tail()),
     "leaks": lambda: Row(conv(1, 4), Lif(), conv(4, 4), Lif(0.25), conv(4, 4), Lif(1.0), *tail()),
     "learned leaks": lambda: Row(
-        *(conv(1, 4), ChargedLif(0.37, 0.4, learned=True), conv(4, 4), ChargedLif(0.731, 0.5, soft=False, learned=True)),
+        *(
+            conv(1, 4),
+            ChargedLif(0.37, 0.4, learned=True),
+            conv(4, 4),
+            ChargedLif(0.731, 0.5, soft=False, learned=True),
+        ),
         *(conv(4, 4), Learning(leak=torch.tensor(0.5)), *tail()),
     ),
     "hard and soft": lambda: Row(
@@ -336,15 +341,30 @@ def test_a_layer_that_reaches_several_neurons_is_packed_and_counted_for_each() -
     assert float(meter.layers["conv2"].synops.sum()) == pytest.approx(2 * once)
 
 
+@pytest.mark.parametrize("make", [Membrane, EXPRESSIBLE["learned leaks"], EXPRESSIBLE["hard and soft"]])
 @torch.no_grad()
-def test_a_file_never_takes_more_bytes_than_the_search_expects() -> None:
-    net = lively(Membrane)
+def test_a_file_never_takes_more_bytes_than_the_search_expects(make: Callable[[], nn.Module]) -> None:
+    net = lively(make)
     candidates = Candidates(net.given, Recipe.from_toml("[search]\nbits = [2]\nkeeps = [0.5]\ntimesteps = 3"))
     expected = (
         float(candidates.expected_bits(candidates.mixes(), packed_bits, affine=AFFINE_BITS)) / 8
         + candidates.header_bytes
     )
     assert size_bound(packed(net)) <= expected <= 1.5 * size_bound(packed(net))
+
+
+def test_only_other_neurons_take_bytes_of_a_header() -> None:
+    one = ChargedLif(0.37, 0.4, soft=False, learned=True)
+    for alike in (
+        Row(conv(1, 4), one, *tail()),
+        Row(conv(1, 4), Lif(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)),
+    ):
+        found = known(alike)
+        assert found.header_bytes - found._handed_bytes == 350 + 2 * 50
+    apart = known(Row(conv(1, 4), one, nn.MaxPool2d(2), conv(4, 4), Learning(leak=torch.tensor(0.5)), *tail()))
+    assert apart.header_bytes - apart._handed_bytes == 350 + 3 * 50 + 32 + 26 + 5 + 26
+    soft = known(Row(conv(1, 4), Lif(soft=True), *tail()))
+    assert soft.header_bytes == 350 + 2 * 50 + 32
 
 
 @torch.no_grad()
@@ -544,9 +564,12 @@ class Square(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a state besides the membrane": (
         lambda: Row(conv(1, 4), Tired(), *tail()),
-        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero or by sub",
+        r"neuron layers.1 \(test_given_neurons.Tired\) is no neuron of the packed file, a LIF that resets to zero",
     ),
-    "thresholds that grow": (lambda: Row(conv(1, 4), Adaptive(), *tail()), "layers.1 .* is no neuron of the packed file"),
+    "thresholds that grow": (
+        lambda: Row(conv(1, 4), Adaptive(), *tail()),
+        "layers.1 .* is no neuron of the packed file",
+    ),
     "a leak for each channel": (
         lambda: Row(conv(1, 4), Learning(leak=torch.full((4, 1, 1), 0.5)), *tail()),
         r"neuron layers.1 .*: as it learns, its neurons have different leaks",

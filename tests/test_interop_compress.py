@@ -24,6 +24,7 @@ from litesnn.compression.deploy import prove_equal
 from litesnn.compression.graph import Graph, leaves_of
 from litesnn.compression.network import SteppedNetwork, fixed_choice
 from litesnn.compression.neurons import Lif, NotLif, identify, reset_states
+from litesnn.compression.proof import compare_with_module
 from litesnn.compression.source import allow_module
 from litesnn.compression.stages import _packed
 from litesnn.data.sources import load
@@ -87,11 +88,30 @@ def test_neurons_that_are_ours(make: Callable[[], nn.Module], leak: float, thres
 
 
 @pytest.mark.parametrize(
+    ("make", "leak", "threshold", "reset"),
+    [
+        (leaky(0.9), 0.9, 1.0, 1.0),  # "subtract" is snnTorch's own default: after the leak
+        (leaky(0.9, threshold=0.5), 0.9, 0.5, 0.5),
+        (leaky(0.9, reset_mechanism="none"), 0.9, 1.0, 0.0),
+        (jelly("LIFNode", v_reset=None), 0.5, below(2.0), 1.0),
+        (jelly("LIFNode", v_reset=None, tau=4.0, v_threshold=0.5), 0.75, below(2.0), 1.5),
+        (jelly("LIFNode", v_reset=None, decay_input=False), 0.5, below(1.0), 0.5),
+        (jelly("IFNode", v_reset=None), 1.0, below(1.0), 1.0),
+        (jelly("ParametricLIFNode", v_reset=None), 0.5, below(2.0), 1.0),
+    ],
+)
+def test_neurons_that_are_reset_by_subtraction(
+    make: Callable[[], nn.Module], leak: float, threshold: float, reset: float
+) -> None:
+    assert identify(call_of(make())) == Lif(leak, threshold, reset)
+
+
+@pytest.mark.parametrize(
     "make",
     [
-        leaky(0.9),
-        leaky(0.9, reset_mechanism="none"),
-        jelly("LIFNode", v_reset=None),
+        leaky(
+            0.9, reset_delay=False
+        ),  # takes the threshold away twice, or gives it back, where it is passed twice over
         jelly("QIFNode"),
         jelly("EIFNode"),
     ],
@@ -119,9 +139,45 @@ def test_snntorch_with_hidden_states_and_one_timestep_per_call(tmp_path: Path) -
     assert all(0 < float(spikes.mean()) < 1 for spikes in record.values())
 
 
+SOFT: dict[str, list[Callable[[], nn.Module]]] = {
+    "snnTorch": [leaky(0.8), leaky(0.95, threshold=0.5)],
+    "snnTorch, learned": [leaky(0.8, learn_beta=True), leaky(0.6, learn_beta=True, reset_mechanism="zero")],
+    "SpikingJelly": [jelly("LIFNode", v_reset=None), jelly("LIFNode", v_reset=None, v_threshold=0.5)],
+    "SpikingJelly, without leak": [jelly("IFNode", v_reset=None), jelly("IFNode", v_reset=None)],
+    "SpikingJelly, learned": [
+        jelly("ParametricLIFNode", v_reset=None),
+        jelly("ParametricLIFNode", init_tau=1.7, v_threshold=0.6),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+@torch.no_grad()
+def test_their_soft_resets_and_learned_leaks_are_packed(name: str) -> None:
+    first, second = SOFT[name]
+
+    def build() -> nn.Module:
+        torch.manual_seed(2)
+        return Row(nn.Conv2d(1, 8, 3, padding=1), first(), nn.Conv2d(8, 8, 3, 2, 1), second(), *tail(8))
+
+    found = known(build(), INFO)
+    assert found.reason is None
+    net = SteppedNetwork(found, fixed_choice(found, 5, dict.fromkeys(found.searched, (2, 0.5)))).eval()
+    for layer in found.layers.values():
+        layer.weight.mul_(2)
+    assert found.graph is not None
+    model = _packed(net)
+    assert prove_equal(net, found.graph, model, pixels(64))["different_spikes"] == 0
+    agreement = compare_with_module(build(), net, model, pixels(64))
+    assert (agreement.predictions_equal, agreement.different_spikes) == (64, 0)
+    record: dict[str, Tensor] = {}
+    net(net.encode(pixels(64)), record=record)
+    assert all(0 < float(spikes.mean()) < 1 for spikes in record.values())
+
+
 def test_many_timesteps_at_once_are_refused() -> None:
     lif = jelly("LIFNode", step_mode="m")
-    with pytest.raises(InputError, match=r"layers\.1 has step_mode 'm'; set step_mode 's'"):
+    with pytest.raises(InputError, match=r"layers\.1 has step_mode 'm'; expected 's' everywhere"):
         known(Row(nn.Conv2d(1, 4, 3, padding=1), lif(), *tail()))
 
 
@@ -136,7 +192,7 @@ def test_spikingjellys_own_network_runs() -> None:
     assert found.uncounted == []
 
 
-def test_votes_of_a_linear_layer_are_packed_and_leaks_that_are_learned_apart_are_not() -> None:
+def test_votes_of_a_linear_layer_and_leaks_that_are_learned_apart_are_packed() -> None:
     from spikingjelly.activation_based import layer
 
     head = [*tail()[:2], nn.Linear(4, 30), layer.VotingLayer(10)]
@@ -144,9 +200,11 @@ def test_votes_of_a_linear_layer_are_packed_and_leaks_that_are_learned_apart_are
     assert votes.reason is None
     assert votes.layers["layers.5"].weight.shape == (3, 4)
     two = [nn.Conv2d(1, 4, 3, padding=1), jelly("ParametricLIFNode")(), nn.Conv2d(4, 4, 3, padding=1)]
-    learned = known(Row(*two, jelly("ParametricLIFNode")(), *tail())).reason
-    assert learned is not None
-    assert "the leak of neuron layers.3 is learned" in learned or "the leak of neuron layers.1 is learned" in learned
+    learned = known(Row(*two, jelly("ParametricLIFNode", init_tau=3.0)(), *tail()))
+    assert learned.reason is None
+    assert learned.graph is not None
+    assert [round(each.lif.leak, 5) for each in learned.graph.populations] == [0.5, 0.66667]
+    assert len({each.learned for each in learned.graph.populations}) == 2
 
 
 def test_recurrent_neurons_run() -> None:

@@ -58,6 +58,15 @@ def test_membrane_updates_in_integers() -> None:
     assert membrane_updates(x, torch.zeros_like(x), None) == 2 + 1 + 1
 
 
+def test_membrane_updates_with_a_soft_reset() -> None:
+    """Half of 1 less 0.5 is 0, as it was before the second current; in integers 9 >> 2 less 2 is 0."""
+    x = torch.tensor([1.0, 1.0, 0.25])[:, None]
+    assert membrane_updates(x, (x > 0.5).float(), 0.5, 0.5) == 2
+    assert membrane_updates(x, (x > 0.5).float(), 0.5, 0.25) == 3
+    whole = torch.tensor([[9], [9], [0]], dtype=torch.int32)
+    assert membrane_updates(whole, (whole > 8).float(), None, 2) == 1
+
+
 @given(genotypes(), st.integers(0, 99), st.sampled_from(["float", "fixed"]))
 def test_counts_against_the_packed_model(gene: Genotype, seed: int, arithmetic: ArithmeticName) -> None:
     gene = gene.model_copy(update={"arithmetic": arithmetic})

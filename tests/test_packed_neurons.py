@@ -1,4 +1,4 @@
-"""Packed models with soft resets and with leaks of their own: every engine gives the reference's spikes, bit for bit."""
+"""Packed models with soft resets and with leaks of their own: every engine gives the spikes of the reference."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ from test_fixed import one_neuron
 from test_packed import put, tiny_model
 from test_reference import image, run, single_neuron, spikes_of
 
-COMBINATIONS = list(itertools.product(("float", "fixed"), (False, True), (False, True)))
-ids = [f"{arithmetic}-{'soft' if soft else 'hard'}-{'own' if own else 'shared'}" for arithmetic, soft, own in COMBINATIONS]
+ARITHMETICS: tuple[ArithmeticName, ...] = ("float", "fixed")
+COMBINATIONS = list(itertools.product(ARITHMETICS, (False, True), (False, True)))
+ids = [
+    f"{arithmetic}-{'soft' if soft else 'hard'}-{'own' if own else 'shared'}" for arithmetic, soft, own in COMBINATIONS
+]
 combinations = pytest.mark.parametrize(("arithmetic", "soft", "own"), COMBINATIONS, ids=ids)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -116,9 +119,7 @@ def test_the_engine_is_the_reference(arithmetic: ArithmeticName, soft: bool, own
 
 @given(seeds, st.sampled_from(COMBINATIONS))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_engine_is_the_reference_for_any_network(
-    seed: int, combination: tuple[ArithmeticName, bool, bool]
-) -> None:
+def test_the_engine_is_the_reference_for_any_network(seed: int, combination: tuple[ArithmeticName, bool, bool]) -> None:
     arithmetic, soft, own = combination
     rng = np.random.default_rng(seed)
     model = with_neurons(rng, random_model(rng, arithmetic=arithmetic), soft=soft, own=own)

@@ -13,7 +13,8 @@ Exact equivalents that are used:
 - A neuron with another threshold θ' gets its currents times θ/θ', and what a spike takes from its membrane likewise.
 - Max pooling of spikes is a population with the hard reset: a convolution with a weight at the pixels of each channel's
   own window, and any one of them makes a fresh neuron fire. It is fresh at every step, because it has either fired and
-  been reset, or been given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding makes are needed.
+  been reset, or been given nothing. A window of 2 × 2 is in a kernel of 3 × 3; as many windows as the file's padding
+  makes are needed.
 - A flattened map of H × W before a linear layer is a population of C·H·W channels of one pixel, each of which is given
   one pixel: a kernel of 2·max(H, W) − 1 around the first pixel covers the whole map.
 - A layer that reads a sum of spikes reads them side by side, its weights repeated for each of them.
@@ -128,7 +129,7 @@ class Handing:
 class Population:
     """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own.
 
-    ``learns``: whether training moves their leak.
+    ``learned``: the ids of the parameters by which training moves their leak.
     """
 
     name: str
@@ -136,7 +137,7 @@ class Population:
     lif: Lif
     channels: int
     handing: Handing | None = None
-    learns: bool = False
+    learned: tuple[int, ...] = ()
 
     @property
     def layers(self) -> list[str]:
@@ -309,19 +310,19 @@ class _Builder:
         calls = self.once(call)
         try:
             lif = identify(calls[:2])
-            learns = bool(learned_leak(calls[:2], lif))
+            learned = learned_leak(calls[:2], lif)
         except NotLif as error:
             library, _, _ = type(call.module).__module__.partition(".")
             kind = type(call.module).__name__
             kind = kind if library.startswith(GIVEN_PREFIX) else f"{library}.{kind}"
             raise Inexpressible(
-                f"neuron {call.name} ({kind}) is no neuron of the packed file, a LIF that resets to zero or by subtraction: "
-                f"{error}"
+                f"neuron {call.name} ({kind}) is no neuron of the packed file, a LIF that resets to zero or by "
+                f"subtraction: {error}"
             ) from None
         current = self.current(call.inputs[0], call.name)
         if not _layers(current):
             raise Inexpressible(f"neuron {call.name} has no layer with weights before it")
-        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learns=learns))
+        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learned=learned))
 
     def add(self, key: tuple[str, int], population: Population) -> int:
         self.known[key] = len(self.graph.populations)

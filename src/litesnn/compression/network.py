@@ -49,7 +49,7 @@ __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of
 _HEADER, _HEADER_PER_LAYER = 350, 50
 """Bytes of a packed file's header, near enough for a search and for modules of which there can be no file."""
 _NEURONS, _OWN_NEURON, _SHARED_NEURON = 32, 26, 5
-"""More of them if a file says other neurons than those of one leak and the hard reset: in all, and for each population."""
+"""More of them if a file says other neurons than those of one leak and the hard reset: in all, and by population."""
 
 _RESET_NAMES = "reset() or reset_mem()"
 _TRACED_STEPS = 2
@@ -720,9 +720,12 @@ def _handed_weights(graph: Graph) -> list[tuple[int, int, int]]:
 
 
 def _neuron_bytes(graph: Graph) -> int:
-    """Bytes of the header for neurons that are not all alike, or will not be when leaks are learned."""
-    learns = any(population.learns for population in graph.populations)
-    own = [learns or own_neuron(graph, population) != (None, None) for population in graph.populations]
+    """Bytes of the header for neurons that are not all alike, or will not be when leaks are learned apart."""
+    apart = len({population.learned for population in graph.populations if population.handing is None}) > 1
+    own = [
+        (apart and population.handing is None) or own_neuron(graph, population) != (None, None)
+        for population in graph.populations
+    ]
     if not any(own):
         return 0 if graph.lif.reset is None else _NEURONS
     return _NEURONS + sum(_OWN_NEURON if each else _SHARED_NEURON for each in own)

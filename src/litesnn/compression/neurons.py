@@ -7,10 +7,10 @@ In: a neuron of any library, and the way it was called. Out: leak, threshold and
 in units of its own input, or why it is none. The threshold is the largest float32 current that does not make a fresh
 neuron fire, found by bisection: "fires at 1" is "fires above the float before 1", and a neuron that first divides its
 input by τ has a threshold τ times as large, exactly. The leak follows from the current that a neuron which holds θ
-needs to fire, the reset from the currents that one needs which has just fired: a neuron that was reset to where it began
-needs θ again, however far above θ it was; one from whose membrane R was taken, θ + R less what is left. A threshold that
-is subtracted before the membrane leaks is R = λ·θ, one that is subtracted afterwards R = θ. Then random currents decide
-whether the module is that neuron: spike for spike, over many steps.
+needs to fire, the reset from the currents that one needs which has just fired: a neuron that was reset to where it
+began needs θ again, however far above θ it was; one from whose membrane R was taken, θ + R less what is left. A
+threshold that is subtracted before the membrane leaks is R = λ·θ, one that is subtracted afterwards R = θ. Then random
+currents decide whether the module is that neuron: spike for spike, over many steps.
 
 Shapes: T timesteps, B batch, whatever shape [B, …] the module was called with.
 """
@@ -196,6 +196,6 @@ def _verify(calls: Sequence[Call], found: Lif, shape: torch.Size, device: torch.
         ours = lif(currents, leak=found.leak, threshold=found.threshold, reset=found.reset)
         if float((theirs != ours).float().mean()) > _ROUNDING:
             raise NotLif(
-                f"it does not reset to zero when it fires, as a LIF neuron with leak {found.leak:g} would, and not by a "
+                f"it does not reset to zero when it fires, as a LIF neuron with leak {found.leak:g} would, and not by "
                 "subtraction (a state besides the membrane?)"
             )

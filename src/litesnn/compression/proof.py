@@ -13,8 +13,8 @@ Then every part of the file computes from *the module's own spikes*, which keeps
   makes currents of several neurons, and of what is rounded to zero; and by 16 roundings of the biases and means that
   the module adds by themselves, which cancel in the file.
 - Its spikes may differ where the membrane is as close to the threshold as the currents may differ, and 2⁻²⁰ of both
-  for the module's own rounding and the leak, which is measured. With a soft reset nothing is forgotten, and 2⁻²⁰ of what
-  is left and of what a spike takes are added.
+  for the module's own rounding and the leak, which is measured. With a soft reset nothing is forgotten, and 2⁻²⁰ of
+  what is left and of what a spike takes are added.
 - The readout of the module's spikes may differ from its outputs by the rounding of float32.
 
 Where no spike differs in that way, the file, run by itself, has to make the module's spikes and predictions.
@@ -389,8 +389,8 @@ def _require_close(theirs: NDArray[Any], ours: Floats, room: Floats, what: str) 
 def _fires(
     currents: Floats, neuron: PackedNeuron, before: Spikes, room: Floats | None = None
 ) -> tuple[Spikes, NDArray[np.bool_]]:
-    """Spikes [T, B, C, H, W] of a population's neurons if they are reset when ``before`` fires, and where the two differ by
-    more than ``room``. Without room, they are reset when they fire.
+    """Spikes [T, B, C, H, W] of a population's neurons if they are reset when ``before`` fires, and where the two
+    differ by more than ``room``. Without room, they are reset when they fire.
     """
     leak, threshold, one = np.float32(neuron.leak), np.float32(neuron.threshold), np.float32(1)
     taken = np.float32(neuron.reset or 0)

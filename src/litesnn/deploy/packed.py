@@ -30,8 +30,8 @@ The file holds two tensors and one text:
   ``[[source, …], 0, shift]``), and the readout ends with shift, bias shift and F'.
 
   A model with soft resets, or with populations that have a leak or a reset of their own, has two more keys before the
-  classes, and a version 4 higher: ``"reset": R``, ``null`` for the hard reset, and ``"neurons": [row, …]`` with a row for
-  each population: ``null`` if it has the model's neuron, else ``[leak, reset]``, where ``null`` is the model's and
+  classes, and a version 4 higher: ``"reset": R``, ``null`` for the hard reset, and ``"neurons": [row, …]`` with a row
+  for each population: ``null`` if it has the model's neuron, else ``[leak, reset]``, where ``null`` is the model's and
   ``"hard"`` the hard reset. The list is empty if no population has its own.
 
 A file is untrusted: everything that it says is checked before it is used, and every failure is one line of
@@ -294,8 +294,8 @@ def size_bound(model: PackedModel) -> int:
     """The most bytes that any model of the same shape can take.
 
     Of the same shape are all models that differ from ``model`` only in which weights are kept (not in how many of
-    each layer), in codes, scales, biases and their shifts, in F', in firing rates, in the input's mean and std, and in the
-    leaks of the populations that have their own.
+    each layer), in codes, scales, biases and their shifts, in F', in firing rates, in the input's mean and std, and in
+    the leaks of the populations that have their own.
     """
     channels = model.input.shape[0]
     populations = tuple(

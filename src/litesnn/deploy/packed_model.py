@@ -92,8 +92,8 @@ class Synapses(_Record):
 class Population(_Record):
     """LIF neurons: C channels, each position with the current ``Σ scale·acc`` over ``synapses`` in order, plus bias.
 
-    Their neuron is that of the model, but for a ``leak`` or a ``reset`` of their own: see :func:`neuron_of`. Such a leak
-    means a float32 number, and is kept as the shortest decimal that says which.
+    Their neuron is that of the model, but for a ``leak`` or a ``reset`` of their own: see :func:`neuron_of`. Such a
+    leak means a float32 number, and is kept as the shortest decimal that says which.
     """
 
     synapses: tuple[Synapses, ...]
@@ -159,7 +159,7 @@ class PackedModel(_Record):
     point, with int16 scales and with currents, membranes and threshold in units of 2^−F (and a leak of 0.25). The
     shifts, and the readout's F', are 0 in a float model.
 
-    ``reset`` is what a spike takes from the membrane of the next timestep, at least 0; ``None``: all of it (hard reset).
+    ``reset`` is what a spike takes from the membrane of the next timestep, 0 or more; ``None``: all of it (hard reset).
     """
 
     input: InputSpec

@@ -16,9 +16,9 @@ __all__ = ["MAX_ACCUMULATOR", "MAX_CURRENT", "MAX_INPUT", "prove_int32"]
 MAX_ACCUMULATOR = 2**31 - 1  # of every model: engines add in int32
 MAX_INPUT = 127  # a step of the quantized image
 
-# Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most 2^30
-# from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30 more: int32
-# has -2^31. Integer logits below 2^23 are exact in float32, and stay different when they are divided.
+# Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most
+# 2^30 from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30
+# more: int32 has -2^31. Integer logits below 2^23 are exact in float32, and stay different when they are divided.
 MAX_CURRENT = 2**30
 _MAX_LOGIT = 2**23 - 1
 
@@ -28,8 +28,8 @@ def prove_int32(model: PackedModel, origin: str) -> None:
 
     With a the largest accumulator of a channel (Σ|code|, times 127 for the image, times H·W·T for the readout):
     |M|·a fits int32, a population's Σ_e ((|M_e|·a_e >> shift_e) + 1) + |B| stays within 2^30, and the readout's
-    (|M|·a >> shift) + 1 + T·|B| below 2^23. A shift rounds down, which makes negative numbers larger by up to one. That a
-    soft reset takes at most 2^30 is a rule of the header.
+    (|M|·a >> shift) + 1 + T·|B| below 2^23. A shift rounds down, which makes negative numbers larger by up to one. That
+    a soft reset takes at most 2^30 is a rule of the header.
     """
     if model.fraction is None:
         return

@@ -78,8 +78,8 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
         neuron = neuron_of(model, model.populations[index])
         if neuron.reset is not None:
             raise InputError(
-                f"NIR cannot carry a soft reset: a spike of population {index} takes {neuron.reset:g} from its membrane, and "
-                "neurons of NIR are reset to a fixed one"
+                f"NIR cannot carry a soft reset: a spike of population {index} takes {neuron.reset:g} from its "
+                "membrane, and neurons of NIR are reset to a fixed one"
             )
         if not neuron.leak < 1:
             raise InputError(f"NIR cannot carry a leaky neuron that keeps all of its membrane: leak {neuron.leak}")
