@@ -135,12 +135,12 @@ def run_cell(
     Returns:
         Spikes [T·B, N·C, H', W'], channels_last, and the statistics that were used.
     """
-    uses_moments = tuple(
+    with_moments = tuple(
         uses_moments(conv.kernel, weight.shape[1], weight.shape[0], newer.device, execution)
         for conv, weight in zip(plan.convs, weights, strict=True)
     )
     learned = [value for each in neurons if isinstance(each, Stepped) for value in each.learned.values()]
-    settings = _Settings(plan, uses_moments, steps, _detached(neurons), given, known or ({}, {}), execution)
+    settings = _Settings(plan, with_moments, steps, _detached(neurons), given, known or ({}, {}), execution)
     spikes, mean, variance = _Cell.apply(  # type: ignore[no-untyped-call]
         settings, older, newer, scales, biases, *weights, *learned
     )
@@ -160,7 +160,7 @@ def _detached(neurons: Sequence[Neuron | Stepped]) -> tuple[Neuron | Stepped, ..
 @dataclass(frozen=True)
 class _Settings:
     plan: CellPlan
-    uses_moments: tuple[bool, ...]  # of each convolution
+    with_moments: tuple[bool, ...]  # of each convolution
     steps: int
     neurons: tuple[Neuron | Stepped, ...]
     given: Statistics | None
@@ -244,7 +244,7 @@ class _Way:
         self.edges = {
             index: Edges(weights[index].flatten(1), tuple(node for _, node in readers))
             for index, readers in enumerate(_readers(self.plan))
-            if settings.uses_moments[index]
+            if settings.with_moments[index]
         }
 
     def _kernels_of(self, neuron: Neuron, like: Tensor) -> Kernels:
@@ -295,7 +295,7 @@ class _Way:
         for term in self.plan.terms[node]:
             if term.conv is None:
                 maps.append(self.states[term.source])
-            elif not self.settings.uses_moments[term.conv]:
+            elif not self.settings.with_moments[term.conv]:
                 z = self.inside.z[term.conv]
                 assert z is not None
                 maps.append(z[:, term.column : term.column + self.plan.channels])
@@ -350,7 +350,7 @@ class _Forward(_Way):
         pixels: dict[int, Tensor] = {}
         for index in self._readable(node):
             conv = self.plan.convs[index]
-            if not self.settings.uses_moments[index]:
+            if not self.settings.with_moments[index]:
                 self._convolve(index, conv)
                 continue
             pixels[index] = self._pixels(conv)
@@ -523,13 +523,13 @@ class _Backward(_Way):
     def _mix_again(self) -> None:
         """In the same order as in the forward pass, for the same numbers."""
         for node in range(len(self.plan.terms)):
-            mixed = [index for index in self._readable(node) if self.settings.uses_moments[index]]
+            mixed = [index for index in self._readable(node) if self.settings.with_moments[index]]
             self._mix(node, {index: self._pixels(self.plan.convs[index]) for index in mixed})
 
     def _fire(self, node: int) -> None:
         """Through the neurons of a node, whose spikes' gradient is complete."""
         for term in self.plan.terms[node]:
-            if term.conv is not None and not self.settings.uses_moments[term.conv]:
+            if term.conv is not None and not self.settings.with_moments[term.conv]:
                 self._output(term.conv)
         maps, own = self._node(node)
         neuron, steps = self.settings.neurons[node], self.settings.steps
@@ -579,13 +579,13 @@ class _Backward(_Way):
 
     def _read(self, source: int) -> None:
         """Through all edges that read a state: those into later nodes, whose gradients are there."""
-        uses_moments = self.settings.uses_moments
+        with_moments = self.settings.with_moments
         for run in _runs(self.plan):
             if run.source == source and run.conv is None:
                 self._pass_on(run)
         readers = [index for index, conv in enumerate(self.plan.convs) if conv.source == source]
-        for index in sorted(readers, key=uses_moments.__getitem__):  # last those that can add to what others give
-            (self._multiply if uses_moments[index] else self._convolve)(index, self.plan.convs[index])
+        for index in sorted(readers, key=with_moments.__getitem__):  # last those that can add to what others give
+            (self._multiply if with_moments[index] else self._convolve)(index, self.plan.convs[index])
 
     def _pass_on(self, run: _Run) -> None:
         """Through the normalisation of an edge without weights."""
