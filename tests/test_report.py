@@ -19,6 +19,8 @@ import pytest
 from fake_run import fake_genotype, write_fake_run
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Edge, all_edges
+from litesnn.neurons import NEURONS
+from litesnn.quantizers import QUANTIZERS
 from litesnn.report import diagrams, plots
 from litesnn.report.page import Examples, wilson_interval, write_report
 
@@ -402,3 +404,14 @@ def test_png_images() -> None:
     assert _decode(diagrams.png_image(two)) == ((1, 1, 2), bytes([0, 7, 0, 8]))
     assert _decode(diagrams.png_image(np.full((5, 1, 1), 10, dtype=np.uint8))) == ((1, 1, 0), bytes([0, 10]))
     assert _decode(diagrams.png_levels(np.array([[0.0, 1.0]]))) == ((2, 1, 3), bytes([0, 0, 15]))
+
+
+def test_the_neuron_and_the_quantizer_are_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    changed = {"neuron": "lif-soft", "quantizer": "learned_step"}
+    genotype = run / "genotype.json"
+    genotype.write_text(json.dumps(json.loads(genotype.read_text()) | changed))
+    words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
+    assert f"lif-soft: {NEURONS['lif-soft'].meaning}" in words
+    assert f"learned_step: {QUANTIZERS['learned_step'].description}" in words

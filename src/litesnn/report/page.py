@@ -25,6 +25,8 @@ from litesnn.costs import COSTS
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
 from litesnn.genotype import Compressed, Genotype, all_edges
+from litesnn.neurons import NEURONS
+from litesnn.quantizers import QUANTIZERS
 from litesnn.report import diagrams, plots
 from litesnn.report.plots import si
 from litesnn.report.records import Metrics, Run, SearchEpoch, TrainEpoch, read_run
@@ -694,6 +696,8 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Samples", ", ".join(f"{count:,} {name}" for count, name in split if count is not None)),
         ("Mode", metrics.mode),
         ("Arithmetic", "fixed point, integers alone" if metrics.arithmetic == "fixed" else metrics.arithmetic),
+        ("Neuron", _neuron(run.genotype)),
+        ("Quantizer", f"{run.genotype.quantizer}: {QUANTIZERS[run.genotype.quantizer].description}"),
         ("Notes", "; ".join((*metrics.data.notes, *metrics.notes))),
         ("Seed", "" if metrics.seed is None else str(metrics.seed)),
         ("Search", _epochs(run.search)),
@@ -701,6 +705,11 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Software", ", ".join(f"{name} {version}" for name, version in _versions(metrics).items())),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _neuron(genotype: Genotype | Compressed) -> str:
+    """The neuron of a network of ours; a user's module has its own."""
+    return "" if isinstance(genotype, Compressed) else f"{genotype.neuron}: {NEURONS[genotype.neuron].meaning}"
 
 
 def _versions(metrics: Metrics) -> dict[str, str]:
