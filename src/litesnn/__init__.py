@@ -47,7 +47,7 @@ _HOMES = {
     "BudgetExceeded": "errors",
     "Design": "design",
     "Engine": "deploy.engine",
-    "Epoch": "loop.progress",
+    "Epoch": "training_loop.progress",
     "Genotype": "genotype",
     "InputError": "errors",
     "LitesnnError": "errors",
@@ -57,7 +57,7 @@ _HOMES = {
     "__version__": "version",
     "compress": "design",
     "design": "design",
-    "load": "networks",
+    "load": "network_file",
 }
 """The module of each public name."""
 
