@@ -106,7 +106,7 @@ def test_a_given_module_is_searched_or_refused_in_a_line(strategy: Strategy, pro
 def test_an_unknown_strategy_is_refused_by_name(problem: Problem, tmp_path: Path) -> None:
     outcome = litesnn("design", *problem.options(tmp_path / "run"), *chosen("guessing"))
     assert outcome.code == 2
-    assert f"search.update: Value error, expected one of {', '.join(STRATEGIES)}, not 'guessing'" in outcome.err
+    assert f"search.update: expected one of {', '.join(STRATEGIES)}, not 'guessing'" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

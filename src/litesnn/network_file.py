@@ -18,7 +18,7 @@ from litesnn.input_spec import InputSpec
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
-from litesnn.text import short
+from litesnn.text import first_complaint, short
 from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 
 __all__ = ["build_network", "input_fields", "input_from", "load", "load_network", "save_network"]
@@ -121,4 +121,4 @@ def _front_end(fields: _Input, path: Path) -> FrontEnd | None:
     try:
         return settings.model_validate(fields.front_end)
     except ValidationError as error:
-        raise InputError(f"{path}: front end: {error.errors()[0]['msg']}") from None
+        raise InputError(f"{path}: front end: {first_complaint(error, 'settings')[1]['msg']}") from None

@@ -37,8 +37,12 @@ def reason_of(error: BaseException, *, named: bool = False) -> str:
 
 
 def first_complaint(error: ValidationError, whole: str) -> tuple[str, ErrorDetails]:
-    """The dotted key that the first error of a validation is about (``whole`` if it is about all), and that error."""
+    """The dotted key that the first error of a validation is about (``whole`` if it is about all), and that error.
+
+    Its message, where it is one of ours, is without the words that pydantic puts before it.
+    """
     first = error.errors()[0]
+    first["msg"] = first["msg"].removeprefix("Value error, ")
     return ".".join(map(str, first["loc"])) or whole, first
 
 
