@@ -40,7 +40,7 @@ class RawInput(Protocol):
 
     @property
     def kind(self) -> InputKind:
-        """Of what kind."""
+        """The kind of the input."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

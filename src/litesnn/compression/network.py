@@ -157,9 +157,9 @@ class Given(nn.Module):
 
     @property
     def header_bytes(self) -> int:
-        """Of a packed file, near enough; with the parameters that no packed file can hold, as 32-bit floats.
+        """Bytes of a packed file's header, near enough for a search.
 
-        What hands on spikes without a layer is part of it, as nothing of that is chosen.
+        Parameters that no packed file can hold count as 32-bit floats. What hands on spikes without a layer is part of it, as nothing of that is chosen.
         """
         neurons = 0 if self.graph is None else _neuron_bytes(self.graph)
         return _HEADER + _HEADER_PER_LAYER * len(self.layers) + neurons + self._other_bytes + self._handed_bytes

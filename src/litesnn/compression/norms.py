@@ -25,7 +25,7 @@ _SIDE = 2
 _SAME = 1e-5
 """Relative difference that float32 explains: a norm rounds about five times, and large means cancel."""
 _MEASURED = 1e-9
-"""The same of float64, in which a norm is measured if it can be."""
+"""The same tolerance in float64, in which a norm is measured if it can be."""
 
 
 class NotAffine(Exception):

@@ -58,7 +58,7 @@ _BATCH = 32
 _FLOAT32 = 2.0**-24
 _NEURON = 2.0**-20
 _ROUNDINGS = 16
-"""Of float32, for what a module adds that is no summand of the file."""
+"""Rounding steps of float32, for what a module adds that is no summand of the file."""
 _REHEARSED_IMAGES = 4
 _REHEARSED_CHOICE = (2, 0.7)
 

@@ -68,7 +68,7 @@ class Candidates(nn.Module):
 
     @property
     def header_bytes(self) -> int:
-        """Of a packed file, near enough."""
+        """Bytes of a packed file's header, near enough for a search."""
         return self.given.header_bytes
 
     def architecture(self) -> dict[str, list[nn.Parameter]]:

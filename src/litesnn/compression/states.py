@@ -199,7 +199,7 @@ def _origin(value: Value) -> Value:
 
 
 _SAME = object()
-"""Of :func:`_rebuilt`: what is not to be replaced."""
+"""The answer of :func:`_rebuilt` for what is not to be replaced."""
 
 
 def _rebuilt(value: Any, swap: Callable[[Any], Any]) -> Any:

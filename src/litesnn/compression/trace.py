@@ -42,7 +42,7 @@ class Value:
 
     @property
     def shape(self) -> torch.Size:
-        """Its shape."""
+        """The shape of the value."""
         return self.tensor.shape
 
 

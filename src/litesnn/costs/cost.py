@@ -41,7 +41,7 @@ class LayerBits(Protocol):
     """A formula of the bits that a layer takes."""
 
     def __call__(self, weights: Any, outputs: Any, pairs: Pairs, /) -> Any:
-        """Of its weights, pruned ones included, its output channels and its candidates."""
+        """Bits of a layer, from its weights (pruned ones included), its output channels and its candidates."""
         ...
 
 
@@ -178,7 +178,7 @@ class Cost:
 
 
 NUMBER = r"(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-"""Of a pattern, what reads a number."""
+"""The part of a pattern that reads a number."""
 
 
 def in_units(count: float, unit: str) -> str:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 MAX_WEIGHTS = 2**26
-"""Of all layers, pruned weights included."""
+"""Most weights of all layers, pruned weights included."""
 MAX_NEURONS = 2**26
 """Pixels and neurons in all."""
 MAX_SPIKES = 2**28
@@ -40,8 +40,8 @@ MAX_CLASSES = 2**20
 MAX_POPULATIONS = 2**12
 """Also bundles of synapses of one population, and sources of one bundle."""
 MAX_BUNDLES = 2**14
-"""Of all populations."""
+"""Most bundles of synapses of all populations."""
 MAX_HEADER_BYTES = 2**20
-"""Of the file's header, which is text."""
+"""Most bytes of the file's header, which is text."""
 MAX_NAME_BYTES = 2**10
-"""Of the name of a class, in UTF-8."""
+"""Most bytes of the name of a class, in UTF-8."""

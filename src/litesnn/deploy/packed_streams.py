@@ -38,7 +38,7 @@ class EncodedLayer:
 
     @property
     def coding(self) -> int:
-        """As the header says it."""
+        """The number by which the header names this coding."""
         return {"all": ALL, "map": MAP, "gap": self.positions.rice}[self.positions.coding]
 
 

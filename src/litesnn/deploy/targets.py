@@ -83,7 +83,7 @@ class Measurement:
     selftest_ram_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of ``metrics.json``."""
+        """The result as a row of ``metrics.json``."""
         return asdict(self)
 
 

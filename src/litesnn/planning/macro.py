@@ -42,7 +42,7 @@ _DEEP = 24
 
 _SMALLEST_MAP = 2
 _HEADER_BYTES = 800
-"""Of a packed file, near enough for a first guess; the exact size is asked for afterwards."""
+"""Bytes of a packed file's header, near enough for a first guess; the exact size is asked for afterwards."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "f
 _SHOWN_REASONS = ("model.width", "search.timesteps", "augment.flip", "search.epochs", "train.epochs")
 
 _MARGIN = 0.96
-"""Of the time that is left, what is planned: steps take longer now and then than those that were measured."""
+"""The share of the time left that is planned: steps take longer now and then than those that were measured."""
 
 _WIDEST = 256  # channels of a node that are tried
 
@@ -61,7 +61,7 @@ _OVERFILL = 1.6
 """The widest candidate with 2 bits everywhere needs so many times the limit: it fills it with 1 and 2 bits mixed."""
 
 _OVERFILL_4_BITS = 1.1
-"""As much, where 4 bits are to fill it."""
+"""The same factor where 4 bits are to fill it."""
 
 _LINEAR_VALUES = 16_000_000
 """Values of the training inputs from which on the linear classifier of the evaluation takes the longest."""

@@ -49,7 +49,7 @@ def _quantize(weights: Tensor, own: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def _scale(weights: int, bits: int) -> float:
-    """Of the gradient of a step: 1/√(n · q)."""
+    """The scale of a step's gradient: 1/√(n · q)."""
     return 1 / math.sqrt(weights * (2 ** (bits - 1) - 0.5))
 
 

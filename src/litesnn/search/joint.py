@@ -102,7 +102,7 @@ _Value = str | _Rate | _Whole
 """The kind of a step's value: one that is logged under a name, or what neurons did."""
 
 _Forward = Callable[[Tensor, Tensor], tuple[Tensor, dict[_Value, Tensor]]]
-"""Of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
+"""A forward pass: of a batch x [B, C, H, W], y [B] the loss, and values to be logged or kept."""
 
 StepFunction = Callable[[Tensor, Tensor], Iterable[Mapping[str, Tensor]]]
 """Makes the steps of a batch x [B, C, H, W], y [B], one after the other; the values of each hold until the next."""
@@ -415,7 +415,7 @@ class Update(Protocol):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Of the largest batch of each kind that a step computes with."""
+        """The size of the largest batch of each kind that a step computes with."""
         ...
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:

@@ -48,7 +48,7 @@ class Alternating:
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Of the largest batch of each kind."""
+        """The sizes of the largest batch of each kind."""
         return tuple(min(self._size, len(rows)) for rows in (self.samples, self._validation))
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:
@@ -74,7 +74,7 @@ class Joint:
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Of the largest batch."""
+        """The size of the largest batch."""
         return (min(self._size, len(self.samples)),)
 
     def steps(self, loop: SearchLoop[Any], draws: torch.Generator, epoch: int) -> StepFunction:

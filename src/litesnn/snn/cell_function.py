@@ -370,7 +370,7 @@ class _Forward(_Way):
         self._mix(node, pixels)
 
     def _moments(self, conv: Convolution, pixels: Tensor) -> Moments:
-        """Of the pixels that a convolution reads; two cells may read the same."""
+        """Moments of the pixels that a convolution reads; two cells may read the same."""
         if conv.source >= 2:
             return Moments.of(pixels)
         known = self.settings.known[conv.source]
@@ -521,7 +521,7 @@ class _Backward(_Way):
         return (*inputs, self.grad_scales, self.grad_biases, *self.grad_weights, *self.grad_learned)
 
     def _mix_again(self) -> None:
-        """In the same order as in the forward pass, for the same numbers."""
+        """Sum the currents in the same order as in the forward pass, for the same numbers."""
         for node in range(len(self.plan.terms)):
             mixed = [index for index in self._readable(node) if self.settings.with_moments[index]]
             self._mix(node, {index: self._pixels(self.plan.convs[index]) for index in mixed})

@@ -37,7 +37,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Of a map [P, I]."""
+        """The moments of a map [P, I]."""
         return cls(len(x), *spike_products.moments(x))
 
 

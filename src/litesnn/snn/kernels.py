@@ -123,7 +123,7 @@ class Kernels(Protocol):
 
 
 class TorchKernels:
-    """The written meaning."""
+    """The kernels in plain torch, which say what all others have to compute."""
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Kernels`."""

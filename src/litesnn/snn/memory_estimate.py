@@ -34,7 +34,7 @@ _TORCH_MAPS = 8
 """Maps of a node that torch's own kernels hold at once in the backward pass through its neurons."""
 
 _STEPPED_MAPS = 12
-"""The same of autograd through the timesteps of neurons."""
+"""The same number of maps for autograd through the timesteps of neurons."""
 
 _FIRST_STEP = 60_000_000
 """Bytes of code and buffers that torch takes at its first step, as measured on small networks."""

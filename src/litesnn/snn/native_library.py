@@ -151,7 +151,7 @@ def use_instruction_set(name: str) -> None:
 
 
 def instruction_set() -> str:
-    """The one in use."""
+    """The instruction set in use."""
     return _in_use[0] or instruction_sets()[0]
 
 

@@ -24,7 +24,7 @@ Dynamics = Neuron | Stepped
 """The dynamics of neurons: the recursion that kernels and engines know, or any step."""
 
 _DECIMALS = 4
-"""Of a learned number that a packed file says."""
+"""Decimals of a learned number in a packed file."""
 
 
 class Neurons(nn.Module):

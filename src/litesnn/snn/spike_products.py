@@ -81,7 +81,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_loops() -> bool:
-    """Whether the instruction set in use has loops for this."""
+    """Whether the instruction set in use has loops for products of spikes."""
     return bool(library().lsnn_has_spike_products())
 
 

@@ -75,7 +75,7 @@ class Supernet(nn.Module):
         return len(self.psi)
 
     header_bytes = 1000
-    """Of a packed file, near enough for a search; the derivation counts the real ones."""
+    """Bytes of a packed file's header, near enough for a search; the derivation counts the real ones."""
 
     @property
     def module(self) -> nn.Module:
@@ -318,7 +318,7 @@ class _Grouped:
 
     @property
     def weights(self) -> Tensor:
-        """Of each size [sizes]."""
+        """Weights of an edge of each size [sizes]."""
         return self._table(float(self.op.weights(*size)) for size in self.sizes)
 
     def extra_position_bits(self, keep: float, has_zero: bool) -> Tensor:

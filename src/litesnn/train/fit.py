@@ -180,7 +180,7 @@ class TrainLoop(Generic[LearnerT]):
 
     @property
     def deployed_ratios(self) -> dict[str, float]:
-        """Of each limited cost what is deployed ÷ that of a training batch. Reading waits for the device."""
+        """For each limited cost, deployed ÷ that of a training batch. Reading waits for the device."""
         return {key: float(ratio) for key, ratio in self._deployed_ratios.items()}
 
     @deployed_ratios.setter
