@@ -159,7 +159,8 @@ class Given(nn.Module):
     def header_bytes(self) -> int:
         """Bytes of a packed file's header, near enough for a search.
 
-        Parameters that no packed file can hold count as 32-bit floats. What hands on spikes without a layer is part of it, as nothing of that is chosen.
+        Parameters that no packed file can hold count as 32-bit floats. What hands on spikes without a layer is part of
+        it, as nothing of that is chosen.
         """
         neurons = 0 if self.graph is None else _neuron_bytes(self.graph)
         return _HEADER + _HEADER_PER_LAYER * len(self.layers) + neurons + self._other_bytes + self._handed_bytes
