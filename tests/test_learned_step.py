@@ -7,8 +7,8 @@ import torch
 
 from litesnn.quantizers import MIDRISE
 from litesnn.quantizers.learned_step import LEARNED_STEP
-from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter
-from litesnn.snn.population import decay_groups
+from litesnn.snn.compconv import CompConv, Compression
+from litesnn.snn.undecayed import Undecayed, decay_groups
 
 OWN = torch.tensor([1.0, 0.5, 0.25, 0.125])
 
@@ -54,12 +54,12 @@ def test_a_step_is_positive_whatever_was_learned(value: float) -> None:
 def test_a_step_learns_to_lose_less() -> None:
     """Begun four times too large, it comes back near the step of least squared error."""
     conv = CompConv(8, 8, 3, quantizer=LEARNED_STEP)
-    assert isinstance(conv.quantization, QuantizerParameter)
+    assert isinstance(conv.quantization, Undecayed)
     target = conv.weight.detach().clone()
     with torch.no_grad():
         conv.quantization.mul_(4)
     finished = Compression.fixed(3, 1.0, torch.device("cpu"))
-    groups = decay_groups([conv.weight, conv.quantization], conv)
+    groups = decay_groups([conv.weight, conv.quantization])
     assert groups[1]["weight_decay"] == 0
     conv.weight.requires_grad_(False)
     optimizer = torch.optim.SGD([conv.quantization], lr=0.02)

@@ -27,8 +27,9 @@ from litesnn.quantizers import MIDRISE, QUANTIZERS, Quantizer, ends_of
 from litesnn.quantizers.quantizer import straight_through
 from litesnn.search.derive import largest_file
 from litesnn.search.joint import SearchLoop, build_supernet
-from litesnn.snn.compconv import CompConv, Compression, QuantizerParameter, stack_masks, stack_weights
+from litesnn.snn.compconv import CompConv, Compression, stack_masks, stack_weights
 from litesnn.snn.cost import Meter
+from litesnn.snn.undecayed import Undecayed
 from litesnn.train.evaluate import measure
 from litesnn.training_loop.expectation import Mixed
 from tiny import genotype, images, input_info, liven, quantized_images
@@ -109,7 +110,7 @@ def test_the_rule_is_the_gradient_of_the_formula_in_plain_autograd(row: Quantize
     for index, conv in enumerate(convs):
         conv.weight = torch.nn.Parameter(weights[index].detach().clone())
         if own is not None:
-            conv.quantization = QuantizerParameter(own[index].detach().clone())
+            conv.quantization = Undecayed(own[index].detach().clone())
     shares = torch.rand(len(row.bits), 2, generator=torch.Generator().manual_seed(1)).double()
     mix = Compression(row.bits, (0.4, 1.0), shares)
     masks = stack_masks(convs, mix)
@@ -224,7 +225,7 @@ def test_the_search_learns_with_it(row: Quantizer) -> None:
         loop.weight_step(x, y, rng, epoch=0)
     moved = [not torch.equal(a, b) for a, b in zip(before, loop.weights, strict=True)]
     assert sum(moved) > 0.8 * len(moved)
-    own = [parameter for parameter in loop.weights if isinstance(parameter, QuantizerParameter)]
+    own = [parameter for parameter in loop.weights if isinstance(parameter, Undecayed)]
     assert (len(own) > 0) == (row.initial is not None)
     groups = loop.optimizers["weights"].param_groups
     assert [group["weight_decay"] for group in groups[1:]] == ([0.0] if own else [])

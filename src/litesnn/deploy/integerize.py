@@ -8,7 +8,7 @@ They are integers if the network's arithmetic is fixed point.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from litesnn.snn.network import Network
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.population import Neurons
 
-__all__ = ["array_of", "codes_of", "integerize", "require_packable"]
+__all__ = ["array_of", "codes_of", "integerize", "own_neuron", "require_packable", "shared_neuron"]
 
 _IMAGE = -1
 
@@ -77,17 +77,15 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         fraction=group.fraction,
     )
     info, arithmetic = network.info, backbone.arithmetic
-    shared = None if backbone.stem_neurons.are_own else backbone.stem_neurons.packed()
     return PackedModel(
         input=info.input,
         timesteps=network.genotype.timesteps,
-        leak=arithmetic.leak if shared is None else shared.leak,
         threshold=THRESHOLD,
         classes=info.classes,
         populations=tuple(populations),
         readout=readout,
         fraction=arithmetic.fraction,
-        reset=None if shared is None else shared.reset,
+        **shared_neuron(backbone.stem_neurons),
     )
 
 
@@ -99,11 +97,23 @@ def require_packable(neuron: str) -> None:
 
 
 def _population(synapses: tuple[Synapses, ...], group: FoldedGroup, rate: float | None, neurons: Neurons) -> Population:
-    population = Population(synapses, array_of(group.bias), rate, bias_shift=group.bias_shift)
+    return Population(synapses, array_of(group.bias), rate, bias_shift=group.bias_shift, **own_neuron(neurons))
+
+
+def shared_neuron(neurons: Neurons) -> dict[str, Any]:
+    """Leak and reset of a packed model whose populations have such neurons."""
+    if neurons.are_own:  # each population says its own
+        return {"leak": neurons.constants["leak"], "reset": None}
+    neuron = neurons.packed()
+    return {"leak": neuron.leak, "reset": neuron.reset}
+
+
+def own_neuron(neurons: Neurons) -> dict[str, Any]:
+    """Leak and reset of a packed population; nothing if they are those of all."""
     if not neurons.are_own:
-        return population  # as the model says for all of them
-    own = neurons.packed()
-    return replace(population, leak=own.leak, reset=own.reset)
+        return {}
+    neuron = neurons.packed()
+    return {"leak": neuron.leak, "reset": neuron.reset}
 
 
 def _synapses(connection: Connection, folded: Folded, sources: tuple[int, ...], bits: int) -> Synapses:

@@ -7,13 +7,11 @@ sources and numbers of kept weights of every network of that genotype, and with 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.costs.size import kept_count
+from litesnn.deploy.integerize import own_neuron, shared_neuron
 from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, Population, Readout, Synapses
 from litesnn.genotype import OPS, Genotype
 from litesnn.input_spec import InputSpec
@@ -39,11 +37,10 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
     bits = ends.code_bits(stem.bits)
     first = Synapses((IMAGE,), STEM_KERNEL, stem.stride, bits, codes, affine(stem.channels))
     neurons = Neurons(NEURONS[genotype.neuron], 1, arithmetic.leak)
-    neuron = neurons.packed()
-    own: dict[str, Any] = {"leak": neuron.leak, "reset": neuron.reset} if neurons.are_own else {}
+    own = own_neuron(neurons)
 
     def population(synapses: tuple[Synapses, ...], channels: int) -> Population:
-        return replace(Population(synapses, affine(channels), None), **own)
+        return Population(synapses, affine(channels), None, **own)
 
     populations = [population((first,), stem.channels)]
     older = newer = _Source((0,), stem.channels, level=0)
@@ -70,13 +67,12 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
     return PackedModel(
         input=spec,
         timesteps=genotype.timesteps,
-        leak=arithmetic.leak if own else neuron.leak,
         threshold=THRESHOLD,
         classes=classes,
         populations=tuple(populations),
         readout=Readout(newer.populations, ends.code_bits(genotype.classifier_bits), codes, numbers, numbers),
         fraction=arithmetic.fraction,
-        reset=None if own else neuron.reset,
+        **shared_neuron(neurons),
     )
 
 

@@ -51,8 +51,8 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import InputInfo
-from litesnn.snn.population import decay_groups
 from litesnn.snn.supernet import Choices, Supernet
+from litesnn.snn.undecayed import decay_groups
 from litesnn.strategies import Strategy, strategy_named
 from litesnn.training_loop.checkpoint import load_into, load_state, load_tensors, require_numbers, save_state
 from litesnn.training_loop.constraint import Constraint
@@ -240,7 +240,7 @@ class SearchLoop(Generic[NetT]):
 
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                decay_groups(self.weights, supernet.module),
+                decay_groups(self.weights),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 **options(settings.lr),

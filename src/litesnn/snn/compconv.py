@@ -31,12 +31,12 @@ from litesnn.snn.cost import synops
 from litesnn.snn.neuron import THRESHOLD
 from litesnn.snn.prune import initial_scores, keep_mask
 from litesnn.snn.strided import conv2d
+from litesnn.snn.undecayed import Undecayed
 
 __all__ = [
     "CompConv",
     "Compression",
     "Connection",
-    "QuantizerParameter",
     "accumulate",
     "count_reached",
     "fold",
@@ -114,7 +114,7 @@ class CompConv(nn.Module):
         """Scores, and the quantizer's own parameters if it has any, as they are before the weights have learned."""
         self.scores = nn.Parameter(initial_scores(self.weight))
         initial = self.quantizer.initial
-        self.quantization = None if initial is None else QuantizerParameter(initial(self.weight.detach()))
+        self.quantization = None if initial is None else Undecayed(initial(self.weight.detach()))
 
     def masks(self, compression: Compression) -> list[Tensor]:
         """M_κ [O, I, k, k] of every keep ratio. Computed once per optimisation step, like the weight."""
@@ -169,10 +169,6 @@ class CompConv(nn.Module):
 def _diagonal(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A unit matrix. It is shared: never change it."""
     return torch.eye(size, dtype=dtype, device=device)
-
-
-class QuantizerParameter(nn.Parameter):
-    """A parameter of a quantizer. The optimizer of the weights has it, without weight decay: zero is no good step."""
 
 
 def stack_masks(convs: Sequence[CompConv], compression: Compression) -> list[Tensor]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from litesnn.neurons.model import THRESHOLD, Learned, Neuron, NeuronModel
 from litesnn.snn.arithmetic import Arithmetic
-from litesnn.snn.compconv import QuantizerParameter
 from litesnn.snn.neuron import fire
 from litesnn.snn.stepped import Stepped, step_through
+from litesnn.snn.undecayed import Undecayed
 
-__all__ = ["Dynamics", "Neurons", "decay_groups"]
+__all__ = ["Dynamics", "Neurons"]
 
 Dynamics = Neuron | Stepped
 """The dynamics of neurons: the recursion that kernels and engines know, or any step."""
@@ -41,7 +41,7 @@ class Neurons(nn.Module):
         self.model, self.constants = model, {"leak": leak, "threshold": THRESHOLD}
         for learned in model.learned:
             size = (channels,) if learned.each == "channel" else ()
-            self.register_parameter(learned.name, nn.Parameter(torch.full(size, learned.start(self.constants))))
+            self.register_parameter(learned.name, Undecayed(torch.full(size, learned.start(self.constants))))
 
     def _values(self) -> Iterable[tuple[Learned, Tensor]]:
         return ((learned, self.get_parameter(learned.name)) for learned in self.model.learned)
@@ -110,16 +110,3 @@ class Neurons(nn.Module):
             return arithmetic.fire(currents, dynamics)
         with torch.no_grad():
             return step_through(currents, dynamics)
-
-
-def decay_groups(parameters: list[nn.Parameter], module: nn.Module) -> list[dict[str, Any]]:
-    """Parameters as groups of an optimizer, which lets the numbers of neurons and quantizers keep their size."""
-    neurons = {id(own) for part in module.modules() if isinstance(part, Neurons) for own in part.parameters()}
-
-    def decays(parameter: nn.Parameter) -> bool:
-        return id(parameter) not in neurons and not isinstance(parameter, QuantizerParameter)
-
-    groups: list[dict[str, Any]] = [{"params": [each for each in parameters if decays(each)]}]
-    if learned := [each for each in parameters if not decays(each)]:
-        groups.append({"params": learned, "weight_decay": 0.0})
-    return groups

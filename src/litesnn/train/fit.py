@@ -36,7 +36,7 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
-from litesnn.snn.population import decay_groups
+from litesnn.snn.undecayed import decay_groups
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
 from litesnn.training_loop.checkpoint import load_state, save_state
 from litesnn.training_loop.constraint import Constraint
@@ -155,7 +155,7 @@ class TrainLoop(Generic[LearnerT]):
         options = partial(optimizer_options, device, execution)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                decay_groups(trainee.weights(), trainee.module),
+                decay_groups(trainee.weights()),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
