@@ -415,3 +415,11 @@ def test_the_neuron_and_the_quantizer_are_named(tmp_path: Path) -> None:
     words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
     assert f"lif-soft: {NEURONS['lif-soft'].meaning}" in words
     assert f"learned_step: {QUANTIZERS['learned_step'].description}" in words
+
+
+@pytest.mark.parametrize(
+    ("nanojoules", "words"),
+    [(4.5678, "4.57\u202fnJ"), (120_000, "120\u202fµJ"), (2.5e6, "2.5\u202fmJ"), (3e9, "3\u202fJ")],
+)
+def test_a_unit_with_a_prefix_gets_no_second_one(nanojoules: float, words: str) -> None:
+    assert plots.si(nanojoules, "nJ") == words

@@ -36,11 +36,16 @@ _HEX = {variable: f"#fe01{index:02x}" for index, variable in enumerate(_VARIABLE
 Values = Sequence[float | None]
 
 
+_LARGER = {"nJ": ("J", "mJ", "µJ")}
+"""Of a unit that has a prefix already, the names of 10⁹, 10⁶ and 10³ of it."""
+
+
 def si(value: float, unit: str = "", *, digits: int = 3) -> str:
     """``1234567`` as ``1.23 M``: decimal prefixes, ``digits`` significant digits, a thin no-break space."""
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    names = _LARGER.get(unit, (f"G{unit}", f"M{unit}", f"k{unit}"))
+    for factor, name in zip((1e9, 1e6, 1e3), names, strict=True):
         if abs(value) >= factor * (1 - 0.5 * 10**-digits):
-            return f"{_significant(value / factor, digits)}\u202f{prefix}{unit}"
+            return f"{_significant(value / factor, digits)}\u202f{name}"
     return _significant(value, digits) + (f"\u202f{unit}" if unit else "")
 
 
