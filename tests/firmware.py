@@ -34,7 +34,7 @@ class Firmware:
         flags: Sequence[str] = ("-O1",),
     ) -> None:
         self.model = model
-        self.layout: Layout = lay_out(model, kernel=kernel)
+        self.layout: Layout = lay_out(model, method=kernel)
         folder.mkdir(parents=True, exist_ok=True)
         write_sources(self.layout, folder, _none(model))
         library = folder / "firmware.so"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import packed_models
 from litesnn import Reference
 from litesnn.deploy.engine import available_kernels
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import PackedModel, population_shapes
 
 TESTS = Path(__file__).parent

@@ -13,7 +13,7 @@ import pytest
 from litesnn import InputError
 from litesnn.console_tables import predictions
 from litesnn.deploy import limits, native
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, from_bytes, to_bytes
 from litesnn.deploy.packed_container import container
 from litesnn.deploy.packed_header import write_header

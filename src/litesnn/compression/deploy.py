@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, Population, Sum, leaves_of
+from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, TracedPopulation, Sum, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
 from litesnn.deploy.packed import PackedModel, Readout, Synapses
-from litesnn.deploy.packed import Population as PackedPopulation
+from litesnn.deploy.packed import Population
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
 from litesnn.input_spec import shortest_decimal
@@ -155,7 +155,7 @@ class _Folder:
     ) -> None:
         self.net, self.layers, self.compressions, self.unit = net, layers, compressions, unit
 
-    def fold(self, population: Population, graph: Graph) -> tuple[list[Exact], Tensor]:
+    def fold(self, population: TracedPopulation, graph: Graph) -> tuple[list[Exact], Tensor]:
         """The summands of a population and its bias, in units of the packed file's currents."""
         ones = torch.ones(population.channels, dtype=torch.float64, device=self._device())
         if population.handing is not None:
@@ -241,7 +241,7 @@ def packed_model(
                 codes, scale = codes_of(torch.cat([weights] * leaf.repeats, 1)), array_of(part.scale)
                 synapses.append(Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes, scale))
         rate, (leak, reset) = (rates or {}).get(population.name), own_neuron(graph, population)
-        populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate, leak=leak, reset=reset))
+        populations.append(Population(tuple(synapses), array_of(group.bias), rate, leak=leak, reset=reset))
     (head,) = folding.readout.connections
     assert head.codes is not None
     bits, _ = compressions[graph.readout].choice()
@@ -263,7 +263,7 @@ def packed_model(
     )
 
 
-def own_neuron(graph: Graph, population: Population) -> tuple[float | None, float | Literal["hard"] | None]:
+def own_neuron(graph: Graph, population: TracedPopulation) -> tuple[float | None, float | Literal["hard"] | None]:
     """The leak and the reset of a population in the packed file, in units of its currents; ``None``: those of the file.
 
     What hands on spikes is reset to zero, so that it has nothing that could leak.

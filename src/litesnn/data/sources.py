@@ -39,7 +39,7 @@ from litesnn.data.split_names import Role, assign, role_of
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
 from litesnn.input_spec import InputSpec
 
@@ -419,7 +419,7 @@ def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _read_digits(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     """The 1797 digits of 8 × 8 pixels that come with scikit-learn; their grey levels 0 to 16 become 0 to 255."""
-    bunch = need("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
+    bunch = import_extra("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # [N, 1, 8, 8]
     classes = tuple(str(name) for name in bunch.target_names)
     return Opened(classes, "image", array_rows(x, bunch.target.astype(np.int64), settings))

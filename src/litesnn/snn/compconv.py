@@ -41,8 +41,8 @@ __all__ = [
     "count_reached",
     "fold",
     "masks_of_codes",
-    "measure",
-    "measure_identity",
+    "layer_synops",
+    "identity_synops",
     "mix_weights",
     "remember",
     "stack_masks",
@@ -330,7 +330,7 @@ class Connection(nn.Module):
         count = processes.count()
         if count == 1 or not self.training:
             return self.norm(x)  # type: ignore[no-any-return]
-        mean, variance = processes.joint_moments(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+        mean, variance = processes.joint_mean_variance(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
         remember([self], mean.detach()[None], variance.detach()[None], count * x.numel() // self.outputs)
         scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
         offset = self.norm.bias - scale * mean
@@ -416,7 +416,7 @@ def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None,
     return torch.stack([torch.einsum("goikl,o->gikl", mask, output_weights) for mask in masks], dim=1)
 
 
-def measure(
+def layer_synops(
     compression: Compression, reached: Tensor, taps: Tensor, *, quantizer: Quantizer = MIDRISE
 ) -> tuple[Tensor, Tensor]:
     """SynOps and Bit-SynOps per timestep of G convolutions that read the same spikes, [G, T] each.
@@ -436,7 +436,7 @@ def measure(
     return shares @ used, bit_shares @ used
 
 
-def measure_identity(taps: Tensor, output_weights: Tensor | None = None) -> Tensor:
+def identity_synops(taps: Tensor, output_weights: Tensor | None = None) -> Tensor:
     """SynOps per timestep [T] of an identity: it hands on each spike once, as one bit. ``taps`` [T, C, 1, 1]."""
     per_channel = taps.flatten(1)
     return per_channel.sum(1) if output_weights is None else per_channel @ output_weights

@@ -55,10 +55,10 @@ def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
 
     The order of the float32 roundings is part of the deployed arithmetic.
     """
-    shift, spread = (
+    shift, scale = (
         torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std)
     )
-    normalised = (x.float() - shift) / spread
+    normalised = (x.float() - shift) / scale
     return (normalised * 32).round_().clamp_(-127, 127).to(torch.int8)
 
 

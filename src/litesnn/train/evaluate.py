@@ -47,7 +47,7 @@ from litesnn.version import __version__
 
 __all__ = [
     "MeasurableNetwork",
-    "Measured",
+    "SplitMeasurements",
     "assess",
     "compare",
     "evaluate",
@@ -197,7 +197,7 @@ class MeasurableNetwork(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
+class SplitMeasurements:
     """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
 
     loss: float
@@ -223,7 +223,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
+def measure(network: MeasurableNetwork, rows: Samples) -> SplitMeasurements:
     """Run a network over a split with the deployed arithmetic, and count; several processes share the rows."""
     network.module.eval()
     classes, count = len(network.info.classes), len(rows)
@@ -250,7 +250,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
                 bit_synops[name] += float(layer.bit_synops.double().sum()) * share
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
-    return Measured(
+    return SplitMeasurements(
         loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
         accuracy_at=[int(value) / count for value in processes.total_(correct)],
         confusion=processes.total_(confusion).view(classes, classes).tolist(),
@@ -283,7 +283,7 @@ def validation_curve(run: RunFolder, data: Data) -> Curve:
 
 def assess(
     network: MeasurableNetwork,
-    measured: Measured,
+    measured: SplitMeasurements,
     data: Data,
     test: Samples,
     curve: Curve,
@@ -303,7 +303,7 @@ def assess(
 
 
 def _assessed(
-    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, longer: str
+    network: MeasurableNetwork, measured: SplitMeasurements, data: Data, test: Samples, curve: Curve, longer: str
 ) -> dict[str, Any]:
     classes = len(data.classes)
     fitted = fit_linear(data, test, network.info, network.timesteps)
@@ -351,7 +351,7 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
-def _sizes(network: Network, measured: Measured, packed: Packed) -> dict[str, Any]:
+def _sizes(network: Network, measured: SplitMeasurements, packed: Packed) -> dict[str, Any]:
     """Sizes in bytes, and every layer and population with what it costs."""
     table = size_table(packed.model)
     layers = [

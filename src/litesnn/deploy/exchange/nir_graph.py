@@ -45,7 +45,7 @@ from litesnn.deploy.packed import (
 )
 from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 
 __all__ = ["TIMESTEP", "nir_bytes", "nir_graph"]
 
@@ -87,7 +87,7 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
 
 
 def _nir() -> Any:
-    return need("nir", purpose="the NIR export", package="nir", extra="nir")
+    return import_extra("nir", purpose="the NIR export", package="nir", extra="nir")
 
 
 class _Builder:

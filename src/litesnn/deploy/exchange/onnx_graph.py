@@ -27,7 +27,7 @@ from litesnn.deploy.exchange.source import require_float, used_populations
 from litesnn.deploy.packed import IMAGE, PackedModel, PackedNeuron, Readout, Synapses, neuron_of, population_shapes
 from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 
 __all__ = ["onnx_graph"]
 
@@ -53,7 +53,7 @@ def onnx_graph(model: PackedModel, *, record: bool = False) -> Any:
 
 
 def _need(module: str) -> Any:
-    return need(module, purpose="the ONNX export", package="onnx", extra="onnx")
+    return import_extra(module, purpose="the ONNX export", package="onnx", extra="onnx")
 
 
 class _Builder:
