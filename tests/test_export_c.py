@@ -212,7 +212,7 @@ def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic
 def test_fixed_point_has_no_float(tmp_path: Path) -> None:
     model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic="fixed")
     export_c(model, tmp_path / "firmware", random_inputs(model, 1))
-    for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"):
+    for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_memory.c", "snn_sliced.c", "model.c"):
         command = [shutil.which("cc") or "cc", "-E", "-P", "-DSNN_TRACE=0", name]
         text = subprocess.run(
             command, cwd=tmp_path / "firmware" / "src", capture_output=True, text=True, check=True

@@ -35,7 +35,7 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     ".": ("Makefile",),
     "src": (
         "snn.c", "snn.h", "snn_decode.c", "snn_events.c", "snn_fixed.h", "snn_float.h", "snn_internal.h",
-        "snn_sliced.c", "snn_strict.h",
+        "snn_memory.c", "snn_sliced.c", "snn_strict.h",
     ),
     "test": (
         "app.c", "bare.ld", "golden.h", "main.c", "platform.h", "platform_bare.h", "platform_cortexm.c",
