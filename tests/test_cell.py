@@ -11,7 +11,7 @@ from litesnn.genotype import OPS, Edge, all_edges
 from litesnn.snn import compconv
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, State, edge_key
-from litesnn.snn.compconv import Compression, count_reached, layer_synops, identity_synops
+from litesnn.snn.compconv import Compression, count_reached, identity_synops, layer_synops
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.prune import keep_mask
 from tiny import liven

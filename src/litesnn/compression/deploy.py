@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, TracedPopulation, Sum, leaves_of
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
+from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, Sum, TracedPopulation, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
-from litesnn.deploy.packed import PackedModel, Readout, Synapses
-from litesnn.deploy.packed import Population
+from litesnn.deploy.packed import PackedModel, Population, Readout, Synapses
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
 from litesnn.input_spec import shortest_decimal
@@ -36,8 +36,6 @@ from litesnn.snn.network import InputInfo
 
 __all__ = ["Folding", "exact_populations", "fold_graph", "own_neuron", "packed_model", "prove_equal"]
 
-_INPUT_STEPS = round(1 / INPUT_SCALE)
-_LARGEST_INPUT = 127
 _ROUNDING = 1e-4
 """Share of spikes that may differ between the module's neurons and the packed file's."""
 _POOL_SCALE = 2.0  # times the threshold: one spike in the window is enough
@@ -73,7 +71,7 @@ class Folding:
                 if leaf.layer is None:
                     continue
                 assert folded.codes is not None
-                steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+                steps = INPUT_STEPS if leaf.sources == (IMAGE,) else 1
                 found[leaf.layer] = Deployed(folded.codes, steps, folded.scale, bias, unit)
                 bias = None
         (part,) = self.readout.connections
@@ -128,7 +126,7 @@ def fold_graph(
 def _unfolded(layer: CompressedLayer, compression: Compression, leaf: Leaf) -> Deployed:
     """A layer with quantized weights and nothing folded into it."""
     ones = torch.ones(layer.outputs, dtype=torch.float64, device=layer.weight.device)
-    steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+    steps = INPUT_STEPS if leaf.sources == (IMAGE,) else 1
     exact = layer.exact(compression, ones, input_scale=1 / steps, largest_input=1)
     assert exact.codes is not None
     return Deployed(exact.codes, steps, exact.scale.float(), None if layer.bias is None else layer.bias.detach())
@@ -186,7 +184,7 @@ class _Folder:
                     self.compressions[node.layer],
                     gain,
                     input_scale=INPUT_SCALE if image else 1.0,
-                    largest_input=_LARGEST_INPUT if image else node.repeats,
+                    largest_input=MAX_INPUT if image else node.repeats,
                 )
                 return [exact_layer], nothing if layer.bias is None else gain * layer.bias.double()
 

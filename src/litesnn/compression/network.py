@@ -44,6 +44,7 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo
 from litesnn.snn.predictor import Predictor
 from litesnn.snn.strided import Guard
+from litesnn.text import shape_text
 
 __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of"]
 
@@ -103,7 +104,7 @@ class Given(nn.Module):
         if all(layer.is_linear for layer in self.layers.values()) and info.shape[1:] != (1, 1):
             raise InputError(
                 f"{origin} has no convolution (torch.nn.Conv2d) to compress; fully connected networks are packed for "
-                f"inputs of 1×1 pixels, and these have {'×'.join(map(str, info.shape[1:]))}"
+                f"inputs of 1×1 pixels, and these have {shape_text(info.shape[1:])}"
             )
         self.own_timesteps: int | None = None
         self.changes_input = False
@@ -318,7 +319,7 @@ class Given(nn.Module):
 
     def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
         """The output of the module for a batch, if it is of a shape that it may be of."""
-        by = "×".join(map(str, self.info.shape))
+        by = shape_text(self.info.shape)
         try:
             with Guard():
                 output = _output(call())

@@ -42,6 +42,7 @@ from litesnn.errors import InputError
 from litesnn.extras import import_extra
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
 from litesnn.input_spec import InputSpec
+from litesnn.text import shape_text
 
 __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "Split", "load", "open_source", "part"]
 
@@ -67,7 +68,7 @@ class Split:
     files: Callable[[IntArray], Sequence[Encoded | EventFile]] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"Split({'×'.join(map(str, self.x.shape[1:]))}, {len(self.y)} rows)"
+        return f"Split({shape_text(self.x.shape[1:])}, {len(self.y)} rows)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class Data:
         return InputSpec(self.shape, self.kind, self.mean, self.std, self.front_end)
 
     def __repr__(self) -> str:
-        shape = "×".join(map(str, self.shape))
+        shape = shape_text(self.shape)
         rows = f"{len(self.train.y)} training and {len(self.validation.y)} validation rows"
         return f"Data({self.name!r}, {shape} {self.kind} → {len(self.classes)} classes, {rows})"
 

@@ -98,7 +98,10 @@ def _hub_answers(name: str) -> bool:
 @contextmanager
 def _offline(datasets: ModuleType) -> Iterator[None]:
     """Let ``datasets`` and the client of the hub ask nobody."""
-    places: tuple[Any, ...] = (datasets.config, import_extra("huggingface_hub.constants", package="datasets", extra="data"))
+    places: tuple[Any, ...] = (
+        datasets.config,
+        import_extra("huggingface_hub.constants", package="datasets", extra="data"),
+    )
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
         place.HF_HUB_OFFLINE = True

@@ -30,9 +30,9 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
-    masks_of_codes,
-    layer_synops,
     identity_synops,
+    layer_synops,
+    masks_of_codes,
     remember,
     stack_masks,
     stack_weights,
@@ -349,7 +349,7 @@ class _EdgeGrouping:
 
 
 def _group_edges(cell: Cell, *, one_state: bool) -> _EdgeGrouping:
-    """Group the edges of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
+    """Group the edges of a cell. ``one_state``: both inputs are one state, so that convolutions merge across them."""
     merged: dict[Convolution, list[int]] = {}
     alike: dict[tuple[torch.Size, int], list[int]] = {}
     readers: dict[Convolution, list[int]] = {}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
+from litesnn.arithmetic_limits import MAX_CODE, MAX_INPUT
 from litesnn.costs.size import kept_count
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer, straight_through
@@ -40,9 +41,9 @@ __all__ = [
     "accumulate",
     "count_reached",
     "fold",
-    "masks_of_codes",
-    "layer_synops",
     "identity_synops",
+    "layer_synops",
+    "masks_of_codes",
     "mix_weights",
     "remember",
     "stack_masks",
@@ -51,7 +52,6 @@ __all__ = [
 
 # Sums of integers below this are exact in float32 in any order.
 _EXACT_IN_FLOAT32 = 2**24
-_LARGEST_CODE, _LARGEST_INPUT = 15, 127
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class Connection(nn.Module):
 
 def accumulate(conv: CompConv, x: Tensor, codes: Tensor) -> Tensor:
     """:meth:`Connection.accumulate` of a layer with these codes."""
-    if codes[0].numel() * _LARGEST_CODE * _LARGEST_INPUT >= _EXACT_IN_FLOAT32:
+    if codes[0].numel() * MAX_CODE * MAX_INPUT >= _EXACT_IN_FLOAT32:
         x, codes = x.double(), codes.double()
     return conv.convolve(x, codes).round_()
 

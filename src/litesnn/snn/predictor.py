@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.front_end import InputKind
 from litesnn.input_spec import InputSpec
 from litesnn.raw_inputs import not_finite, require_array, require_pixels, require_raw, require_scale
@@ -55,11 +56,9 @@ def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
 
     The order of the float32 roundings is part of the deployed arithmetic.
     """
-    shift, scale = (
-        torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std)
-    )
+    shift, scale = (torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std))
     normalised = (x.float() - shift) / scale
-    return (normalised * 32).round_().clamp_(-127, 127).to(torch.int8)
+    return (normalised * INPUT_STEPS).round_().clamp_(-MAX_INPUT, MAX_INPUT).to(torch.int8)
 
 
 class Predictor(nn.Module):

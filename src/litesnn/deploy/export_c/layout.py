@@ -24,7 +24,18 @@ from litesnn.deploy.export_c.memory import Buffer, MemoryPlan, plan_memory
 from litesnn.deploy.packed import IMAGE, PackedModel, Population, Synapses, population_shapes
 from litesnn.errors import InputError
 
-__all__ = ["MAX_FLASH_BYTES", "MAX_RAM_BYTES", "BundleLayout", "Fold", "Grid", "Image", "Layout", "Map", "Method", "lay_out"]
+__all__ = [
+    "MAX_FLASH_BYTES",
+    "MAX_RAM_BYTES",
+    "BundleLayout",
+    "Fold",
+    "Grid",
+    "Image",
+    "Layout",
+    "Map",
+    "Method",
+    "lay_out",
+]
 
 Method = Literal["image", "identity", "events", "sliced"]
 
