@@ -20,4 +20,4 @@ MAX_CURRENT = 2**30
 """The largest magnitude of a fixed-point current: membranes leak to a quarter, and stay below 4/3·(2^30 + 1) < 2^31."""
 
 MAX_LOGIT = 2**23 - 1
-"""The largest magnitude of a fixed-point logit: float32 holds such integers, and divided by t·2^F' they still differ."""
+"""The largest magnitude of a fixed-point logit: float32 holds them all, and divided by t·2^F' they still differ."""
