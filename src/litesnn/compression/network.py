@@ -481,28 +481,13 @@ class SteppedNetwork(Predictor):
     """
 
     def __init__(self, given: Given, choice: Compressed) -> None:
-        super().__init__()
+        super().__init__(given.info)
         self.given, self.choice = given, choice
         self.arithmetic = ARITHMETICS["float"]
 
     def __repr__(self) -> str:
         name, layers = type(self.given.net).__name__, len(self.choice.layers)
         return f"SteppedNetwork({name}, {self.info}, T = {self.timesteps}, {layers} layers)"
-
-    @property
-    def module(self) -> nn.Module:
-        """All parameters and buffers."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.given.device
-
-    @property
-    def info(self) -> InputInfo:
-        """Input and classes."""
-        return self.given.info
 
     @property
     def timesteps(self) -> int:

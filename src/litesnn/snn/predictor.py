@@ -62,12 +62,18 @@ def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
 
 
 class Predictor(nn.Module):
-    """A network with classes that takes raw inputs. Arrays give arrays, and tensors give tensors."""
+    """A network whose choices are made. It takes raw inputs: arrays give arrays, and tensors give tensors.
 
-    @property
-    def info(self) -> InputInfo:
-        """Input and classes."""
-        raise NotImplementedError
+    Called with encoded inputs, which :meth:`encode` makes, it returns an :class:`~litesnn.snn.backbone.Output`, in
+    evaluation with the deployed arithmetic; a ``meter`` collects what that costs.
+
+    Args:
+        info: the input and the classes.
+    """
+
+    def __init__(self, info: InputInfo) -> None:
+        super().__init__()
+        self.info = info
 
     @property
     def timesteps(self) -> int:
@@ -75,8 +81,17 @@ class Predictor(nn.Module):
         raise NotImplementedError
 
     @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def analog_macs(self) -> Sequence[tuple[int | Tensor, int]]:
+        """MACs per inference, numbers or scalars, and bits of every layer that reads real numbers."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
