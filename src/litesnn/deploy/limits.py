@@ -11,6 +11,7 @@ __all__ = [
     "MAX_CLASSES",
     "MAX_HEADER_BYTES",
     "MAX_KERNEL",
+    "MAX_LEVELS",
     "MAX_NAME_BYTES",
     "MAX_NEURONS",
     "MAX_POPULATIONS",
@@ -34,6 +35,8 @@ it is named."""
 MAX_RESET = 2.0**100
 """The most that a spike may take from a float membrane: far below where the sums of 64 timesteps would be infinite."""
 MAX_KERNEL = 31
+MAX_LEVELS = 7
+"""The largest graded spike: it has three bits."""
 MAX_STRIDE = 64
 MAX_TIMESTEPS = 64
 MAX_CLASSES = 2**20

@@ -1,0 +1,107 @@
+"""Synaptic operations of a packed model, counted from the spikes that it made.
+
+In: a packed model and recorded spikes, of the native engine or of the reference. Out: SynOps and Bit-SynOps per sample,
+with the definitions of the evaluation: over input spikes the non-zero weights that each one reaches, borders and strides
+respected; an identity hands a spike on once, as one bit; the input is no spike.
+
+A graded spike k can be deployed in two ways, and is counted for each:
+
+- per plane: its bits are planes of binary spikes, whose sums are shifted, as in our engines. Σ of the bits of k that
+  are set, for every weight that it reaches.
+- per value: it is repeated, k binary spikes in D virtual timesteps, as hardware has it that knows binary spikes alone.
+  k for every weight that it reaches.
+
+Binary spikes are the same in both.
+
+T timesteps, B batch, C channels, H×W pixels, k kernel size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litesnn.deploy.packed import IMAGE, PackedModel, Synapses
+
+__all__ = ["SynOps", "count_synops"]
+
+
+@dataclass(frozen=True)
+class SynOps:
+    """Synaptic operations per sample, and weighed with the bits of the weights."""
+
+    per_plane: float
+    per_value: float
+    bit_per_plane: float
+    bit_per_value: float
+
+    def __add__(self, other: SynOps) -> SynOps:
+        return SynOps(
+            self.per_plane + other.per_plane,
+            self.per_value + other.per_value,
+            self.bit_per_plane + other.bit_per_plane,
+            self.bit_per_value + other.bit_per_value,
+        )
+
+    def __mul__(self, factor: float) -> SynOps:
+        return SynOps(
+            self.per_plane * factor,
+            self.per_value * factor,
+            self.bit_per_plane * factor,
+            self.bit_per_value * factor,
+        )
+
+
+def count_synops(model: PackedModel, spikes: Sequence[NDArray[np.uint8]]) -> SynOps:
+    """The operations of all layers that read spikes, the readout included, mean of the samples.
+
+    Args:
+        model: the packed model.
+        spikes: of every population [T, B, C, H, W], as ``Engine.run`` and ``Reference.run`` record them.
+    """
+    samples = spikes[0].shape[1]
+    by_value = [each.sum(axis=(0, 1), dtype=np.int64) for each in spikes]  # [C, H, W]
+    by_plane = [_bits_set(each).sum(axis=(0, 1), dtype=np.int64) for each in spikes]
+    found = np.zeros(4)
+    for population in model.populations:
+        for synapses in population.synapses:
+            if synapses.sources != (IMAGE,):
+                bits = synapses.bits if synapses.kernel else 1
+                found += _row(_reached(synapses, by_plane), _reached(synapses, by_value), bits)
+    readout = model.readout
+    kept = np.count_nonzero(readout.codes, axis=0)  # [C]
+    plane, value = (
+        int(kept @ np.concatenate([maps[source].sum(axis=(1, 2)) for source in readout.sources]))
+        for maps in (by_plane, by_value)
+    )
+    found += _row(plane, value, readout.bits)
+    return SynOps(*(found / max(samples, 1)).tolist())
+
+
+def _row(plane: int, value: int, bits: int) -> NDArray[np.float64]:
+    return np.array([plane, value, plane * bits, value * bits], np.float64)
+
+
+def _bits_set(spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """How many bits of each spike are set; spikes have at most three."""
+    return (spikes & 1) + (spikes >> 1 & 1) + (spikes >> 2 & 1)
+
+
+def _reached(synapses: Synapses, maps: Sequence[NDArray[np.int64]]) -> int:
+    """Σ over spikes of the non-zero weights that each one reaches; ``maps`` are those of every population [C, H, W]."""
+    inputs = np.concatenate([maps[source] for source in synapses.sources])
+    kernel, stride = synapses.kernel, synapses.stride
+    if kernel == 0:
+        return int(inputs.sum())
+    kept = np.count_nonzero(synapses.codes, axis=0)  # [C, k, k]
+    _, height, width = inputs.shape
+    border = kernel // 2
+    padded = np.pad(inputs, ((0, 0), (border, border), (border, border)))
+    return sum(
+        int(kept[:, row, column] @ padded[:, row : row + height : stride, column : column + width : stride].sum((1, 2)))
+        for row in range(kernel)
+        for column in range(kernel)
+    )
