@@ -656,6 +656,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
         neuron=model.neuron,
+        spike_levels=model.spike_levels,
     )
 
 

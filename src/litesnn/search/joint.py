@@ -210,6 +210,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
         neuron=model.neuron,
+        spike_levels=model.spike_levels,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):

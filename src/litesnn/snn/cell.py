@@ -22,7 +22,7 @@ from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
-from litesnn.snn.batch_mean import with_batch_mean
+from litesnn.snn.batch_mean import plane_spikes, whether_fired, with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell, uses_moments
 from litesnn.snn.compconv import (
     CompConv,
@@ -56,22 +56,31 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing).
+    """Spikes [T, B, C, H, W], and means over the batch [T, C, H, W] if costs are counted (else nothing).
+
+    ``mean``: of the spikes that are counted, those of all bit planes of a graded spike. ``firing``: of how often neurons
+    fire at all, which is the same where spikes are binary.
 
     ``moments``: of their pixels, by stride, for all cells that read them; the first one puts them there.
     """
 
     spikes: Tensor
     mean: Tensor
+    firing: Tensor
     moments: dict[int, Moments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, spikes: Tensor, *, counted: bool) -> State:
-        """A state; ``counted``: with means, which are over the batches of all processes."""
+    def of(cls, spikes: Tensor, levels: int, *, counted: bool) -> State:
+        """A state of spikes 0…D; ``counted``: with means, which are over the batches of all processes."""
         if not counted:
-            return cls(spikes, spikes.new_empty(0))
-        spikes, mean = with_batch_mean(spikes)
-        return cls(spikes, mean if processes.count() == 1 else processes.total(mean) / processes.count())
+            return cls(spikes, *[spikes.new_empty(0)] * 2)
+        spikes, mean = with_batch_mean(spikes, plane_spikes(levels))
+        firing = mean
+        if levels > 1:
+            spikes, firing = with_batch_mean(spikes, whether_fired(levels))
+        if processes.count() > 1:
+            mean, firing = (processes.total(each) / processes.count() for each in (mean, firing))
+        return cls(spikes, mean, firing)
 
     @property
     def flat(self) -> Tensor:
@@ -112,6 +121,7 @@ class Cell(nn.Module):
         arithmetic: the deployed arithmetic; training takes its leak.
         quantizer: of all weights.
         neuron: the key of the neuron model.
+        levels: D, the largest spike.
     """
 
     def __init__(
@@ -125,9 +135,10 @@ class Cell(nn.Module):
         arithmetic: Arithmetic,
         quantizer: Quantizer = MIDRISE,
         neuron: str = DEFAULT,
+        levels: int = 1,
     ) -> None:
         super().__init__()
-        self.arithmetic, self.quantizer = arithmetic, quantizer
+        self.arithmetic, self.quantizer, self.levels = arithmetic, quantizer, levels
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -144,8 +155,9 @@ class Cell(nn.Module):
                 identity=identity,
                 groups=op.groups(source.channels, width),
                 quantizer=quantizer,
+                levels=levels,
             )
-        self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak) for _ in range(self.nodes))
+        self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak, levels) for _ in range(self.nodes))
         self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
 
     @property
@@ -184,7 +196,8 @@ class Cell(nn.Module):
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
         connections = [self.connection(edge) for edge in self.edges_into(node)]
-        return fold(connections, compression, self.arithmetic, factor=self.neurons(node).deployed_scale())
+        factor = self.neurons(node).deployed_scale()
+        return fold(connections, compression, self.arithmetic, largest_input=self.levels, factor=factor)
 
     def forward(
         self,
@@ -212,7 +225,7 @@ class Cell(nn.Module):
             spikes, reached = self._deployed(older, newer, mix.compression)
         else:
             spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
-        out = State.of(spikes, counted=meter is not None)
+        out = State.of(spikes, self.levels, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
         if meter is not None:
@@ -323,8 +336,8 @@ class Cell(nn.Module):
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
             meter.add([f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops)
-        for node, mean in enumerate(nodes):
-            meter.add_rate(f"{name} node {node}", mean)
+        for node, firing in enumerate(torch.split(out.firing, self.width, dim=1)):
+            meter.add_rate(f"{name} node {node}", firing)
 
 
 @dataclass(frozen=True)

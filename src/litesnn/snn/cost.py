@@ -120,9 +120,9 @@ class Meter:
         """Record the SynOps and Bit-SynOps per timestep of some layers, [layers, T] each."""
         self._blocks.append((tuple(names), layer_synops, layer_bit_synops))
 
-    def add_rate(self, name: str, mean_spikes: Tensor) -> None:
-        """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
-        self.rates[name] = mean_spikes.mean(dim=(1, 2, 3))
+    def add_rate(self, name: str, firing: Tensor) -> None:
+        """Record a population's firing rate per timestep [T] from how often its neurons fire [T, C, H, W]."""
+        self.rates[name] = firing.mean(dim=(1, 2, 3))
 
     def synops(self) -> Tensor:
         """Σ over layers of SynOps, per timestep [T]."""
