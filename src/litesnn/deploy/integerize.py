@@ -42,7 +42,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         InputError: the packed file cannot hold an operation or the neurons of the network.
     """
     require_engine((edge.op for edge in network.genotype.edges), "reference")
-    require_packable(network.genotype.neuron, network.genotype.spike_levels)
+    require_packable(network.genotype.neuron)
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
@@ -85,14 +85,13 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         populations=tuple(populations),
         readout=readout,
         fraction=arithmetic.fraction,
+        levels=network.genotype.spike_levels,
         **shared_neuron(backbone.stem_neurons),
     )
 
 
-def require_packable(neuron: str, levels: int = 1) -> None:
+def require_packable(neuron: str) -> None:
     """Refuse a neuron that the packed file cannot hold. Raises ``InputError``."""
-    if levels > 1:
-        raise InputError(f"model.spike_levels: networks of spikes 0…{levels} cannot be packed yet; expected 1")
     if NEURONS[neuron].packed is None:
         able = ", ".join(key for key, model in NEURONS.items() if model.packed is not None)
         raise InputError(f"model.neuron: networks of {neuron!r} neurons cannot be packed; expected one of {able}")

@@ -363,8 +363,8 @@ class _HeaderReader:
         first = 3 if self.fixed else 2  # of the layers
         row = checked_list(value, where, at_least=first + 1)
         rate = None if row[0] is None else checked_number(row[0], f"{where}: rate")
-        if rate is not None and not 0 <= rate <= self.levels:
-            refuse(f"{where}: rate", f"null or a number from 0 to {self.levels}", rate)
+        if rate is not None and not 0 <= rate <= 1:
+            refuse(f"{where}: rate", "null or a number from 0 to 1", rate)
         channels = checked_integer(row[1], 1, MAX_NEURONS, f"{where}: channels")
         bias_shift = checked_integer(row[2], 0, MAX_BIAS_SHIFT, f"{where}: bias shift") if self.fixed else 0
         self.count(len(row) - first, MAX_POPULATIONS, "bundles of synapses", where)

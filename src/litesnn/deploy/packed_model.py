@@ -99,7 +99,7 @@ class Population(_Record):
 
     synapses: tuple[Synapses, ...]
     bias: Affine  # [C]
-    rate: float | None  # measured: the mean spike of a neuron at a timestep, kept to 4 decimals; None if not measured
+    rate: float | None  # measured: how often a neuron spikes at a timestep, kept to 4 decimals; None if not measured
     bias_shift: int = 0  # fixed point: what is added is bias·2^bias_shift
     leak: float | None = None  # None: that of the model
     reset: float | Literal["hard"] | None = None  # None: as the model resets; "hard": to zero

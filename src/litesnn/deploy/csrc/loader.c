@@ -313,7 +313,7 @@ static void population(reader *in, lsnn_model *model, int32_t index)
     if (in->bundles > MAX_BUNDLES)
         refuse(in, LSNN_BAD_IMAGE, "bundles: expected at most %d in all", MAX_BUNDLES);
     neuron(in, model, made);
-    made->rate = real(in, -1.0f, (float)model->levels, "rate");
+    made->rate = real(in, -1.0f, 1.0f, "rate");
     made->bias = numbers(in, made->channels, model->fraction != 0, "bias");
     if (left(in) / 24 < (size_t)made->bundle_count) /* each takes at least six words */
         refuse(in, LSNN_BAD_IMAGE, "bundles: the image ends too early");

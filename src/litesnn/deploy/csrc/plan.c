@@ -18,7 +18,7 @@ static void input_size(const lsnn_model *model, const lsnn_synapses *synapses, i
     *width = source == LSNN_IMAGE ? model->width : model->populations[source].width;
 }
 
-/* Spikes per input and timestep; of graded ones their sum, which has no fewer bits that are set. */
+/* Spikes per input and timestep. */
 static float input_rate(const lsnn_model *model, const lsnn_synapses *synapses)
 {
     float spikes = 0;
@@ -41,7 +41,8 @@ static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, c
     const float sums = (float)lsnn_spike_bits(model) * neurons;
     const float tiles = (float)(lsnn_plane_bytes(model, 1, population->height, population->width) / LSNN_TILE);
     const float inputs = (float)synapses->inputs * (float)lsnn_taps(synapses);
-    const float events = input_rate(model, synapses) * inputs * neurons;
+    const float set_bits = 0.5f * (float)(1 + lsnn_spike_bits(model)); /* of a spike, about */
+    const float events = input_rate(model, synapses) * inputs * neurons * set_bits;
     const float strips = (float)((population->channels + 63) / 64);
     int32_t planes;
     uint64_t blocks;

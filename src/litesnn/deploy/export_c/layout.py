@@ -329,12 +329,13 @@ def _bundle(
 
 
 def _spikes(model: PackedModel, synapses: Synapses, grid: Grid) -> float:
-    """Expected spikes of one plane that is read, over all timesteps; of graded ones their sum, which has no fewer bits."""
+    """Expected spikes of one plane that is read, over all steps: of graded ones about half the bits above the lowest."""
     populations: list[Population] = [model.populations[source] for source in synapses.sources]
     channels = [len(population.bias) for population in populations]
     rates = [_ASSUMED_RATE if population.rate is None else population.rate for population in populations]
     rate = float(np.average(rates, weights=channels))
-    return rate * model.timesteps * grid.height * grid.width
+    bits = (1 + bit_planes(model.levels)) / 2
+    return rate * bits * model.timesteps * grid.height * grid.width
 
 
 def _magnitudes(synapses: Synapses) -> NDArray[np.int64]:
