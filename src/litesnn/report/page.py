@@ -679,7 +679,7 @@ def _example_cards(examples: Examples, names: Sequence[str]) -> list[ExampleCard
 
 def _frames(spikes: npt.NDArray[np.uint8]) -> tuple[tuple[str, str], ...]:
     """One (PNG of the share of channels that fire at each place, firing rate) per timestep. ``spikes`` [T, C, H, W]."""
-    maps = spikes.astype(np.float64).mean(axis=1)  # [T, H, W]
+    maps = (spikes > 0).mean(axis=1)  # [T, H, W]; a graded spike is one
     # The square root lifts single spikes among many channels above the threshold of sight.
     return tuple((diagrams.png_levels(np.sqrt(frame)), _percent(float(frame.mean()), 0)) for frame in maps)
 
