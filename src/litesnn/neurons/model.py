@@ -18,7 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["LEAK", "SHARPNESS", "MOST_LEVELS", "THRESHOLD", "Fire", "Learned", "Neuron", "NeuronModel", "Numbers", "State", "kept", "logit"]
+__all__ = [
+    "LEAK",
+    "MOST_LEVELS",
+    "SHARPNESS",
+    "THRESHOLD",
+    "Fire",
+    "Learned",
+    "Neuron",
+    "NeuronModel",
+    "Numbers",
+    "State",
+    "kept",
+    "logit",
+]
 
 LEAK = 0.2
 THRESHOLD = 0.5

@@ -210,7 +210,7 @@ class Backbone(nn.Module):
         if record is not None:
             record["stem"] = spikes
         if meter is not None:
-            meter.add_rate("stem", state.firing)
+            meter.add_rate("stem", state.firing, state.mean)
         older = newer = state
         tapped = None
         for index, mix in enumerate(mixes):
@@ -228,9 +228,11 @@ class Backbone(nn.Module):
             classifier, compression = self.classifier, self.classifier_compression()
             masks = [mask[None] for mask in classifier.masks(compression)]
             (mask,) = masks_of_codes([classifier], compression, masks)
-            used = synops(tap_spikes(newer.mean, 1, 1), mask[0].sum(0))[None]
             bits = classifier.quantizer.code_bits(self.genotype.classifier_bits)
-            meter.add(["classifier"], used, used * bits)
+            for way in (None, *(meter.ways if self.genotype.spike_levels > 1 else ())):
+                mean = newer.mean if way is None else newer.mean_by(way)
+                used = synops(tap_spikes(mean, 1, 1), mask[0].sum(0))[None]
+                meter.add(["classifier"], used, used * bits, way)
         return Output(self._read_out(newer.spikes, integer=integer), tapped)
 
     def _stem_spikes(self, x: Tensor, timesteps: int, *, integer: bool) -> Tensor:

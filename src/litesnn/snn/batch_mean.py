@@ -1,7 +1,7 @@
 """The mean of spikes over the batch, which costs are counted from, with a gradient that takes one pass over the spikes.
 
-A graded spike 0…D counts as the spikes of its bit planes, which is what the engines add up, or for firing rates as
-one. Both counts pass their gradient on straight through, with the slope that they have on average from 0 to D.
+A graded spike 0…D counts as the spikes of its bit planes, for firing rates as one, or as what it is. The first two
+pass their gradient on straight through, with the slope that they have on average from 0 to D.
 
 Shapes: T timesteps, B batch, C channels, H × W pixels.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Count", "plane_spikes", "whether_fired", "with_batch_mean"]
+__all__ = ["Count", "batch_mean", "plane_spikes", "whether_fired", "with_batch_mean"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,24 @@ class Count:
     of: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
 
+    def __call__(self, spikes: Tensor) -> Tensor:
+        """The counts of spikes (any shape)."""
+        return spikes if self.of is None else self.of(spikes)
+
 
 def plane_spikes(levels: int) -> Count:
-    """The ones among the bits of spikes 0…D."""
+    """The ones among the bits of spikes 0…D: one for each bit plane that has a spike."""
     if levels == 1:
         return Count()
 
-    def count(spikes: Tensor) -> Tensor:
+    def ones(spikes: Tensor) -> Tensor:
         whole = spikes.to(torch.uint8)
-        return sum((whole >> bit) & 1 for bit in range(levels.bit_length())).to(spikes.dtype)  # type: ignore[union-attr]
+        found = whole & 1
+        for bit in range(1, levels.bit_length()):
+            found += (whole >> bit) & 1
+        return found.to(spikes.dtype)
 
-    return Count(count, levels.bit_count() / levels)
+    return Count(ones, levels.bit_count() / levels)
 
 
 def whether_fired(levels: int) -> Count:
@@ -58,13 +65,17 @@ def with_batch_mean(spikes: Tensor, counted: Count = Count()) -> tuple[Tensor, T
     return same, mean
 
 
+def batch_mean(spikes: Tensor, counted: Count = Count()) -> Tensor:
+    """The mean of the counts of spikes [T, B, C, H, W] over the batch [T, C, H, W], without a gradient."""
+    return _mean(counted(spikes.detach()))
+
+
 class _BatchMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor, counted: Count) -> tuple[Tensor, Tensor]:
-        ctx.share = counted.slope / spikes.shape[1]
-        ctx.batch = spikes.shape[1]
+        ctx.batch, ctx.share = spikes.shape[1], spikes.shape[1] / counted.slope
         ctx.set_materialize_grads(False)
-        return spikes.view_as(spikes), _mean(spikes if counted.of is None else counted.of(spikes))
+        return spikes.view_as(spikes), _mean(counted(spikes))
 
     @staticmethod
     @once_differentiable
@@ -73,11 +84,11 @@ class _BatchMean(torch.autograd.Function):
         if mean is None:
             return spikes, None
         if spikes is None:
-            spread: Tensor = (mean * ctx.share).unsqueeze(1)
+            spread: Tensor = (mean / ctx.share).unsqueeze(1)
             return spread.expand(-1, ctx.batch, *spread.shape[2:]), None
         # In the layout of the spikes: else the sum takes five times as long.
         mean = mean.contiguous(memory_format=torch.channels_last)
-        return torch.add(spikes, mean.unsqueeze(1), alpha=ctx.share), None
+        return torch.add(spikes, mean.unsqueeze(1), alpha=1 / ctx.share), None
 
 
 def _mean(spikes: Tensor) -> Tensor:

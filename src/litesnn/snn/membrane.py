@@ -11,7 +11,7 @@ A graded spike is one of 0…D, the number of thresholds that the membrane is ab
 
     u_t = leak · u_{t−1} · [s_{t−1} = 0] + x_t
     s_t = Σ_j [u_t > threshold + j]  for j = 0 … D − 1
-    ds/du = that of a binary spike at u − j  for j < u < j + 1, else 0
+    ds/du = that of a binary spike at u − j  for j < u ≤ j + 1 and u < D, else 0
 
 Its gradient goes through the leak, and not through the reset.
 
@@ -30,7 +30,16 @@ from torch import Tensor
 
 from litesnn.neurons.model import LEAK, SHARPNESS, THRESHOLD, Neuron
 
-__all__ = ["LEAK", "SHARPNESS", "THRESHOLD", "Neuron", "integrate", "integrate_backward", "spikes_of", "surrogate_slope"]
+__all__ = [
+    "LEAK",
+    "SHARPNESS",
+    "THRESHOLD",
+    "Neuron",
+    "integrate",
+    "integrate_backward",
+    "spikes_of",
+    "surrogate_slope",
+]
 
 
 def surrogate_slope(

@@ -46,9 +46,7 @@ def fire(current: Tensor, neuron: Neuron) -> Tensor:
     return spikes
 
 
-def lif_integer(
-    current: Tensor, *, threshold: int, reset: int | None = None, levels: int = 1, unit: int = 1
-) -> Tensor:
+def lif_integer(current: Tensor, *, threshold: int, reset: int | None = None, levels: int = 1, unit: int = 1) -> Tensor:
     """Spikes (0. or 1., or with more levels 0. … D; float32) of LIF neurons in fixed point; no gradient.
 
     Args:
