@@ -45,7 +45,7 @@ from litesnn.deploy.shapes import model_of_shapes
 from litesnn.deploy.synops import count_synops
 from litesnn.errors import InputError
 from litesnn.genotype import ArithmeticName
-from litesnn.snn.cost import Meter
+from litesnn.snn.cost import WAYS, Meter
 from litesnn.train.neurobench import membrane_updates
 from packed_models import cell_model, random_frames, random_input, random_model, with_events, with_neurons
 from test_engine import assert_exact, two_layers
@@ -155,9 +155,8 @@ def test_a_graded_network_is_that_of_its_binary_virtual_timesteps(seed: int, lev
     totals = np.cumsum(np.concatenate(counts, axis=2) @ readout.codes.T.astype(np.int64), axis=0)
     steps = np.arange(1, model.timesteps + 1, dtype=np.float32).reshape(-1, 1, 1)
     np.testing.assert_array_equal(trace.logits, readout.scale * totals.astype(np.float32) / steps + readout.bias)
-    assert count_synops(model, trace.spikes).per_value == pytest.approx(
-        sum(count_synops(model, [code[level] for code in codes]).per_value for level in range(levels))
-    )
+    binary = [count_synops(model, [code[level] for code in codes]).synops for level in range(levels)]
+    assert count_synops(model, trace.spikes).synops_virtual == sum(binary)
 
 
 def test_every_value_is_there() -> None:
@@ -297,15 +296,18 @@ def test_torch_is_the_reference(levels: int, arithmetic: ArithmeticName) -> None
     prove_equal(network, from_bytes(to_bytes(model)), x)
     assert_exact(model, x.numpy())
     assert len(to_bytes(model)) <= size_bound(model_of_shapes(gene, model.input, model.classes))
-    meter = Meter()
+    meter = Meter(WAYS)
     with torch.no_grad():
         network(network.encode(x), meter=meter)
     spikes = Engine(model).run(x.numpy(), record=True).spikes
     assert spikes is not None
-    counted = count_synops(model, spikes)
-    assert counted.per_plane == pytest.approx(float(meter.synops().sum()), rel=1e-5)
-    assert counted.bit_per_plane == pytest.approx(float(meter.bit_synops().sum()), rel=1e-5)
-    assert counted.per_plane < counted.per_value
+    counted = count_synops(model, spikes).per_sample()
+    for way, name in ((None, ""), ("virtual", "_virtual")):
+        layers = meter.layers_by(way).values()  # type: ignore[arg-type]
+        synops, bit_synops = (float(sum(each.sum() for each in part)) for part in zip(*((layer.synops, layer.bit_synops) for layer in layers)))
+        assert counted["synops" + name] == pytest.approx(synops, rel=1e-5)
+        assert counted["bit_synops" + name] == pytest.approx(bit_synops, rel=1e-5)
+    assert counted["synops"] < counted["synops_virtual"]
 
 
 # --- counts ---
@@ -323,10 +325,12 @@ def test_synops_by_hand() -> None:
     maps = [np.array([[3, 2], [1, 0]], np.uint8).reshape(1, 1, 1, 2, 2), *np.zeros((2, 1, 1, 1, 2, 2), np.uint8)]
     found = count_synops(replace(model, levels=3), maps)
     # Of the filter each of four pixels reaches three neurons; the identity one, and the readout one weight.
-    assert (found.per_plane, found.per_value) == (4 * (3 + 1 + 1), 6 * (3 + 1 + 1))
-    assert (found.bit_per_plane, found.bit_per_value) == (4 * (3 * 2 + 1 + 3), 6 * (3 * 2 + 1 + 3))
+    assert (found.synops, found.synops_virtual) == (4 * (3 + 1 + 1), 6 * (3 + 1 + 1))
+    assert (found.bit_synops, found.bit_synops_virtual) == (4 * (3 * 2 + 1 + 3), 6 * (3 * 2 + 1 + 3))
     twice = [np.concatenate([each, each], axis=1) for each in maps]
-    assert count_synops(replace(model, levels=3), twice) == found  # per sample
+    both = count_synops(replace(model, levels=3), twice)
+    assert both == found + found
+    assert both.per_sample() == found.per_sample()
 
 
 def test_synops_are_those_of_strides_and_borders() -> None:
@@ -341,7 +345,7 @@ def test_synops_are_those_of_strides_and_borders() -> None:
         if codes[out, channel, ky, kx] and 0 <= row < 5 and 0 <= column < 6:
             total += int(spikes[0][:, :, channel, row, column].sum())
     total += int(np.count_nonzero(model.readout.codes, axis=0) @ spikes[1].sum(axis=(0, 1, 3, 4)))
-    assert count_synops(model, spikes).per_value == total / 2
+    assert count_synops(model, spikes).synops_virtual == total
 
 
 def test_membranes_of_graded_neurons_are_updated_as_often() -> None:

@@ -1,15 +1,15 @@
 """Synaptic operations of a packed model, counted from the spikes that it made.
 
-In: a packed model and recorded spikes, of the native engine or of the reference. Out: SynOps and Bit-SynOps per sample,
+In: a packed model and recorded spikes, of the native engine or of the reference. Out: SynOps and Bit-SynOps,
 with the definitions of the evaluation: over input spikes the non-zero weights that each one reaches, borders and strides
 respected; an identity hands a spike on once, as one bit; the input is no spike.
 
 A graded spike k can be deployed in two ways, and is counted for each:
 
-- per plane: its bits are planes of binary spikes, whose sums are shifted, as in our engines. Σ of the bits of k that
-  are set, for every weight that it reaches.
-- per value: it is repeated, k binary spikes in D virtual timesteps, as hardware has it that knows binary spikes alone.
-  k for every weight that it reaches.
+- by bit planes: its bits are planes of binary spikes, whose sums are shifted, as in our engines. As many operations as
+  bits of k are set, for every weight that it reaches. These are SynOps, wherever nothing else is said.
+- by virtual timesteps: it is k binary spikes in D virtual timesteps, as hardware has it that knows binary spikes alone.
+  k operations for every weight that it reaches.
 
 Binary spikes are the same in both.
 
@@ -19,7 +19,7 @@ T timesteps, B batch, C channels, H×W pixels, k kernel size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,58 +31,50 @@ __all__ = ["SynOps", "count_synops"]
 
 @dataclass(frozen=True)
 class SynOps:
-    """Synaptic operations per sample, and weighed with the bits of the weights."""
+    """Synaptic operations of so many samples in all: of bit planes, and of virtual timesteps; bit-SynOps likewise."""
 
-    per_plane: float
-    per_value: float
-    bit_per_plane: float
-    bit_per_value: float
+    samples: int = 0
+    synops: int = 0
+    bit_synops: int = 0
+    synops_virtual: int = 0
+    bit_synops_virtual: int = 0
 
     def __add__(self, other: SynOps) -> SynOps:
-        return SynOps(
-            self.per_plane + other.per_plane,
-            self.per_value + other.per_value,
-            self.bit_per_plane + other.bit_per_plane,
-            self.bit_per_value + other.bit_per_value,
-        )
+        return SynOps(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
-    def __mul__(self, factor: float) -> SynOps:
-        return SynOps(
-            self.per_plane * factor,
-            self.per_value * factor,
-            self.bit_per_plane * factor,
-            self.bit_per_value * factor,
-        )
+    def per_sample(self) -> dict[str, float]:
+        """Every count by its name, the mean of the samples."""
+        counts = asdict(self)
+        samples = counts.pop("samples")
+        return {name: count / samples for name, count in counts.items()}
 
 
 def count_synops(model: PackedModel, spikes: Sequence[NDArray[np.uint8]]) -> SynOps:
-    """The operations of all layers that read spikes, the readout included, mean of the samples.
+    """The operations of all layers that read spikes, the readout included.
 
     Args:
         model: the packed model.
         spikes: of every population [T, B, C, H, W], as ``Engine.run`` and ``Reference.run`` record them.
     """
-    samples = spikes[0].shape[1]
     by_value = [each.sum(axis=(0, 1), dtype=np.int64) for each in spikes]  # [C, H, W]
-    by_plane = [_bits_set(each).sum(axis=(0, 1), dtype=np.int64) for each in spikes]
-    found = np.zeros(4)
+    by_bits = [_bits_set(each).sum(axis=(0, 1), dtype=np.int64) for each in spikes]
+    found = SynOps(samples=spikes[0].shape[1])
     for population in model.populations:
         for synapses in population.synapses:
             if synapses.sources != (IMAGE,):
                 bits = synapses.bits if synapses.kernel else 1
-                found += _row(_reached(synapses, by_plane), _reached(synapses, by_value), bits)
+                found += _of_layer(_reached(synapses, by_bits), _reached(synapses, by_value), bits)
     readout = model.readout
     kept = np.count_nonzero(readout.codes, axis=0)  # [C]
-    plane, value = (
+    planes, virtual = (
         int(kept @ np.concatenate([maps[source].sum(axis=(1, 2)) for source in readout.sources]))
-        for maps in (by_plane, by_value)
+        for maps in (by_bits, by_value)
     )
-    found += _row(plane, value, readout.bits)
-    return SynOps(*(found / max(samples, 1)).tolist())
+    return found + _of_layer(planes, virtual, readout.bits)
 
 
-def _row(plane: int, value: int, bits: int) -> NDArray[np.float64]:
-    return np.array([plane, value, plane * bits, value * bits], np.float64)
+def _of_layer(planes: int, virtual: int, bits: int) -> SynOps:
+    return SynOps(0, planes, planes * bits, virtual, virtual * bits)
 
 
 def _bits_set(spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
