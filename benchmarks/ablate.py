@@ -146,7 +146,9 @@ def network_of(variant: Variant, info: InputInfo) -> Genotype:
         raise InputError(f"{variant.name}: network: expected bits, and packed_bytes or width; found {said}")
 
     def made(width: int) -> Genotype:
-        return uniform_network(recipe, bits=said["bits"], width=width, timesteps=said.get("timesteps", recipe.timesteps))
+        return uniform_network(
+            recipe, bits=said["bits"], width=width, timesteps=said.get("timesteps", recipe.timesteps)
+        )
 
     if "width" in said:
         return made(said["width"])
@@ -229,7 +231,7 @@ class Bench:
             "largest_file": largest_file(genotype, input_info(data)),
             "firing_rates": rates,
             "firing_rate": _over_neurons(network, rates),
-            "n_validation": len(data.validation),
+            "n_validation": len(validation),
             "train_seconds": sum(row["seconds"] for row in log),
             "epochs": [
                 {key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from litesnn.costs.energy import energy_record
 from litesnn.costs.size import AFFINE_BITS, layer_bytes, model_size_bits, packed_bits, position_bits
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound
-from litesnn.snn.cost import WAYS, Meter, conv_output, synops, tap_spikes
+from litesnn.snn.cost import WAYS, Meter, Way, conv_output, synops, tap_spikes
 from litesnn.snn.network import Network
-from tiny import genotype, input_info, lively_network, quantized_images
+from tiny import genotype, input_info, lively_network, quantized_images, values_of
 
 bit_widths = (1, 2, 3, 4)
 pruning_keeps = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98)
@@ -113,11 +114,12 @@ def test_work_of_graded_spikes_is_counted_one_by_one(integer: bool) -> None:
     meter, record = Meter(WAYS), {}  # type: tuple[Meter, dict[str, Tensor]]
     x = quantized_images((2, 6, 5), 2)
     network.backbone.run(x, 2, network.mixes(), integer=integer, meter=meter, record=record)
-    assert all(set(spikes.unique().tolist()) == {0, 1, 2, 3} for spikes in record.values())
+    assert all(values_of(spikes) == {0, 1, 2, 3} for spikes in record.values())
+    counts: dict[Way | None, Callable[[Tensor], Tensor]]
     counts = {None: lambda s: s % 2 + s // 2, "virtual": lambda s: s, "values": lambda s: (s > 0).float()}
     groups = network.backbone.cell(0)
     for way, count in counts.items():
-        layers = meter.layers_by(way)  # type: ignore[arg-type]
+        layers = meter.layers_by(way)
         for node, key, source, stride in ((0, "0_0_conv3x3", "stem", 2), (1, "1_2_conv1x1", "cell 1 node 0", 1)):
             folded = groups.folded(node, network.mixes()[0].compression).connections[0]
             assert folded.codes is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -12,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from litesnn.errors import LitesnnError
+from litesnn.neurons.hard_reset import LIF
+from litesnn.snn import native_library, select_kernels
 from litesnn.snn.kernels import CompiledKernels, Incoming, Node, TorchKernels
 from litesnn.snn.membrane import Neuron
+from litesnn.snn.memory_estimate import _held_maps
 from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.native_library import instruction_sets, use_instruction_set
+from litesnn.snn.population import Neurons
 from litesnn.snn.select_kernels import kernels_for
 
 PLAIN, NATIVE = TorchKernels(), NativeKernels()
@@ -41,6 +47,37 @@ def test_the_cpu_takes_c_and_other_types_take_torch() -> None:
     assert isinstance(kernels_for(torch.zeros(1, dtype=torch.bfloat16)), TorchKernels)
     assert isinstance(kernels_for(torch.zeros(1, device="meta")), TorchKernels)
     assert isinstance(kernels_for(torch.zeros(1), compiled=True), CompiledKernels)
+
+
+def test_triton_is_left_out_for_neurons_that_it_has_no_loops_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, torch's own kernels compute them."""
+    monkeypatch.setattr(select_kernels, "_has_triton", lambda: True)
+    found = [select_kernels._in_triton(neuron) for neuron in (Neuron(), Neuron(reset=0.1), Neuron(levels=2))]
+    assert found == [True, False, False]
+    meta = torch.device("meta")
+    held = [
+        _held_maps(Neurons(LIF, 2, 0.2, levels), device) for device in (meta, torch.device("cpu")) for levels in (1, 3)
+    ]
+    assert held == [0, 8, 0, 0]
+
+
+def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = Path(native_library.__file__).with_name("csrc") / "training.h"
+    assert re.findall(r"#define LSNN_TRAINING_ABI (\d+)", header.read_text()) == [str(native_library.ABI)]
+    monkeypatch.setattr(native_library, "ABI", native_library.ABI + 1)
+    version = rf"version {native_library.ABI - 1} of the training kernels, expected {native_library.ABI}: install"
+    with pytest.raises(LitesnnError, match=version) as caught:
+        native_library.library.__wrapped__()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_neuron_has_the_fields_of_the_header() -> None:
+    header = (Path(native_library.__file__).with_name("csrc") / "training.h").read_text()
+    body = re.search(r"typedef struct {([^}]*)} lsnn_neuron;", header)
+    assert body is not None
+    kinds = {"double": ctypes.c_double, "int32_t": ctypes.c_int32}
+    rows = [(kind, name) for kind, names in re.findall(r"(\w+) ([^;]*);", body[1]) for name in names.split(", ")]
+    assert [(name, kinds[kind]) for kind, name in rows] == list(native_library.CNeuron._fields_)
 
 
 # Rows below, at and above a block of 64; columns below, at and above a vector and a chunk of 64.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.network import Network
 from litesnn.snn.population import Neurons
 from litesnn.snn.select_kernels import kernels_for
+from litesnn.train import fit as fit_module
 from litesnn.train.fit import Trainee, TrainLoop
-from tiny import genotype, images, input_info, lively_network, liven, quantized_images
+from litesnn.training_loop import checkpoint
+from tiny import genotype, images, input_info, lively_network, liven, quantized_images, values_of
 from tiny import recipe as tiny_recipe
 from whole_job import Problem, litesnn, recipe
 
@@ -158,7 +161,7 @@ def test_spikes_are_those_of_the_step_neuron_by_neuron(model: NeuronModel, level
     ours = neurons(scaled(neurons, x))
     assert ours.tolist() == one_by_one(neurons, x)
     assert 0.05 < float(ours.detach().mean()) < 0.95 * levels
-    assert len(ours.unique()) == levels + 1
+    assert values_of(ours) == set(range(levels + 1))
 
 
 @of_all_levels
@@ -207,7 +210,7 @@ def test_a_cell_of_them_is_the_oracles(model: NeuronModel, levels: int, recomput
     theirs = torch.stack(oracle.cell(cell, list(inputs[0]), list(inputs[1]), mixture))
     assert torch.equal(ours, theirs)
     assert 0.05 < float(ours.detach().mean()) < 0.95 * levels
-    assert len(ours.unique()) == levels + 1
+    assert values_of(ours) == set(range(levels + 1))
     factors = torch.randn(ours.shape, generator=rng, dtype=torch.float64)
     wanted = dict(cell.named_parameters()) | dict(zip("ab", inputs, strict=True))
     gradients = [torch.autograd.grad((out * factors).sum(), list(wanted.values())) for out in (ours, theirs)]
@@ -291,7 +294,7 @@ def test_deployed_neurons_are_the_oracles_bit_for_bit(model: NeuronModel, levels
     assert ours.dtype == torch.float32
     assert np.array_equal(ours.numpy(), deployed_oracle(neurons, x.numpy(), rules.fraction))
     assert 0.05 < float(ours.mean()) < 0.95 * levels
-    assert len(ours.unique()) == levels + 1
+    assert values_of(ours) == set(range(levels + 1))
 
 
 @of_all_levels
@@ -477,6 +480,41 @@ def test_what_cannot_be_packed_is_searched_and_trained_but_not_designed(
     assert outcome.code == 2
     assert "cannot be packed" in outcome.err
     assert recipe(problem.data, {"model.neuron": adaptive.key}).model.neuron == adaptive.key
+
+
+def test_graded_spikes_are_searched_and_trained_to_the_same_bytes(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From search to training, once in one go and once interrupted in it."""
+    settings = ("model.spike_levels=3", "search.epochs=2", "train.epochs=3")
+    changed = [each for setting in settings for each in ("--set", setting)]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for command in (("search", *problem.options(one), *changed), ("derive", one), ("train", one)):
+        outcome = litesnn(*command)
+        assert outcome.code == 0, outcome.err
+    network = load_network(one / "network.safetensors")
+    assert isinstance(network, Network)
+    assert network.genotype.spike_levels == 3
+    record: dict[str, Tensor] = {}
+    with torch.no_grad():
+        network(quantized_images(network.info.shape, 8), record=record)
+    assert values_of(record["stem"]) == {0, 1, 2, 3}
+    shutil.copytree(one, two)
+    for name in ("network.safetensors", "train.jsonl"):
+        (two / name).unlink()
+    run = RunFolder(two)
+    save = checkpoint.save_state
+
+    def interrupt(path: Path, *rest: Any) -> None:
+        save(path, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module, "save_state", interrupt)
+        assert litesnn("train", two).code != 0
+    assert run.checkpoint("train").exists()
+    assert litesnn("train", two).code == 0
+    assert (one / "network.safetensors").read_bytes() == (two / "network.safetensors").read_bytes()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

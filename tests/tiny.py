@@ -123,6 +123,11 @@ def liven(module: nn.Module, seed: int, levels: int = 1) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
 
 
+def values_of(spikes: Tensor) -> set[int]:
+    """The values that spikes have."""
+    return {int(spike) for spike in spikes.detach().flatten().tolist()}
+
+
 def lively_network(gene: Genotype, info: InputInfo, seed: int = 0) -> Network:
     """A network with random weights and random statistics, in evaluation mode."""
     network = build_network(gene, info, seed)

@@ -84,7 +84,10 @@ class ModelSettings(_Settings):
         1,
         ge=1,
         le=MOST_LEVELS,
-        description="largest spike D: neurons emit 0 or 1, or with more than 1 an integer 0…D (graded spikes)",
+        description=(
+            "largest spike D: with 1 neurons emit 0 or 1, with more an integer 0…D (graded spikes), the number of "
+            "thresholds 0.5, 1.5, … that the membrane is above; SynOps count a spike for each of its bits that is set"
+        ),
     )
 
     @field_validator("ops")

@@ -308,7 +308,7 @@ class Connection(nn.Module):
         self.conv = None if identity else CompConv(inputs, outputs, kernel, stride, groups=groups, quantizer=quantizer)
         self.norm = nn.BatchNorm2d(outputs)
         # Currents are normalised to the threshold, not to one, so that neurons start out neither silent nor
-        # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021); with graded spikes to their mean.
+        # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021). Graded spikes have D thresholds.
         nn.init.constant_(self.norm.weight, THRESHOLD * levels)
 
     @property

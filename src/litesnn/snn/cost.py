@@ -29,8 +29,8 @@ __all__ = [
 
 
 Way = Literal["virtual", "values"]
-"""How graded spikes 0…D may be computed with besides bit planes: as binary spikes of D virtual timesteps, where a spike k
-is k spikes; or as values, where it takes one multiplication by a weight."""
+"""How graded spikes 0…D may be computed with besides bit planes: as binary spikes of D virtual timesteps, where a spike
+k is k spikes; or as values, where it takes one multiplication by a weight."""
 
 WAYS: tuple[Way, ...] = ("virtual", "values")
 
@@ -152,7 +152,7 @@ class Meter:
         }
 
     def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor, way: Way | None = None) -> None:
-        """Record the SynOps and Bit-SynOps per timestep of some layers, [layers, T] each; by ``way`` if there is one."""
+        """Record SynOps and Bit-SynOps per timestep of some layers, [layers, T] each; by ``way`` if there is one."""
         self._blocks.setdefault(way, []).append((tuple(names), layer_synops, layer_bit_synops))
 
     def add_rate(self, name: str, firing: Tensor, spikes: Tensor | None = None) -> None:

@@ -203,9 +203,9 @@ class MeasurableNetwork(Protocol):
 class Measured:
     """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population.
 
-    Of graded spikes besides, by layer, the SynOps of as many virtual timesteps of binary spikes, and the multiplications
-    of a spike by a weight; by population, spikes per neuron and timestep, those of all bit planes. SynOps are those of
-    bit planes. Of binary spikes these are no other numbers, and there are none.
+    SynOps of graded spikes are those of bit planes. Of graded spikes there are besides, by layer, the SynOps of as many
+    virtual timesteps of binary spikes, and the multiplications of a spike by a weight; by population, spikes per neuron
+    and timestep, those of all bit planes. Of binary spikes all these are empty.
     """
 
     loss: float
