@@ -16,11 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import exactness
+import whole_job
 from firmware import SANITIZED, Firmware
+from litesnn.commands import native_evaluation
 from litesnn.deploy.engine import Engine
 from litesnn.deploy.exchange.nir_graph import nir_graph
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
+from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.export_c.layout import lay_out
 from litesnn.deploy.image import engine_image
 from litesnn.deploy.integerize import integerize
@@ -35,6 +39,7 @@ from litesnn.deploy.packed import (
     described,
     from_bytes,
     population_shapes,
+    read,
     size_bound,
     size_table,
     to_bytes,
@@ -45,6 +50,7 @@ from litesnn.deploy.shapes import model_of_shapes
 from litesnn.deploy.synops import count_synops
 from litesnn.errors import InputError
 from litesnn.genotype import ArithmeticName
+from litesnn.runs import RunFolder
 from litesnn.snn.cost import WAYS, Meter
 from litesnn.train.neurobench import membrane_updates
 from packed_models import cell_model, random_frames, random_input, random_model, with_events, with_neurons
@@ -557,3 +563,31 @@ def test_the_largest_currents_and_thresholds_stay_in_int32(tmp_path: Path) -> No
     assert_exact(model, x)
     flags = ("-O1", "-fsanitize=signed-integer-overflow", "-fno-sanitize-recover")
     np.testing.assert_array_equal(spikes_of(Firmware(model, tmp_path, flags=flags).run(x)), spikes_of(run(model, x)))
+
+
+# --- the whole job ---
+
+
+def test_a_network_is_designed_packed_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every engine on the whole test set, and the engine's counts of work beside those of the evaluation."""
+    problem, run = whole_job.write_problem(tmp_path), tmp_path / "run"
+    settings = ["--set", "model.spike_levels=3", "--set", "search.epochs=2", "--set", "train.epochs=4"]
+    outcome = whole_job.litesnn("design", *problem.options(run), *settings)
+    assert outcome.code == 0, outcome.err
+    assert read(run / "model.safetensors").levels == 3
+    for row in exactness.compare_run(RunFolder(run)):
+        assert row.exact, row
+    monkeypatch.setattr(native_evaluation, "ROUNDS", 1)
+    monkeypatch.setattr(native_evaluation, "SAMPLE_SECONDS", 0.01)
+    outcome = whole_job.litesnn("evaluate", str(run), "--engine", "native")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in ("synops", "bit_synops", "synops_virtual", "bit_synops_virtual"):
+        assert metrics["engine"][name] == pytest.approx(metrics[name], rel=1e-5)
+    assert "SynOps per image in bit planes" in " ".join(outcome.out.split())
+    outcome = whole_job.litesnn("export", "nir", str(run), "-o", str(tmp_path / "model.nir"))
+    assert outcome.code == 2
+    assert "NIR cannot carry graded spikes 0…3" in outcome.err
+    assert not (tmp_path / "model.nir").exists()
+    export_c(read(run / "model.safetensors"), tmp_path / "c", np.zeros((1, 1, 8, 8), np.uint8))
+    assert "spikes are graded, 0 to 3, kept as 2 bits" in (tmp_path / "c" / "README.md").read_text()
