@@ -161,7 +161,8 @@ def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, ow
     populations = model.populations
     if own:
         populations = tuple(replace(each, leak=leak(), reset=own_reset()) for each in populations)
-        last: float | Literal["hard"] = "hard" if soft or model.levels > 1 else reset()  # one at least is another than the model's
+        # One at least is another than the model's.
+        last: float | Literal["hard"] = "hard" if soft or model.levels > 1 else reset()
         populations = (*populations[:-1], replace(populations[-1], reset=last))
     return replace(model, populations=populations, reset=reset() if soft else None)
 

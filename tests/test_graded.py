@@ -51,11 +51,11 @@ from litesnn.deploy.synops import count_synops
 from litesnn.errors import InputError
 from litesnn.genotype import ArithmeticName
 from litesnn.runs import RunFolder
-from litesnn.snn.cost import WAYS, Meter
+from litesnn.snn.cost import WAYS, Meter, Way
 from litesnn.train.neurobench import membrane_updates
 from packed_models import cell_model, random_frames, random_input, random_model, with_events, with_neurons
 from test_engine import assert_exact, two_layers
-from test_fixed import one_neuron
+from test_fixed import one_neuron, shorts
 from test_onnx_graph import session
 from test_packed import put, tiny_model
 from test_packed_neurons import changed, header_of, load
@@ -72,9 +72,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def test_spikes_by_hand() -> None:
-    """x = q/8 of a pixel q/32 at every step; with D = 3 the thresholds are 0.5, 1.5 and 2.5, which have to be passed."""
+    """x = q/8 of a pixel q/32 at every step; with D = 3 the thresholds are 0.5, 1.5 and 2.5, strictly."""
     model = replace(single_neuron(scale=1 / 8, bias=0.0, timesteps=2), levels=3)
-    for pixel, spikes in ((4, [0, 1]), (5, [1, 1]), (12, [1, 1]), (13, [2, 2]), (20, [2, 2]), (21, [3, 3]), (99, [3, 3])):
+    found = {4: [0, 1], 5: [1, 1], 12: [1, 1], 13: [2, 2], 20: [2, 2], 21: [3, 3], 99: [3, 3]}
+    for pixel, spikes in found.items():
         trace = run(model, image(pixel / 32))  # 4: u = 0.5, then 0.1 + 0.5; a spike of any size leaves nothing
         assert spikes_of(trace).reshape(-1).tolist() == spikes
         # The readout counts values: 2·(3·spikes)/t − 0.25
@@ -110,8 +111,8 @@ def test_in_words() -> None:
 def expanded(model: PackedModel, x: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
     """Thermometer codes [D, T, B, C, H, W] of every population's spikes, of a float model.
 
-    Neuron j of D fires, 0 or 1, above θ + j, and every weight reads the neurons of a source one after another, as if they
-    were D timesteps of binary spikes. All of them are reset where one fires.
+    Neuron j of D fires, 0 or 1, above θ + j, and every weight reads the neurons of a source one after another, as if
+    they were D timesteps of binary spikes. All of them are reset where one fires.
     """
     pixels = quantize_input(model.input, x)
     found: list[NDArray[np.uint8]] = []
@@ -214,7 +215,8 @@ def test_frames_of_events(arithmetic: ArithmeticName) -> None:
     assert_exact(model, x)
     truth = Reference(model).run(x)
     if arithmetic == "float":
-        np.testing.assert_array_equal(session(onnx_graph(model).SerializeToString()).run(None, {"frames": x})[0], truth.logits[-1])
+        logits = session(onnx_graph(model).SerializeToString()).run(None, {"frames": x})[0]
+        np.testing.assert_array_equal(logits, truth.logits[-1])
 
 
 @pytest.mark.parametrize(
@@ -308,10 +310,11 @@ def test_torch_is_the_reference(levels: int, arithmetic: ArithmeticName) -> None
     spikes = Engine(model).run(x.numpy(), record=True).spikes
     assert spikes is not None
     counted = count_synops(model, spikes).per_sample()
-    for way, name in ((None, ""), ("virtual", "_virtual")):
-        layers = meter.layers_by(way).values()  # type: ignore[arg-type]
-        synops, bit_synops = (float(sum(each.sum() for each in part)) for part in zip(*((layer.synops, layer.bit_synops) for layer in layers)))
-        assert counted["synops" + name] == pytest.approx(synops, rel=1e-5)
+    ways: tuple[tuple[Way | None, str], ...] = ((None, ""), ("virtual", "_virtual"))
+    for way, name in ways:
+        layers = meter.layers_by(way).values()
+        assert counted["synops" + name] == pytest.approx(sum(float(layer.synops.sum()) for layer in layers), rel=1e-5)
+        bit_synops = sum(float(layer.bit_synops.sum()) for layer in layers)
         assert counted["bit_synops" + name] == pytest.approx(bit_synops, rel=1e-5)
     assert counted["synops"] < counted["synops_virtual"]
 
@@ -398,7 +401,11 @@ def test_the_header_by_hand() -> None:
         (GRADED, put(3.0, "levels"), "levels: expected an integer"),
         (GRADED, put(True, "levels"), "levels: expected an integer"),
         (GRADED, put(None, "levels"), "levels: expected an integer"),
-        (GRADED, lambda record: record.pop("levels"), "header: expected the keys version, .*, threshold, levels, classes"),
+        (
+            GRADED,
+            lambda record: record.pop("levels"),
+            "header: expected the keys version, .*, levels, classes",
+        ),
         (GRADED, put(1, "version"), "header: expected the keys version, input, timesteps, leak, threshold, classes"),
         (tiny_model(), put(9, "version"), "header: expected the keys version"),
         (GRADED, put(1.5, "populations", 0, 0), "population 0: rate: expected null or a number from 0 to 1"),
@@ -480,7 +487,9 @@ def test_sums_of_weights_count_the_largest_spike() -> None:
     record["levels"] = 6
     read_header(json.dumps(record), "MODEL")
     record["levels"] = 7
-    with pytest.raises(InputError, match="population 1, synapses 0: expected sums of at most 2147483647, found 2148300000"):
+    with pytest.raises(
+        InputError, match="population 1, synapses 0: expected sums of at most 2147483647, found 2148300000"
+    ):
         read_header(json.dumps(record), "MODEL")
 
 
@@ -497,16 +506,12 @@ def test_sums_of_the_readout_count_the_largest_spike() -> None:
     )
 
 
-def shorts(*values: int) -> NDArray[np.int16]:
-    return np.array(values, np.int16)
-
-
 def fixed_pair(channels: int, synapses: Synapses, **population: Any) -> PackedModel:
     """A stem of equal neurons in fixed point, and one neuron that reads them all."""
     model = one_neuron()
     (stem,) = model.populations[0].synapses
-    stem = replace(stem, codes=np.repeat(stem.codes, channels, 0), scale=np.repeat(stem.scale, channels))
-    first = replace(model.populations[0], synapses=(stem,), bias=np.repeat(model.populations[0].bias, channels))
+    stem = replace(stem, codes=np.repeat(stem.codes, channels, 0), scale=shorts(*[5] * channels))
+    first = replace(model.populations[0], synapses=(stem,), bias=shorts(*[-3] * channels))
     second = Population((synapses,), **{"bias": shorts(0), "rate": None} | population)
     return replace(model, populations=(first, second), readout=replace(model.readout, sources=(1,)))
 
@@ -568,12 +573,14 @@ def test_the_largest_currents_and_thresholds_stay_in_int32(tmp_path: Path) -> No
 # --- the whole job ---
 
 
-def test_a_network_is_designed_packed_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_made_packed_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every engine on the whole test set, and the engine's counts of work beside those of the evaluation."""
     problem, run = whole_job.write_problem(tmp_path), tmp_path / "run"
     settings = ["--set", "model.spike_levels=3", "--set", "search.epochs=2", "--set", "train.epochs=4"]
-    outcome = whole_job.litesnn("design", *problem.options(run), *settings)
-    assert outcome.code == 0, outcome.err
+    later = ((stage, str(run)) for stage in ("derive", "train", "evaluate", "pack"))  # all but the report
+    for arguments in (("search", *problem.options(run), *settings), *later):
+        outcome = whole_job.litesnn(*arguments)
+        assert outcome.code == 0, outcome.err
     assert read(run / "model.safetensors").levels == 3
     for row in exactness.compare_run(RunFolder(run)):
         assert row.exact, row

@@ -204,6 +204,6 @@ def described(model: PackedModel) -> str:
     arithmetic = "float" if model.fraction is None else "fixed point"
     spikes = "" if model.levels == 1 else f", spikes 0…{model.levels}"
     return (
-        f"{model.input.describe()} → {len(model.classes)} classes, "
-        f"T = {model.timesteps}, {len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}{spikes}"
+        f"{model.input.describe()} → {len(model.classes)} classes, T = {model.timesteps}, "
+        f"{len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}{spikes}"
     )

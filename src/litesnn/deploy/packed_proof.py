@@ -18,7 +18,8 @@ MAX_INPUT = 127  # a step of the quantized image
 
 # Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most
 # 2^30 from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30
-# more: int32 has -2^31. The thresholds of a graded spike reach 2^30 + 6·2^24. Integer logits below 2^23 are exact in float32, and stay different when they are divided.
+# more: int32 has -2^31. The thresholds of a graded spike reach 2^30 + 6·2^24. Integer logits below 2^23 are exact in
+# float32, and stay different when they are divided.
 MAX_CURRENT = 2**30
 _MAX_LOGIT = 2**23 - 1
 

@@ -11,8 +11,8 @@ the order written here. With s the spikes of the step before, per timestep and p
     u = (λ·u) − R·s + x                         LIF with soft reset: a spike takes R away
     s = 1 if u > θ else 0
 
-Graded spikes 0…D (``levels``) have the hard reset, (1 − s) is 1 where there was no spike and 0 where there was one of any
-size, and the thresholds are float32 numbers θ + j:
+Graded spikes 0…D (``levels``) have the hard reset, where (1 − s) is 1 if there was no spike and 0 if there was one of
+any size, and the thresholds are float32 numbers θ + j:
 
     s = Σ_j [u > θ + j]                         j = 0 … D − 1
 

@@ -1,7 +1,7 @@
 """Synaptic operations of a packed model, counted from the spikes that it made.
 
-In: a packed model and recorded spikes, of the native engine or of the reference. Out: SynOps and Bit-SynOps,
-with the definitions of the evaluation: over input spikes the non-zero weights that each one reaches, borders and strides
+In: a packed model and recorded spikes, of the native engine or of the reference. Out: SynOps and Bit-SynOps, with the
+definitions of the evaluation: over input spikes the non-zero weights that each one reaches, borders and strides
 respected; an identity hands a spike on once, as one bit; the input is no spike.
 
 A graded spike k can be deployed in two ways, and is counted for each:
@@ -79,7 +79,8 @@ def _of_layer(planes: int, virtual: int, bits: int) -> SynOps:
 
 def _bits_set(spikes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """How many bits of each spike are set; spikes have at most three."""
-    return (spikes & 1) + (spikes >> 1 & 1) + (spikes >> 2 & 1)
+    ones: NDArray[np.uint8] = (spikes & 1) + (spikes >> 1 & 1) + (spikes >> 2 & 1)
+    return ones
 
 
 def _reached(synapses: Synapses, maps: Sequence[NDArray[np.int64]]) -> int:

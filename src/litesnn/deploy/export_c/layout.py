@@ -329,7 +329,7 @@ def _bundle(
 
 
 def _spikes(model: PackedModel, synapses: Synapses, grid: Grid) -> float:
-    """Expected spikes of one plane that is read, over all steps: of graded ones about half the bits above the lowest."""
+    """Expected spikes of one plane that is read, over all steps: of graded ones half the bits above the lowest."""
     populations: list[Population] = [model.populations[source] for source in synapses.sources]
     channels = [len(population.bias) for population in populations]
     rates = [_ASSUMED_RATE if population.rate is None else population.rate for population in populations]

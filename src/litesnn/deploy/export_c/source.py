@@ -40,7 +40,7 @@ def model_header(layout: Layout) -> str:
         ("LEVELS", model.levels, "the largest spike: 1, or of graded ones more"),
         ("SPIKE_BITS", bit_planes(model.levels), "of a spike"),
         ("THRESHOLD", thresholds[0], bits),
-        *([("THRESHOLDS", f"{{{', '.join(thresholds)}}}", "a spike is how many are passed")] if model.levels > 1 else []),
+        *([("THRESHOLDS", f"{{{', '.join(thresholds)}}}", bits)] if model.levels > 1 else []),
         ("RESET", _membrane(model.reset or 0.0, model), "what a spike takes from the membrane with a soft reset"),
         ("SOFT_RESET", int(model.reset is not None), "0: a spike takes all of it"),
         ("OWN_NEURONS", int(_own_neurons(model)), "1: populations have leaks and resets of their own"),
