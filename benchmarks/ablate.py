@@ -21,8 +21,8 @@ A network is the uniform one of so many bits: plain 3×3 convolutions, nothing p
 ``packed_bytes`` (or of ``width`` at level 0), all timesteps of the recipe. A genotype keeps its layers; neuron,
 quantizer, arithmetic and spike levels are the variant's.
 
-Accuracies are on the validation split, by which settings may be chosen; ``--test`` measures the test split as well. Every
-run can be killed at any time: the next call goes on at its last epoch and never repeats a finished one.
+Accuracies are on the validation split, by which settings may be chosen; ``--test`` measures the test split as well.
+Every run can be killed at any time: the next call goes on at its last epoch and never repeats a finished one.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ from litesnn.design import Job, make_recipe
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
+from litesnn.network_file import load_network
 from litesnn.runs import RunFolder, held
 from litesnn.search.derive import largest_file
-from litesnn.snn.network import InputInfo
+from litesnn.snn.cost import Meter
+from litesnn.snn.network import InputInfo, Network
 from litesnn.train.fit import validate
 from litesnn.training_loop.session import Session, begin_session, input_info
 from machine import conditions
@@ -210,9 +212,6 @@ class Bench:
 
     def measured(self, variant: Variant, run: RunFolder, genotype: Genotype, data: Data) -> dict[str, Any]:
         """All that is kept of a finished training."""
-        from litesnn.network_file import load_network
-        from litesnn.snn.cost import Meter
-
         log = JsonLog.read(run / "train.jsonl")
         network = load_network(run.need("train")).to(self.session.device).eval()
         validation = self.session.samples(data.validation, network.info)
@@ -243,7 +242,7 @@ class Bench:
         }
 
 
-def _over_neurons(network: Any, rates: Mapping[str, float]) -> float:
+def _over_neurons(network: Network, rates: Mapping[str, float]) -> float:
     """The share of all neurons that fire in a timestep."""
     backbone, genotype = network.backbone, network.genotype
     height, width = backbone.map_size(0)

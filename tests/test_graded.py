@@ -26,7 +26,7 @@ from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
 from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.export_c.layout import lay_out
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import prove_equal
 from litesnn.deploy.packed import (

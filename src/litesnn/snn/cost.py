@@ -103,7 +103,7 @@ def synops(taps: Tensor, reached: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerSynops:
     """SynOps and Bit-SynOps per timestep of one layer, [T] each."""
 
     synops: Tensor
@@ -139,14 +139,14 @@ class Meter:
         return {**self.rates, **self.graded}
 
     @property
-    def layers(self) -> dict[str, Measured]:
+    def layers(self) -> dict[str, LayerSynops]:
         """The cost of every layer, by name."""
         return self.layers_by(None)
 
-    def layers_by(self, way: Way | None) -> dict[str, Measured]:
+    def layers_by(self, way: Way | None) -> dict[str, LayerSynops]:
         """The same by one of :attr:`ways`; empty if no spikes are graded."""
         return {
-            name: Measured(used, bit_used)
+            name: LayerSynops(used, bit_used)
             for names, *block in self._blocks.get(way, ())
             for name, used, bit_used in zip(names, *block, strict=True)
         }
