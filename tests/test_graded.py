@@ -21,12 +21,12 @@ import whole_job
 from firmware import SANITIZED, Firmware
 from litesnn.commands import native_evaluation
 from litesnn.deploy.engine import Engine
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.exchange.nir_graph import nir_graph
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
 from litesnn.deploy.export_c.folder import export_c
 from litesnn.deploy.export_c.layout import lay_out
-from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.pack import prove_equal
 from litesnn.deploy.packed import (

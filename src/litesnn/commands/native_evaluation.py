@@ -80,7 +80,7 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
 
 
 def _synops(engine: Engine, x: NDArray[Any]) -> dict[str, float]:
-    """SynOps and Bit-SynOps per input of graded spikes, of bit planes and of virtual timesteps, as the engine made them."""
+    """SynOps and Bit-SynOps per input of the engine's graded spikes, in bit planes and in virtual timesteps."""
     found = SynOps()
     for start in range(0, len(x), _RECORDED):
         spikes = engine.run(x[start : start + _RECORDED], record=True).spikes

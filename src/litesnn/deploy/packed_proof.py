@@ -4,8 +4,8 @@ In: a :class:`~litesnn.deploy.packed_model.PackedModel`. A model for which it fa
 
 Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most 2^30
 from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30 more:
-int32 has -2^31. The thresholds of graded spikes reach 2^30 + 6·2^24. Integer logits below 2^23 are exact in float32, and
-stay different when they are divided.
+int32 has -2^31. The thresholds of graded spikes reach 2^30 + 6·2^24. Integer logits below 2^23 are exact in float32,
+and stay different when they are divided.
 """
 
 from __future__ import annotations
