@@ -47,7 +47,7 @@ from litesnn.deploy.packed import (
 from litesnn.deploy.packed_header import read_header
 from litesnn.deploy.reference import Reference, quantize_input
 from litesnn.deploy.shapes import model_of_shapes
-from litesnn.deploy.synops import count_synops
+from litesnn.deploy.spike_costs import SpikeCosts
 from litesnn.errors import InputError
 from litesnn.genotype import ArithmeticName
 from litesnn.runs import RunFolder
@@ -103,6 +103,14 @@ def test_spikes_in_integers_by_hand() -> None:
 def test_in_words() -> None:
     assert described(replace(tiny_model(), levels=3)).endswith("weights, float, spikes 0…3")
     assert [bit_planes(levels) for levels in range(1, 8)] == [1, 2, 2, 3, 3, 3, 3]
+
+
+def work(model: PackedModel, spikes: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """SynOps and Bit-SynOps of all layers, per input."""
+    costs = SpikeCosts(model)
+    costs.add(spikes)
+    names = ("synops", "bit_synops", "synops_virtual", "bit_synops_virtual")
+    return {name: sum(getattr(layer, name) for layer in costs.layers()) for name in names}
 
 
 # --- the property: D binary populations in the place of a graded one ---
@@ -162,8 +170,8 @@ def test_a_graded_network_is_that_of_its_binary_virtual_timesteps(seed: int, lev
     totals = np.cumsum(np.concatenate(counts, axis=2) @ readout.codes.T.astype(np.int64), axis=0)
     steps = np.arange(1, model.timesteps + 1, dtype=np.float32).reshape(-1, 1, 1)
     np.testing.assert_array_equal(trace.logits, readout.scale * totals.astype(np.float32) / steps + readout.bias)
-    binary = [count_synops(model, [code[level] for code in codes]).synops for level in range(levels)]
-    assert count_synops(model, trace.spikes).synops_virtual == sum(binary)
+    binary = [work(model, [code[level] for code in codes])["synops"] for level in range(levels)]
+    assert work(model, trace.spikes)["synops_virtual"] == pytest.approx(sum(binary))
 
 
 def test_every_value_is_there() -> None:
@@ -309,7 +317,7 @@ def test_torch_is_the_reference(levels: int, arithmetic: ArithmeticName) -> None
         network(network.encode(x), meter=meter)
     spikes = Engine(model).run(x.numpy(), record=True).spikes
     assert spikes is not None
-    counted = count_synops(model, spikes).per_sample()
+    counted = work(model, spikes)
     ways: tuple[tuple[Way | None, str], ...] = ((None, ""), ("virtual", "_virtual"))
     for way, name in ways:
         layers = meter.layers_by(way).values()
@@ -332,14 +340,16 @@ def test_synops_by_hand() -> None:
     readout = Readout((0,), 3, np.array([[3], [0]], np.int8), np.ones(2, np.float32), np.zeros(2, np.float32))
     model = replace(tiny_model(), populations=(Population((stem,), one(0.0), None), second, third), readout=readout)
     maps = [np.array([[3, 2], [1, 0]], np.uint8).reshape(1, 1, 1, 2, 2), *np.zeros((2, 1, 1, 1, 2, 2), np.uint8)]
-    found = count_synops(replace(model, levels=3), maps)
+    model = replace(model, levels=3, input=replace(model.input, shape=(1, 2, 2)))
     # Of the filter each of four pixels reaches three neurons; the identity one, and the readout one weight.
-    assert (found.synops, found.synops_virtual) == (4 * (3 + 1 + 1), 6 * (3 + 1 + 1))
-    assert (found.bit_synops, found.bit_synops_virtual) == (4 * (3 * 2 + 1 + 3), 6 * (3 * 2 + 1 + 3))
-    twice = [np.concatenate([each, each], axis=1) for each in maps]
-    both = count_synops(replace(model, levels=3), twice)
-    assert both == found + found
-    assert both.per_sample() == found.per_sample()
+    expected = {
+        "synops": 4 * (3 + 1 + 1),
+        "bit_synops": 4 * (3 * 2 + 1 + 3),
+        "synops_virtual": 6 * (3 + 1 + 1),
+        "bit_synops_virtual": 6 * (3 * 2 + 1 + 3),
+    }
+    assert work(model, maps) == expected
+    assert work(model, [np.concatenate([each, each], axis=1) for each in maps]) == expected  # per input
 
 
 def test_synops_are_those_of_strides_and_borders() -> None:
@@ -354,7 +364,7 @@ def test_synops_are_those_of_strides_and_borders() -> None:
         if codes[out, channel, ky, kx] and 0 <= row < 5 and 0 <= column < 6:
             total += int(spikes[0][:, :, channel, row, column].sum())
     total += int(np.count_nonzero(model.readout.codes, axis=0) @ spikes[1].sum(axis=(0, 1, 3, 4)))
-    assert count_synops(model, spikes).synops_virtual == total
+    assert work(model, spikes)["synops_virtual"] == pytest.approx(total / 2)
 
 
 def test_membranes_of_graded_neurons_are_updated_as_often() -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from litesnn.data.sources import Data
 from litesnn.deploy.engine import Engine
-from litesnn.deploy.synops import SynOps, count_synops
+from litesnn.deploy.spike_costs import SpikeCosts
 from litesnn.design import renew_report, trained_network
 from litesnn.genotype import require_engine_of
 from litesnn.runs import RunFolder
@@ -81,12 +81,13 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
 
 def _synops(engine: Engine, x: NDArray[Any]) -> dict[str, float]:
     """SynOps and Bit-SynOps per input of the engine's graded spikes, in bit planes and in virtual timesteps."""
-    found = SynOps()
+    costs = SpikeCosts(engine.model)
     for start in range(0, len(x), _RECORDED):
         spikes = engine.run(x[start : start + _RECORDED], record=True).spikes
         assert spikes is not None
-        found += count_synops(engine.model, spikes)
-    return found.per_sample()
+        costs.add(spikes)
+    names = ("synops", "bit_synops", "synops_virtual", "bit_synops_virtual")
+    return {name: sum(getattr(layer, name) for layer in costs.layers()) for name in names}
 
 
 def engine_table(metrics: Mapping[str, Any]) -> Table:
