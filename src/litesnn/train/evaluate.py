@@ -191,8 +191,12 @@ class MeasurableNetwork(Protocol):
         meter: Meter | None = None,
         tap: int | None = None,
         execution: Execution = Execution(),
+        timesteps: int | None = None,
     ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t of every timestep; in evaluation as they are deployed."""
+        """Encoded images [B, C, H, W] → logits y_t of every timestep; in evaluation as they are deployed.
+
+        Networks of ours can be trained with fewer ``timesteps``.
+        """
         ...
 
 
