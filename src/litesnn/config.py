@@ -208,8 +208,8 @@ class TrainSettings(_Settings):
         0.0,
         ge=0,
         lt=1,
-        description="average of the weights over the steps, which is what is validated, kept and deployed; the share of "
-        "the training after which a step's weight in it has fallen to 1/e; 0: no average",
+        description="how far an average of the weights reaches back, which is then validated, kept and deployed: the "
+        "share of the training after which a step counts 1/e of the last one; 0: no average",
     )
     statistics_batches: int = Field(
         16,
@@ -221,7 +221,7 @@ class TrainSettings(_Settings):
         0.0,
         ge=0,
         lt=1,
-        description="share of the epochs, the first ones, that train with short_timesteps; validation has all timesteps",
+        description="share of the epochs, the first ones, that train with short_timesteps; validation has all",
     )
     short_timesteps: int = Field(1, ge=1, le=63, description="timesteps of those epochs, if the network has more")
     small_images: float = Field(

@@ -240,9 +240,7 @@ class TrainLoop(Generic[LearnerT]):
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a (micro-)batch, and what is logged of it."""
         trainee, meter = self.trainee, self._phase.meter() if self.limits else None
-        output = trainee.network(
-            x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options
-        )
+        output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options)
         loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
         values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
         if trainee.auxiliary is not None and output.tap is not None:

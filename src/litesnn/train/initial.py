@@ -8,7 +8,7 @@ without a zero makes the noise as large as its least level: an identity is hardl
 
 **Whitening** (``train.init_stem``). The filters of the stem are the principal components of patches of the training
 inputs, the one of the largest variance first, each followed by its negative, since neurons fire for positive currents
-alone (ibid., section 3.2; Coates & Ng, 2012). They have length one: batch normalisation behind the stem divides each by
+alone (ibid., section 3.2). They have length one: batch normalisation behind the stem divides each by
 the deviation of its output, which makes the outputs white. As the largest variance is often a thousand times a later
 one, plain rounding of a filter to few bits lets so much of the former into the latter that nothing else is seen. So
 filters are rounded together with that in view: with e the error and Σ the covariance of patches, coordinate by
@@ -118,9 +118,7 @@ def patch_components(inputs: Tensor, kernel: int) -> tuple[Tensor, Tensor, Tenso
     return vectors * largest.sign(), values, covariance
 
 
-def rounded_filters(
-    filters: Tensor, variances: Tensor, covariance: Tensor, quantizer: Quantizer, bits: int
-) -> Tensor:
+def rounded_filters(filters: Tensor, variances: Tensor, covariance: Tensor, quantizer: Quantizer, bits: int) -> Tensor:
     """Filters at the levels of a quantizer, rounded so that little of what has much variance comes in.
 
     Args:

@@ -71,8 +71,8 @@ class Schedule:
     ) -> Schedule:
         """:meth:`within` after so many epochs, whose seconds were ``taken``: the last ones show the pace of the next.
 
-        All of several processes call it, and follow the first. ``seconds`` of 0 are no bound. ``ahead``: where epochs to
-        come do more or less than those before, what each of these says about the mean of them, in seconds.
+        All of several processes call it, and follow the first. ``seconds`` of 0 are no bound. ``ahead``: where epochs
+        to come do more or less than those before, what each of these says about the mean of them, in seconds.
         """
         if not seconds:
             return self
