@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from litesnn import processes
+from litesnn.compression.stages import _require_sensible as require_sensible_module
 from litesnn.config import Recipe, TrainSettings
 from litesnn.data.augment import AugmentSettings, augment
 from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches
@@ -29,6 +30,7 @@ from litesnn.quantizers import QUANTIZERS
 from litesnn.runs import RunFolder
 from litesnn.snn.compconv import CompConv
 from litesnn.snn.cost import Meter
+from litesnn.snn.network import Network
 from litesnn.train import fit as module
 from litesnn.train.averaging import Averages, renew_statistics
 from litesnn.train.fit import Trainee, TrainLoop, fit
@@ -200,19 +202,26 @@ def test_biases_move_as_much_faster(problem: Problem) -> None:
 # --- averages of the weights ---
 
 
-def a_layer() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+class Layer(nn.Module):
+    """A weight and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.zeros(())), nn.BatchNorm1d(1)
+
+    def set(self, value: float) -> None:
+        with torch.no_grad():
+            self.weight.fill_(value)
 
 
 def averaged(steps: int, reach: float) -> float:
     """The average after weights that were, after each step, the share of the training that was done."""
-    layer = a_layer()
-    nn.init.zeros_(layer[0].weight)
+    layer = Layer()
     averages = Averages(layer, reach)
     for step in range(1, steps + 1):
-        nn.init.constant_(layer[0].weight, step / steps)
+        layer.set(step / steps)
         averages.update((step - 1) / steps, step / steps)
-    return averages.tensors["0.weight"].item()
+    return averages.tensors["weight"].item()
 
 
 @pytest.mark.parametrize("reach", [0.05, 0.2, 0.9])
@@ -225,38 +234,39 @@ def test_an_average_does_not_depend_on_the_number_of_steps(reach: float) -> None
 
 
 def test_averages_are_those_of_all_steps_at_first() -> None:
-    layer, values = a_layer(), [4.0, 2.0, 6.0]
-    nn.init.zeros_(layer[0].weight)
+    layer, values = Layer(), [4.0, 2.0, 6.0]
     averages = Averages(layer, 0.9)
     found = 0.0
     for step, value in enumerate(values, 1):
-        nn.init.constant_(layer[0].weight, value)
+        layer.set(value)
         averages.update((step - 1) / 100, step / 100)
         found += (1 - math.exp(-1 / step)) * (value - found)
-    assert averages.tensors["0.weight"].item() == pytest.approx(found)
+    assert averages.tensors["weight"].item() == pytest.approx(found)
 
 
 def test_a_network_has_its_averages_in_a_block_and_its_own_weights_after_it() -> None:
-    layer = a_layer()
+    layer = Layer()
     averages = Averages(layer, 0.5)
     assert averages
+    mean = layer.norm.running_mean
+    assert mean is not None
     before = {name: value.clone() for name, value in averages.tensors.items()}
-    assert "1.running_mean" in before
-    nn.init.constant_(layer[0].weight, 7.0)
+    assert "norm.running_mean" in before
+    layer.set(7.0)
     with averages.in_use():
-        assert torch.equal(layer[0].weight, before["0.weight"])
-        layer[1].running_mean.fill_(3.0)
-    assert layer[0].weight.item() == 7.0
-    assert layer[1].running_mean.item() == 0.0
-    assert averages.tensors["1.running_mean"].item() == 3.0
+        assert torch.equal(layer.weight, before["weight"])
+        mean.fill_(3.0)
+    assert layer.weight.item() == 7.0
+    assert mean.item() == 0.0
+    assert averages.tensors["norm.running_mean"].item() == 3.0
     with pytest.raises(KeyError), averages.in_use():
         raise KeyError
-    assert layer[0].weight.item() == 7.0
+    assert layer.weight.item() == 7.0
     nothing = Averages(layer, 0.0)
     assert not nothing
     nothing.update(0.1, 0.2)
     with nothing.in_use():
-        assert layer[0].weight.item() == 7.0
+        assert layer.weight.item() == 7.0
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -269,13 +279,11 @@ def test_statistics_are_the_means_over_the_batches(parts: int) -> None:
         norm.momentum = 1.0
         with torch.no_grad():
             network.train()(x)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        found.append(torch.stack([norm.running_mean, norm.running_var]))
+        found.append(torch.stack(network.backbone.stem.running()))
     norm.momentum = 0.1
     renew_statistics(network, batches, micro_batches=parts)
     assert norm.momentum == 0.1
-    torch.testing.assert_close(torch.stack([norm.running_mean, norm.running_var]), torch.stack(found).mean(0))
+    torch.testing.assert_close(torch.stack(network.backbone.stem.running()), torch.stack(found).mean(0))
 
 
 def shared_statistics(data: Path) -> dict[str, Any]:
@@ -386,11 +394,8 @@ def test_phases_by_hand() -> None:
     assert [phase.share for phase in found] == [1 / 16] * 3 + [1 / 4] * 3 + [1.0] * 4
     assert [phase.reduced for phase in found] == [True] * 6 + [False] * 4
     assert phases.epochs(Schedule(10), 10) == pytest.approx(3 / 16 + 3 / 4 + 4)
-    assert [(share, phase.share) for share, phase in phases.spans()] == [
-        (pytest.approx(0.3), 1 / 16),
-        (pytest.approx(0.3), 1 / 4),
-        (pytest.approx(0.4), 1.0),
-    ]
+    assert [share for share, _ in phases.spans()] == pytest.approx([0.3, 0.3, 0.4])
+    assert [phase.share for _, phase in phases.spans()] == [1 / 16, 1 / 4, 1.0]
     assert [share for share, _ in phases.spans(0.5)] == pytest.approx([0.2, 0.8])
     assert phases.ahead(0.5, seconds=7.0, steps=2.0, share=1 / 4) == pytest.approx(5 + 8 * (0.2 / 4 + 0.8))
 
@@ -404,7 +409,7 @@ def test_the_last_epoch_is_whole(epochs: int) -> None:
 
 def test_without_shares_there_is_one_phase() -> None:
     phases = Phases(settings(), 4, (8, 8))
-    assert phases.spans() == [(1.0, Phase(None, 4))]
+    assert phases.spans() == [(1.0, Phase())]
     assert not phases.any
     assert not Phases(settings(short_epochs=0.5, short_timesteps=4), 4, (8, 8)).any  # as many as there are
     assert not Phases(settings(freeze_stem=0.5, init_stem="whitening"), 4, (8, 8)).any
@@ -462,7 +467,12 @@ def test_the_measured_ratio_begins_anew_where_the_work_of_a_step_changes(problem
 
 def test_steps_of_a_phase_are_recorded_anew(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(module, "recorded", lambda step, *_: made.append(step) or step)
+
+    def recorded(step: Any, *_: Any) -> Any:
+        made.append(step)
+        return step
+
+    monkeypatch.setattr(module, "recorded", recorded)
     loop = loop_of(problem.data, {})
     for phase in (Phase(), Phase(1, 2), Phase(1, 2), Phase()):
         loop.phase = phase
@@ -471,13 +481,13 @@ def test_steps_of_a_phase_are_recorded_anew(problem: Problem, monkeypatch: pytes
 
 def test_a_training_goes_through_its_phases(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, ...]] = []
-    forward = module.Network.forward
+    forward = Network.forward
 
     def watch(self: Any, x: Tensor, **options: Any) -> Any:
         sizes.append((len(x), x.shape[-1], options.get("timesteps") or 2))
         return forward(self, x, **options)
 
-    monkeypatch.setattr(module.Network, "forward", watch)
+    monkeypatch.setattr(Network, "forward", watch)
     changes = {"train.short_epochs": 0.4, "train.small_images": 0.2, "train.statistics_batches": 1}
     run = fitted(tmp_path / "run", problem.data, changes)
     log = JsonLog.read(run / "train.jsonl")
@@ -516,6 +526,16 @@ def test_images_too_small_and_what_is_no_image_are_refused(kind: Any) -> None:
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Recipe.from_toml("", changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("short_epochs", 0.5), ("small_images", 0.5), ("init", "identity"), ("init_stem", "whitening")]
+)
+def test_users_modules_have_none_of_what_changes_their_forward(key: str, value: Any) -> None:
+    made = Recipe.from_toml("", changes={f"train.{key}": value})
+    with pytest.raises(InputError, match=rf"^train\.{key} is for networks of ours, not for users' modules; expected"):
+        require_sensible_module(made)
+    require_sensible_module(Recipe.from_toml("", changes={"train.ema": 0.1, "train.bias_lr": 2.0}))
 
 
 # --- time ---

@@ -336,7 +336,7 @@ def fit_learner(
 
     with progress_bar(session.console) as bar:  # in steps of the whole network
         total, completed = (phases.epochs(schedule, epochs) * steps for epochs in (schedule.epochs, done))
-        task = bar.add_task("train", total=total, completed=completed, status="")
+        task = bar.add_task("train", total=total, completed=round(completed), status="")
         for epoch in itertools.count(done):
             if epoch >= schedule.epochs:
                 break

@@ -104,7 +104,7 @@ def patch_components(inputs: Tensor, kernel: int) -> tuple[Tensor, Tensor, Tenso
     x = inputs[:: max(1, math.ceil(len(inputs) / _INPUTS))].cpu()
     padding = 0 if min(x.shape[-2:]) >= kernel else kernel // 2
     count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for part in x.split(_AT_ONCE):
+    for part in torch.split(x, _AT_ONCE):
         images = part.flatten(0, -4).float()
         patches = F.unfold(images, kernel, padding=padding).transpose(1, 2).flatten(0, 1).double()  # [P, D]
         count, total, square = count + len(patches), total + patches.sum(0), square + patches.T @ patches

@@ -42,7 +42,7 @@ class Phase:
 
     Attributes:
         timesteps: t, if it is fewer than the network has; ``None``: all.
-        of: T, the timesteps that the network has.
+        of: T, the timesteps that the network has, if a step has fewer.
         pixels: of the whole image for each pixel of the small one; 1: images are whole.
         frozen: whether the stem keeps its filters.
     """
@@ -134,8 +134,8 @@ class Phases:
         if progress < settings.small_images:
             height, width = self.size
             pixels = height * width / (math.ceil(height / 2) * math.ceil(width / 2))
-        steps = settings.short_timesteps if short else None
-        return Phase(steps, self.timesteps, pixels, progress < settings.freeze_stem)
+        steps, of = (settings.short_timesteps, self.timesteps) if short else (None, 1)
+        return Phase(steps, of, pixels, progress < settings.freeze_stem)
 
     def spans(self, since: float = 0.0) -> list[tuple[float, Phase]]:
         """The phases after the share ``since`` of the training, each with its share of what is left; they sum to 1."""
