@@ -38,6 +38,7 @@ from litesnn.train.initial import begin_weights, hand_on, patch_components, whit
 from litesnn.train.phases import Pace, Phase, Phases, require_phases, stem_filters
 from litesnn.training_loop.checkpoint import load_tensors, save_tensors
 from litesnn.training_loop.context import StageContext
+from litesnn.training_loop.expectation import Fixed, work_costs
 from litesnn.training_loop.schedule import Schedule
 from litesnn.training_loop.session import Session, input_info, one_cycle_lr
 from made import data_of
@@ -441,17 +442,17 @@ def test_no_event_is_left_out_of_fewer_timesteps(timesteps: int, groups: list[li
 def test_work_that_is_counted_is_that_of_the_whole_network() -> None:
     network = lively_network(GENE, tiny_input(SHAPE)).train()
     x = quantized_images(SHAPE, 4)
-    counted = []
+    counted: list[list[float]] = []
     for phase in (Phase(), Phase(timesteps=1, of=2), Phase(pixels=4.0), Phase(timesteps=1, of=2, pixels=4.0)):
-        meter = phase.meter()
+        meter = Meter()
         with torch.no_grad():
             output = network(phase.inputs(x), meter=meter, **phase.options)
         assert len(output.logits) == (phase.timesteps or 2)
-        counted.append(float(meter.bit_synops().sum()))
-        assert float(meter.synops().sum()) > 0
+        found = work_costs(["bit_synops", "synops", "energy_nj"], Fixed(meter, network.analog_macs, phase.times))
+        counted.append([float(found[key]) for key in ("bit_synops", "synops", "energy_nj")])
+        assert min(counted[-1]) > 0
     for other in counted[1:]:
-        assert 0.6 < other / counted[0] < 1.6
-    assert type(Phase().meter()) is Meter
+        assert all(0.6 < one / all_of_it < 1.6 for one, all_of_it in zip(other, counted[0], strict=True))
 
 
 def test_the_measured_ratio_begins_anew_where_the_work_of_a_step_changes(problem: Problem) -> None:

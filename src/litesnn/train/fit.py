@@ -239,14 +239,15 @@ class TrainLoop(Generic[LearnerT]):
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a (micro-)batch, and what is logged of it."""
-        trainee, meter = self.trainee, self._phase.meter() if self.limits else None
+        trainee, meter = self.trainee, Meter() if self.limits else None
         output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options)
         loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
         values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if meter is not None:
-            for key, used in work_costs(self.limits, Fixed(meter, trainee.network.analog_macs)).items():
+            work = Fixed(meter, trainee.network.analog_macs, self._phase.times)
+            for key, used in work_costs(self.limits, work).items():
                 values[f"train_{key}"] = used
                 loss = loss + self.limits[key].loss(used * self._deployed_ratios[key])
         return loss, values

@@ -29,7 +29,8 @@ def weight_groups(
     biases = set() if settings.bias_lr == 1 else biases
     frozen = set(map(id, stem_filters(module))) if settings.freeze_stem > 0 else set()
     groups = decay_groups([each for each in weights if id(each) not in biases | frozen])
-    groups += decay_groups([each for each in weights if id(each) in frozen]) if frozen else []
+    if apart := [each for each in weights if id(each) in frozen]:
+        groups += decay_groups(apart)
     if biases:
         rate = options["lr"]
         group = {

@@ -30,7 +30,6 @@ from litesnn.config import Recipe, TrainSettings
 from litesnn.errors import InputError
 from litesnn.files import JsonLog
 from litesnn.front_end import InputKind
-from litesnn.snn.cost import Meter
 from litesnn.training_loop.schedule import Schedule
 
 __all__ = ["Pace", "Phase", "Phases", "require_phases", "stem_filters"]
@@ -77,30 +76,10 @@ class Phase:
         small = F.avg_pool2d(x.flatten(0, -4), 2, ceil_mode=True, count_include_pad=False)
         return small.view(*x.shape[:-2], *small.shape[-2:])
 
-    def meter(self) -> Meter:
-        """Counts what a step stands for."""
-        return _Scaled(self.times) if self.reduced else Meter()
-
     @property
     def options(self) -> dict[str, int]:
         """Arguments of the network's forward pass."""
         return {} if self.timesteps is None else {"timesteps": self.timesteps}
-
-
-class _Scaled(Meter):
-    """A meter of which every operation counts as so many."""
-
-    def __init__(self, times: float) -> None:
-        super().__init__()
-        self._times = times
-
-    def synops(self) -> Tensor:
-        """Σ over layers of SynOps, per timestep [t]."""
-        return super().synops() * self._times
-
-    def bit_synops(self) -> Tensor:
-        """Σ over layers of SynOps × bits, per timestep [t]."""
-        return super().bit_synops() * self._times
 
 
 @dataclass(frozen=True)
