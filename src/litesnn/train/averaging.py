@@ -13,6 +13,10 @@ over all steps so far (exponential averages: Polyak & Juditsky, 1992; of network
 
 Batch statistics are not averaged: currents of averaged weights have statistics of their own. They are made anew from
 some augmented training batches, as those of a plain training are (Izmailov et al., 2018, arXiv 1803.05407, section 3).
+
+Limits on work are on what is deployed, the average. A step counts its own work times the ratio of the average's, as
+validated after the epoch before, and that of the steps of that epoch; so it holds the average under the limit, although
+gradients are those of its own weights.
 """
 
 from __future__ import annotations
