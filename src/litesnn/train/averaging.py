@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from litesnn.snn.execution import Execution
-from litesnn.train.evaluate import MeasurableNetwork
+from litesnn.snn.predictor import Predictor
 
 __all__ = ["Averages", "renew_statistics"]
 
@@ -100,7 +100,7 @@ class Averages:
 
 @torch.no_grad()
 def renew_statistics(
-    network: MeasurableNetwork,
+    network: Predictor,
     batches: Iterable[Tensor],
     *,
     execution: Execution = Execution(),

@@ -38,8 +38,9 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
+from litesnn.snn.predictor import Predictor
 from litesnn.train.averaging import Averages, renew_statistics
-from litesnn.train.evaluate import MeasurableNetwork, measure, silence
+from litesnn.train.evaluate import measure, silence
 from litesnn.train.initial import begin_weights
 from litesnn.train.parameter_groups import weight_groups
 from litesnn.train.phases import Pace, Phase, Phases, stem_filters
@@ -107,7 +108,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def network(self) -> MeasurableNetwork:
+    def network(self) -> Predictor:
         """The module that is trained."""
         ...
 
@@ -284,7 +285,7 @@ def fit_learner(
     plan_steps: Callable[[int], StepPlan],
     *,
     save: Callable[[Path], None],
-    load: Callable[[Path], MeasurableNetwork],
+    load: Callable[[Path], Predictor],
 ) -> Path:
     """The training of any network, as :func:`fit`.
 
@@ -424,7 +425,7 @@ class _SavedState(BaseModel):
 
 
 @torch.no_grad()
-def validate(network: MeasurableNetwork, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
+def validate(network: Predictor, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
     """Loss, accuracy, Bit-SynOps and further ``costs`` by key, per sample, of the deployed arithmetic on a split."""
     network.module.eval()
     keys = list(dict.fromkeys([BIT_SYNOPS.key, *costs]))
