@@ -189,6 +189,18 @@ class QualityWarning(_Record):
     grave: bool = False
 
 
+class Teacher(_Record):
+    """The teacher of the training; what was measured is there of one that the run trained itself."""
+
+    name: str
+    sha256: str | None = None
+    width: _Count | None = None
+    blocks: _Count | None = None
+    epochs: _Count | None = None
+    seconds: float | None = None
+    validation_accuracy: float | None = None
+
+
 class SameModule(_Record):
     """A packed file beside the user's module, run by its own forward, on so many test images."""
 
@@ -249,6 +261,7 @@ class Metrics(_Record):
     engine: EngineRun | None = None
     neurobench: NeuroBench | None = None
     packing: Packing = Packing()
+    teacher: Teacher | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:
