@@ -232,14 +232,14 @@ def _output(output: Any) -> Tensor:
     return next(tensors_in(output), torch.empty(0))
 
 
-def with_known(said: Mapping[str, Any], found: Recipe) -> Mapping[str, Any]:
+def with_known(said: Mapping[str, Any], found: Recipe) -> dict[str, Any]:
     """What a person said of a run's teacher, completed by what its recipe knows of the same class.
 
     These are its weights, where none were said, and the files that it loads besides those that its text imports.
     """
     own = found.teacher.module
     if own is None or said.get("teacher.module") is None or said["train.teacher"] != found.train.teacher:
-        return said
+        return dict(said)
     module = ModuleSettings.model_validate(said["teacher.module"])
     if module.weights is None and own.weights is not None:
         digest = digest_of(Path(own.weights))

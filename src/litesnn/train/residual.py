@@ -72,7 +72,11 @@ class ResidualNetwork(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encoded images [B, C, H, W] or frames [B, T, C, H, W], numbers from −127 to 127 → logits [B, K]."""
+        """Encoded images [B, C, H, W] or frames [B, T, C, H, W], numbers from −127 to 127 → logits [B, K].
+
+        Maps are channels_last; weights stay as they are, so that an optimizer's state, when it is read again, is laid
+        out as they are.
+        """
         if x.dim() == 5:
             x = torch.cat([part.float().mean(1) for part in x.tensor_split(self.bins, dim=1)], dim=1)
         x = (x * INPUT_SCALE).contiguous(memory_format=torch.channels_last)

@@ -101,8 +101,7 @@ def build_residual(recipe: Recipe, info: InputInfo) -> ResidualNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(recipe.seed, _KIND).initial_seed())
         bins = time_bins(info, recipe.timesteps)
-        network = ResidualNetwork(info, bins=bins, width=settings.width, blocks=settings.blocks)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return ResidualNetwork(info, bins=bins, width=settings.width, blocks=settings.blocks)
 
 
 class TeacherLoop:
@@ -111,10 +110,12 @@ class TeacherLoop:
     def __init__(self, network: ResidualNetwork, recipe: Recipe) -> None:
         self.network, self.settings = network, recipe.teacher
         settings = self.settings
-        decayed = [each for each in network.parameters() if each.dim() > 1]
-        others = [each for each in network.parameters() if each.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [each for each in network.parameters() if each.dim() > 1]},
+            {"params": [each for each in network.parameters() if each.dim() <= 1], "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -237,13 +238,7 @@ def load_residual(path: Path, info: InputInfo, device: torch.device) -> Teacher:
         raise InputError(f"{path} does not fit the network: it holds less than {least:,} weights")
     network = ResidualNetwork(info, bins=fields.bins, width=fields.width, blocks=fields.blocks)
     load_into(network, tensors, path)
-    return Teacher(_still(network, device), digest)
-
-
-def _still(network: ResidualNetwork, device: torch.device) -> ResidualNetwork:
-    """In evaluation mode on a device, laid out for convolutions, and without gradients."""
-    network.eval().requires_grad_(requires_grad=False)
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return Teacher(network.to(device).eval().requires_grad_(requires_grad=False), digest)
 
 
 # --- spiking networks of other runs ---
