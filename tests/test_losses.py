@@ -53,7 +53,7 @@ def test_the_loss_of_recipes_that_name_none_is_what_it_was() -> None:
 
 
 def test_tet_by_hand() -> None:
-    """z_1 = (0, ln 3), z_2 = (ln 7, 0), label 0: CE ln 4 and ln(8/7); a smoothing of 0.2 gives 0.1 to the other class."""
+    """z_1 = (0, ln 3), z_2 = (ln 7, 0), label 0: CE ln 4 and ln(8/7); smoothing 0.2 gives 0.1 to the other."""
     z = torch.tensor([[[0.0, math.log(3)]], [[math.log(7), 0.0]]], dtype=torch.float64)
     label = torch.tensor([0])
     right, wrong = (math.log(4) + math.log(8 / 7)) / 2, (math.log(4 / 3) + math.log(8)) / 2
@@ -68,7 +68,7 @@ def test_one_timestep_has_one_loss(name: str) -> None:
 
 
 def test_a_divergence_by_hand() -> None:
-    """From (1/2, 1/2) to (3/4, 1/4), KL = 3/4·ln(3/2) + 1/4·ln(1/2); at τ = 2 with logits twice as large, 4 times that."""
+    """From (1/2, 1/2) to (3/4, 1/4), KL = 3/4·ln(3/2) + 1/4·ln(1/2); at τ = 2 and twice the logits, 4 times that."""
     target = 2 * torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
     same = torch.stack([target, torch.zeros(1, 2, dtype=torch.float64)])
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
