@@ -36,6 +36,7 @@ from litesnn.errors import InputError
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import INPUT_SCALE
 from litesnn.snn.network import InputInfo
+from litesnn.text import shape_text
 from litesnn.train.teacher import (
     Teacher,
     build_residual,
@@ -200,7 +201,7 @@ def _module_teacher(
     try:
         found = list(logits(torch.zeros(shape, device=device)).shape)
     except Exception as error:  # whatever somebody's forward raises
-        by = "×".join(map(str, info.shape))
+        by = shape_text(info.shape)
         raise InputError(f"{origin}: its forward fails on a batch of {by}: {line_of(error)}") from error
     if found != wanted:
         raise InputError(f"{origin}: its forward makes {found} of {_BATCH} inputs; expected {wanted}")

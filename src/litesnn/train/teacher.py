@@ -35,6 +35,7 @@ from litesnn.network_file import input_fields, input_from, load_network
 from litesnn.runs import RunFolder
 from litesnn.snn.network import InputInfo, Network
 from litesnn.stages import STAGES
+from litesnn.text import shape_text
 from litesnn.train.residual import ResidualNetwork, time_bins
 from litesnn.training_loop.checkpoint import (
     kind_of,
@@ -334,7 +335,7 @@ def require_fit(teacher: InputInfo, info: InputInfo, origin: str) -> None:
     """
     for what, own, given in (
         ("classes", teacher.classes, info.classes),
-        ("inputs of the shape", teacher.shape, info.shape),
+        ("inputs of the shape", shape_text(teacher.shape), shape_text(info.shape)),
         ("inputs of the kind", teacher.kind, info.kind),
         ("front end", teacher.input.front_end, info.input.front_end),
     ):
@@ -343,10 +344,8 @@ def require_fit(teacher: InputInfo, info: InputInfo, origin: str) -> None:
 
 
 def _told(value: object) -> str:
-    if isinstance(value, tuple):
-        sign = "×" if all(isinstance(each, int) for each in value) else ", "
-        shown = list(map(str, value[:6]))
-        return sign.join(shown) + (f" and {len(value) - 6} more" if len(value) > 6 else "")
+    if isinstance(value, tuple):  # names of classes
+        return ", ".join(value[:6]) + (f" and {len(value) - 6} more" if len(value) > 6 else "")
     return "none" if value is None else str(value)
 
 
