@@ -34,6 +34,7 @@ from litesnn.train import teacher as module
 from litesnn.train.fit import Trainee, TrainLoop, fit
 from litesnn.train.residual import ResidualNetwork, time_bins
 from litesnn.train.teacher import Teacher, load_residual, network_teacher, teacher_record, train_teacher
+from litesnn.training_loop.checkpoint import load_tensors, save_tensors
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.session import Session, input_info
 from made import data_of, plan_for, pretend
@@ -145,7 +146,7 @@ def test_frames_are_averaged_over_parts_of_the_time() -> None:
     assert [time_bins(info, frames) for frames in (1, 3, 4, 6, 64)] == [1, 3, 4, 4, 4]
     assert time_bins(tiny_input(), 6) == 1
     network = ResidualNetwork(info, bins=2, width=2).eval()
-    frames = quantized_images((4, 2, 8, 8), 3)
+    frames = quantized_images((8, 8, 8), 3).view(3, 4, 2, 8, 8)
     together = torch.cat([frames[:, :2].mean(1), frames[:, 2:].mean(1)], 1)
     same = torch.stack([together[:, :2]] * 2 + [together[:, 2:]] * 2, 1)
     torch.testing.assert_close(network(frames), network(same))
@@ -227,8 +228,8 @@ def test_a_training_goes_on_as_if_unbroken(problem: Problem, tmp_path: Path, mon
     assert rows(context.run / "train.jsonl") == log
 
     other = replace(context, run=RunFolder(tmp_path / "c"))
-    tensors, info = module.load_tensors(other.run.output("teacher"), "teacher")
-    module.save_tensors(other.run.output("teacher"), "teacher", {name: x + 1 for name, x in tensors.items()}, info)
+    tensors, info = load_tensors(other.run.output("teacher"), "teacher")
+    save_tensors(other.run.output("teacher"), "teacher", {name: x + 1 for name, x in tensors.items()}, info)
     with pytest.raises(InputError, match="the training began with another teacher than auto"):
         fit(other, teacher_of(other))
     with pytest.raises(ValueError, match=r"train\.teacher is auto, and the teacher is None"):
@@ -354,8 +355,10 @@ def test_a_module_that_teaches_nothing_is_refused(problem: Problem, classes: Pat
 
 # --- the whole job ---
 
-SHORT = ("--set", "train.epochs=1", "--set", "search.epochs=1", "--set", "search.warmup_epochs=0")
-SHORT = (*SHORT, "--set", "search.architecture_warmup_epochs=0")
+SHORT = [
+    *("--set", "train.epochs=1", "--set", "search.epochs=1", "--set", "search.warmup_epochs=0"),
+    *("--set", "search.architecture_warmup_epochs=0"),
+]
 
 
 def test_a_design_with_a_module(problem: Problem, classes: Path, tmp_path: Path) -> None:
@@ -409,7 +412,7 @@ def test_compress_with_the_module_as_it_was(problem: Problem, tmp_path: Path) ->
     made = source.build_module(source.describe_module(name), 3)
     safetensors.torch.save_file(made.state_dict(), tmp_path / "w.safetensors")
     run = tmp_path / "run"
-    options = [
+    options: list[str | Path] = [
         *("compress", "--model", name, "--weights", tmp_path / "w.safetensors", "--run", run, "--data", problem.data),
         *(
             "--budget",
