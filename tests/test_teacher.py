@@ -168,7 +168,6 @@ def test_it_learns_and_says_so(problem: Problem, tmp_path: Path) -> None:
     record = teacher_record(context.run, context.recipe)["teacher"]
     assert (record["name"], record["epochs"], record["width"]) == ("auto", 12, 4)
     assert record["validation_accuracy"] == log[-1]["validation_accuracy"]
-    assert record["seconds"] > 0
     found = load_residual(tmp_path / "teacher.safetensors", context.info, CPU)
     x = context.session.samples(context.data.validation, context.info)
     accuracy = (found(x.x.float(), parts=4).argmax(1) == x.y).float().mean()

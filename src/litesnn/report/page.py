@@ -706,7 +706,7 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Notes", "; ".join((*metrics.data.notes, *metrics.notes))),
         ("Seed", "" if metrics.seed is None else str(metrics.seed)),
         ("Search", _epochs(run.search)),
-        ("Teacher", _teacher(metrics)),
+        ("Teacher", _teacher(run)),
         ("Training", _epochs(run.train)),
         ("Software", ", ".join(f"{name} {version}" for name, version in _versions(metrics).items())),
     ]
@@ -728,23 +728,20 @@ def _versions(metrics: Metrics) -> dict[str, str]:
 def _epochs(lines: Sequence[SearchEpoch] | Sequence[TrainEpoch]) -> str:
     if not lines:
         return ""
-    return _plural(len(lines), "epoch") + _taken(sum(line.seconds or 0 for line in lines))
+    seconds = sum(line.seconds or 0 for line in lines)
+    text = _plural(len(lines), "epoch")
+    return text + (
+        f" in {seconds / 60:.1f} minutes" if seconds >= 90 else f" in {seconds:.0f} seconds" if seconds else ""
+    )
 
 
-def _taken(seconds: float) -> str:
-    if not seconds:
-        return ""
-    return f" in {seconds / 60:.1f} minutes" if seconds >= 90 else f" in {seconds:.0f} seconds"
-
-
-def _teacher(metrics: Metrics) -> str:
+def _teacher(run: Run) -> str:
     """The teacher of the training, or nothing if it had none."""
-    teacher = metrics.teacher
-    if teacher is None or teacher.epochs is None:
+    teacher = run.metrics.teacher
+    if teacher is None or teacher.validation_accuracy is None:
         return "" if teacher is None else teacher.name
-    text = f"a residual network with ReLU, {_plural(teacher.epochs, 'epoch')}{_taken(teacher.seconds or 0)}"
-    accuracy = teacher.validation_accuracy
-    return text if accuracy is None else f"{text}, validation accuracy {_percent(accuracy)}"
+    known = _percent(teacher.validation_accuracy)
+    return f"a residual network with ReLU, {_epochs(run.teacher)}, validation accuracy {known}"
 
 
 def _drawn(svg: str) -> Markup:

@@ -197,7 +197,6 @@ class Teacher(_Record):
     width: _Count | None = None
     blocks: _Count | None = None
     epochs: _Count | None = None
-    seconds: float | None = None
     validation_accuracy: float | None = None
 
 
@@ -326,13 +325,14 @@ class TrainEpoch(_Epoch):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's records; ``search``, ``train`` and ``recipe`` are empty where the file is missing."""
+    """A run folder's records; ``search``, ``teacher``, ``train`` and ``recipe`` are empty where the file is missing."""
 
     metrics: Metrics
     genotype: Genotype | Compressed
     search: tuple[SearchEpoch, ...]
     train: tuple[TrainEpoch, ...]
     recipe: str
+    teacher: tuple[TrainEpoch, ...] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -349,6 +349,7 @@ def read_run(folder: Path) -> Run:
         search=tuple(_lines(SearchEpoch, folder / "search.jsonl")),
         train=tuple(_lines(TrainEpoch, folder / "train.jsonl")),
         recipe=read_text(folder / "recipe.toml") if (folder / "recipe.toml").exists() else "",
+        teacher=tuple(_lines(TrainEpoch, folder / "teacher.jsonl")),
     )
 
 

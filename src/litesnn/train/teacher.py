@@ -355,6 +355,8 @@ def _told(value: object) -> str:
 def teacher_record(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
     """The part of ``metrics.json`` about the teacher; nothing of a training without one.
 
+    Its time is in its log alone, since a run that is made again has the same metrics.
+
     Raises:
         InputError: the log of the teacher's training is damaged.
     """
@@ -366,8 +368,7 @@ def teacher_record(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
         return {"teacher": {"name": recipe.train.teacher, "sha256": digest}}
     found: dict[str, Any] = {"name": AUTO, "width": settings.width, "blocks": settings.blocks}
     if log.exists():
-        seconds = JsonLog.numbers(log, "seconds")
         accuracies = JsonLog.numbers(log, "validation_accuracy")
-        found |= {"epochs": len(seconds), "seconds": round(sum(seconds), 1)}
+        found |= {"epochs": len(accuracies)}
         found |= {"validation_accuracy": accuracies[-1]} if accuracies else {}
     return {"teacher": found}
