@@ -238,6 +238,8 @@ class Metrics(_Record):
     synops: float | None = None
     bit_synops: float | None = None
     stem_macs: float | None = None
+    firing_rate: float | None = None
+    firing_rate_target: float | None = None
     energy: Energy | None = None
     layers: tuple[Layer, ...] = ()
     neurons: tuple[Population, ...] = ()
@@ -306,6 +308,9 @@ class TrainEpoch(_Epoch):
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     learning_rate: float | None = None
+    firing_rate: float | None = None
+    flips: dict[str, float] = {}
+    gradient_share: dict[str, float] = {}
     best: bool = False
 
 

@@ -211,7 +211,8 @@ class Cell(nn.Module):
         if integer:
             spikes, reached = self._deployed(older, newer, mix.compression)
         else:
-            spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
+            count = meter is not None and meter.costs
+            spikes, reached = self._trained(older, newer, mix, execution, count=count)
         out = State.of(spikes, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
@@ -312,7 +313,7 @@ class Cell(nn.Module):
         """
         nodes = torch.split(out.mean, self.width, dim=1)
         means = [older.mean, newer.mean, *nodes]
-        for reader, rows in self._layouts[False].readers:
+        for reader, rows in self._layouts[False].readers if meter.costs else ():
             taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)
             if reader.kernel == 0:
                 synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)

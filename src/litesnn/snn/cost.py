@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from litesnn.snn.constants import constant
+
 __all__ = [
     "Axis",
     "Meter",
@@ -98,11 +100,17 @@ class Measured:
 
 
 class Meter:
-    """Collects what a forward pass costs; pass one to count, pass none and nothing is computed."""
+    """Collects what a forward pass costs; pass one to count, pass none and nothing is computed.
 
-    def __init__(self) -> None:
+    Args:
+        costs: whether work is counted too, and not only how often neurons fire.
+    """
+
+    def __init__(self, *, costs: bool = True) -> None:
+        self.costs = costs
         self._blocks: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self.rates: dict[str, Tensor] = {}
+        self.neurons: dict[str, int] = {}  # of each population in ``rates``
         self.whole: dict[
             str, Tensor
         ] = {}  # SynOps [T] that layers would cost with all weights, where that was asked for
@@ -123,6 +131,18 @@ class Meter:
     def add_rate(self, name: str, mean_spikes: Tensor) -> None:
         """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
         self.rates[name] = mean_spikes.mean(dim=(1, 2, 3))
+        self.neurons[name] = mean_spikes[0].numel()
+
+    def firing_rate(self) -> Tensor:
+        """The share of all neurons that fire in a timestep, a scalar: the mean over neurons, timesteps and samples.
+
+        0 where no population is known.
+        """
+        if not self.rates:
+            return torch.zeros(())
+        rates = torch.stack([rate.mean() for rate in self.rates.values()])
+        counts = constant(tuple(self.neurons[name] for name in self.rates), rates.dtype, rates.device)
+        return counts @ rates / sum(self.neurons.values())
 
     def synops(self) -> Tensor:
         """Σ over layers of SynOps, per timestep [T]."""

@@ -152,6 +152,7 @@ def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, A
         "recipe": recipe.name,
         "mode": recipe.search.mode,
         "seed": recipe.seed,
+        "firing_rate_target": recipe.train.firing_rate,
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
@@ -198,7 +199,10 @@ class MeasurableNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
+    """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population.
+
+    ``firing_rate``: of all neurons; ``None``: no population is known.
+    """
 
     loss: float
     accuracy_at: list[float]  # accuracy of y_t for t = 1…T
@@ -206,6 +210,7 @@ class Measured:
     synops: dict[str, float]
     bit_synops: dict[str, float]
     rates: dict[str, float]
+    firing_rate: float | None = None
     predicted: tuple[int, ...] = ()  # the class of each row
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -219,6 +224,7 @@ class Measured:
             "timesteps": len(self.accuracy_at),
             "synops": sum(self.synops.values()),
             "bit_synops": sum(self.bit_synops.values()),
+            "firing_rate": self.firing_rate,
         }
 
 
@@ -234,6 +240,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
     synops: defaultdict[str, float] = defaultdict(float)
     bit_synops: defaultdict[str, float] = defaultdict(float)
     rates: defaultdict[str, float] = defaultdict(float)
+    firing_rate = 0.0
     part, row = rows.part(), processes.part(count).start
     with processes.apart():
         for x, y in part.batches(_BATCH):
@@ -250,6 +257,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
                 bit_synops[name] += float(layer.bit_synops.double().sum()) * share
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
+            firing_rate += float(meter.firing_rate()) * share
     return Measured(
         loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
         accuracy_at=[int(value) / count for value in processes.total_(correct)],
@@ -257,6 +265,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
         synops=_summed(synops),
         bit_synops=_summed(bit_synops),
         rates=_summed(rates),
+        firing_rate=processes.total_(torch.tensor(firing_rate, dtype=torch.float64)).item() if rates else None,
         predicted=tuple(processes.total_(predicted).tolist()),
     )
 
