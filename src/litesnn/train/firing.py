@@ -1,9 +1,9 @@
 """What a training holds down: the work that a budget limits, and how often neurons fire.
 
 The firing rate is the share of all neurons, those of the stem included, that fire in a timestep of the deployed
-network: the mean over neurons, timesteps and samples. ``train.firing_rate`` is a target for it, which is held as a limit
-on work is (:mod:`litesnn.training_loop.constraint`). Its gradient is the same for every spike, so that it costs one pass
-over the spikes; where a limit on work is held too, that pass is there already.
+network: the mean over neurons, timesteps and samples. ``train.firing_rate`` is a target for it, which is held as a
+limit on work is (:mod:`litesnn.training_loop.constraint`). Its gradient is the same for every spike, so that it costs
+one pass over the spikes; where a limit on work is held too, that pass is there already.
 
 What is aimed at is a little lower, by :data:`LIMIT_MARGIN`. Of the networks of all epochs those that meet the target
 itself come before all others, so that what goes up and down around the aim is still within it.

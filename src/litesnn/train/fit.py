@@ -298,6 +298,8 @@ def fit_learner(
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     ours = network if isinstance(network, Network) else None
     observer = Observer(trainee.quantized(), ours, validation, steps=steps, batch_size=size)
+    if recipe.train.binary_optimizer != "sgd" and "flips" not in training.optimizers:
+        session.warn("train.binary_optimizer is not needed: no layer has 1-bit weights")
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
