@@ -5,6 +5,10 @@ network: the mean over neurons, timesteps and samples. ``train.firing_rate`` is 
 limit on work is (:mod:`litesnn.training_loop.constraint`). Its gradient is the same for every spike, so that it costs
 one pass over the spikes; where a limit on work is held too, that pass is there already.
 
+A network that is to fire half as often at once falls silent before its weights have learned anything. So the target
+comes down on it in the first third of the training, from a quarter of the neurons (which is about how many fire where
+nothing holds them) to what was asked for: :func:`eased`.
+
 What is aimed at is a little lower, by :data:`LIMIT_MARGIN`. Of the networks of all epochs those that meet the target
 itself come before all others, so that what goes up and down around the aim is still within it.
 """
@@ -23,13 +27,31 @@ from litesnn.train.evaluate import MeasurableNetwork
 from litesnn.training_loop.constraint import Constraint
 from litesnn.training_loop.expectation import Fixed, work_costs
 
-__all__ = ["FIRING_RATE", "LIMIT_MARGIN", "held_limits", "meter_for", "rank_limits", "used", "why_missed"]
+__all__ = ["FIRING_RATE", "LIMIT_MARGIN", "eased", "held_limits", "meter_for", "rank_limits", "used", "why_missed"]
 
 FIRING_RATE = "firing_rate"
 """The key of the firing rate among limits, measurements and multipliers."""
 
 LIMIT_MARGIN = 0.97
 """Training aims a little below each limit: the test set fires a little differently from validation."""
+
+_UNHELD = 0.25
+"""Share of the neurons that fire in a timestep, about, where nothing holds them."""
+
+_EASED = 1 / 3
+"""Share of the training in which the target of the firing rate comes down."""
+
+
+def eased(limit: float, progress: float) -> float:
+    """By what a firing rate is multiplied before it is compared with its limit.
+
+    It is 1 in the end. At first it makes the limit of :data:`_UNHELD`, unless the limit is above that.
+
+    Args:
+        limit: most neurons, as a share, that may fire.
+        progress: fraction of all steps that are done.
+    """
+    return min(1.0, limit / _UNHELD) ** max(0.0, 1 - progress / _EASED)
 
 
 def held_limits(recipe: Recipe, device: torch.device) -> dict[str, Constraint]:
@@ -62,7 +84,7 @@ def used(keys: Iterable[str], meter: Meter, network: MeasurableNetwork) -> dict[
     """Work per sample by the keys of costs, and the firing rate by its own, scalars with a gradient."""
     wanted = dict.fromkeys(keys)
     work = [key for key in wanted if key != FIRING_RATE]
-    found = work_costs(work, Fixed(meter, network.analog_macs)) if work else {}
+    found = dict(work_costs(work, Fixed(meter, network.analog_macs))) if work else {}
     return found | ({FIRING_RATE: meter.firing_rate()} if FIRING_RATE in wanted else {})
 
 

@@ -38,7 +38,7 @@ from litesnn.snn.network import Network
 from litesnn.snn.population import set_sharpness
 from litesnn.snn.undecayed import decay_groups
 from litesnn.train.evaluate import MeasurableNetwork, measure, silence
-from litesnn.train.firing import FIRING_RATE, held_limits, meter_for, rank_limits, used, why_missed
+from litesnn.train.firing import FIRING_RATE, eased, held_limits, meter_for, rank_limits, used, why_missed
 from litesnn.train.flip_optimizer import flip_optimizer
 from litesnn.train.observe import Observer
 from litesnn.train.quantized_layers import QuantizedLayer, quantized_layers
@@ -179,6 +179,7 @@ class TrainLoop(Generic[LearnerT]):
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
         # a training batch counts as so many times its cost, as measured after the epoch before.
         self._deployed_ratios = {key: torch.ones((), device=device) for key in self.limits}
+        self._ease = torch.ones((), device=device)  # for the firing rate alone
         self._compute = recorded(self._plain_step, device, execution)
 
     @property
@@ -204,6 +205,8 @@ class TrainLoop(Generic[LearnerT]):
         settings = self.settings
         set_lr(self.optimizers["weights"], cosine_lr(settings.lr, settings.lr_min, progress, warmup=settings.warmup))
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
+        if FIRING_RATE in self.limits:
+            self._ease.fill_(eased(self.limits[FIRING_RATE].limit, progress))
         return self._compute(x, y)
 
     def _plain_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -212,7 +215,7 @@ class TrainLoop(Generic[LearnerT]):
             optimizer.zero_grad(set_to_none=True)
         found = backward_in_parts(x, y, self._forward, self.micro_batches)
         for key, limit in self.limits.items():
-            limit.update(processes.agreed(found[f"train_{key}"] * self._deployed_ratios[key]))
+            limit.update(processes.agreed(found[f"train_{key}"] * self._factor(key)))
         processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
@@ -230,8 +233,13 @@ class TrainLoop(Generic[LearnerT]):
         if meter is not None:
             for key, value in used(self.limits, meter, trainee.network).items():
                 values[f"train_{key}"] = value
-                loss = loss + self.limits[key].loss(value * self._deployed_ratios[key])
+                loss = loss + self.limits[key].loss(value * self._factor(key))
         return loss, values
+
+    def _factor(self, key: str) -> Tensor:
+        """By what the cost of a training batch is multiplied before it is compared with its limit."""
+        ratio = self._deployed_ratios[key]
+        return ratio * self._ease if key == FIRING_RATE else ratio
 
 
 def fit(context: StageContext) -> Path:
