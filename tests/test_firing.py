@@ -120,14 +120,12 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("neuron", ["lif", "plif"])
 def test_an_interrupted_training_goes_on_as_if_unbroken(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neuron: str
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gene = genotype(timesteps=2, edges=EDGES, bits=1, neuron=neuron)
-    changes = ALL | {"model.neuron": neuron}
-    fitted(tmp_path / "unbroken", problem, changes, gene)
-    run, data, session = derived(tmp_path / "broken", problem, changes, gene)
+    gene = genotype(timesteps=2, edges=EDGES, bits=1)
+    fitted(tmp_path / "unbroken", problem, ALL, gene)
+    run, data, session = derived(tmp_path / "broken", problem, ALL, gene)
     interrupted(run, data, session, monkeypatch, 1)
     fit(StageContext.of(run, data, session))
     assert run.output("train").read_bytes() == (tmp_path / "unbroken" / "network.safetensors").read_bytes()

@@ -16,6 +16,7 @@ from litesnn.neurons import NEURONS
 from litesnn.neurons.model import THRESHOLD, Neuron
 from litesnn.snn.membrane import surrogate_slope
 from litesnn.snn.population import Neurons, set_sharpness
+from litesnn.train import observe
 from litesnn.train.observe import Observer, count_flips, gradient_shares, membranes_of, populations_in
 from litesnn.train.quantized_layers import quantized_layers
 from test_fit import EDGES, fitted
@@ -51,11 +52,10 @@ def test_layers_go_by_the_parts_of_the_network() -> None:
     )
 
 
-@pytest.mark.parametrize("neuron", NEURONS)
-@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+@pytest.mark.parametrize(
+    ("neuron", "arithmetic"), [(key, each) for key, model in NEURONS.items() for each in model.arithmetics]
+)
 def test_membranes_are_those_of_the_spikes(neuron: str, arithmetic: ArithmeticName) -> None:
-    if arithmetic not in NEURONS[neuron].arithmetics:
-        pytest.skip("another arithmetic")
     network = lively_network(genotype(neuron=neuron, arithmetic=arithmetic), input_info())
     heard: dict[str, Tensor] = {}
 
@@ -100,6 +100,12 @@ def test_each_epoch_says_it_and_nothing_else_changes(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gene = genotype(timesteps=2, edges=EDGES)
+    fitted(tmp_path / "short", problem, {}, gene)
+    assert [("flips" in row, "gradient_share" in row) for row in rows(tmp_path / "short" / "train.jsonl")] == [
+        (True, True),
+        (False, False),  # an epoch has four steps
+    ]
+    monkeypatch.setattr(observe, "_STEPS_BETWEEN", 1)
     fitted(tmp_path / "watched", problem, {}, gene)
     for name in ("before_step", "after_step"):
         monkeypatch.setattr(Observer, name, lambda *_: None)

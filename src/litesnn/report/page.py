@@ -511,6 +511,7 @@ def _firing_figures(metrics: Metrics, lines: Sequence[TrainEpoch]) -> list[Figur
 
 def _depth_figures(lines: Sequence[TrainEpoch]) -> list[Figure]:
     """How often codes change, and how many neurons have a gradient, layer by layer."""
+    lines = [line for line in lines if line.flips or line.gradient_share]  # not all epochs are watched
     epochs, figures = [line.epoch for line in lines], []
     flips = _by_name([line.flips for line in lines])
     if flips:

@@ -51,7 +51,7 @@ def eased(limit: float, progress: float) -> float:
         limit: most neurons, as a share, that may fire.
         progress: fraction of all steps that are done.
     """
-    return min(1.0, limit / _UNHELD) ** max(0.0, 1 - progress / _EASED)
+    return float(min(1.0, limit / _UNHELD) ** max(0.0, 1 - progress / _EASED))
 
 
 def held_limits(recipe: Recipe, device: torch.device) -> dict[str, Constraint]:

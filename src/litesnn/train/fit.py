@@ -324,6 +324,7 @@ def fit_learner(
                 break
             started, means = time.perf_counter(), RunningMeans()
             module.train()
+            observer.begin(epoch)
             order = generator_for(recipe.seed, "train", epoch)
             batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
             for step, (x, y) in enumerate(batches):
