@@ -25,9 +25,10 @@ from tiny import genotype, input_info, lively_network, quantized_images
 from whole_job import Problem, recipe, rows
 
 
+@pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_firing_rate_is_that_of_all_neurons(training: bool) -> None:
-    network = lively_network(genotype(), input_info()).train(training)
+def test_the_firing_rate_is_that_of_all_neurons(training: bool, levels: int) -> None:
+    network = lively_network(genotype(spike_levels=levels), input_info()).train(training)
     x = quantized_images((2, 6, 5), batch=5)
     record: dict[str, Tensor] = {}
     meter, whole = Meter(costs=False), Meter()

@@ -14,7 +14,7 @@ from litesnn.genotype import ArithmeticName
 from litesnn.network_file import build_network
 from litesnn.neurons import NEURONS
 from litesnn.neurons.model import THRESHOLD, Neuron
-from litesnn.snn.membrane import surrogate_slope
+from litesnn.snn.membrane import spikes_of, surrogate_slope
 from litesnn.snn.population import Neurons, set_sharpness
 from litesnn.train import observe
 from litesnn.train.observe import Observer, count_flips, gradient_shares, membranes_of, populations_in
@@ -53,10 +53,17 @@ def test_layers_go_by_the_parts_of_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("neuron", "arithmetic"), [(key, each) for key, model in NEURONS.items() for each in model.arithmetics]
+    ("neuron", "arithmetic", "levels"),
+    [
+        (key, each, levels)
+        for key, model in NEURONS.items()
+        for each in model.arithmetics
+        for levels in ((1, 3) if model.graded else (1,))
+    ],
 )
-def test_membranes_are_those_of_the_spikes(neuron: str, arithmetic: ArithmeticName) -> None:
-    network = lively_network(genotype(neuron=neuron, arithmetic=arithmetic), input_info())
+def test_membranes_are_those_of_the_spikes(neuron: str, arithmetic: ArithmeticName, levels: int) -> None:
+    gene = genotype(neuron=neuron, arithmetic=arithmetic, spike_levels=levels)
+    network = lively_network(gene, input_info())
     heard: dict[str, Tensor] = {}
 
     def listen(name: str, neurons: Neurons) -> None:
@@ -72,8 +79,8 @@ def test_membranes_are_those_of_the_spikes(neuron: str, arithmetic: ArithmeticNa
         network(quantized_images((2, 6, 5), batch=4), record=record)
     assert list(heard) == list(record)
     for name, spikes in record.items():
-        near = (heard[name] - THRESHOLD).abs() < 1e-3  # where integers round otherwise than floats
-        assert torch.equal((heard[name] > THRESHOLD)[~near], (spikes > 0)[~near])
+        near = (heard[name] - heard[name].floor() - THRESHOLD).abs() < 1e-3  # where integers round otherwise
+        assert torch.equal(spikes_of(heard[name], levels=levels)[~near], spikes[~near])
         assert near.float().mean() < 0.1
 
 

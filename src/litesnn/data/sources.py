@@ -39,9 +39,10 @@ from litesnn.data.split_names import Role, assign, role_of
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
 from litesnn.input_spec import InputSpec
+from litesnn.text import shape_text
 
 __all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "Split", "load", "open_source", "part"]
 
@@ -67,7 +68,7 @@ class Split:
     files: Callable[[IntArray], Sequence[Encoded | EventFile]] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"Split({'×'.join(map(str, self.x.shape[1:]))}, {len(self.y)} rows)"
+        return f"Split({shape_text(self.x.shape[1:])}, {len(self.y)} rows)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class Data:
         return InputSpec(self.shape, self.kind, self.mean, self.std, self.front_end)
 
     def __repr__(self) -> str:
-        shape = "×".join(map(str, self.shape))
+        shape = shape_text(self.shape)
         rows = f"{len(self.train.y)} training and {len(self.validation.y)} validation rows"
         return f"Data({self.name!r}, {shape} {self.kind} → {len(self.classes)} classes, {rows})"
 
@@ -419,7 +420,7 @@ def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _read_digits(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     """The 1797 digits of 8 × 8 pixels that come with scikit-learn; their grey levels 0 to 16 become 0 to 255."""
-    bunch = need("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
+    bunch = import_extra("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # [N, 1, 8, 8]
     classes = tuple(str(name) for name in bunch.target_names)
     return Opened(classes, "image", array_rows(x, bunch.target.astype(np.int64), settings))

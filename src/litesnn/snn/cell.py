@@ -10,7 +10,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +22,7 @@ from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
-from litesnn.snn.batch_mean import with_batch_mean
+from litesnn.snn.batch_mean import batch_mean, plane_spikes, whether_fired, with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell, uses_moments
 from litesnn.snn.compconv import (
     CompConv,
@@ -30,16 +30,16 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
+    identity_synops,
+    layer_synops,
     masks_of_codes,
-    measure,
-    measure_identity,
     remember,
     stack_masks,
     stack_weights,
 )
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.conv1x1_moments import Moments
-from litesnn.snn.cost import Meter, tap_spikes
+from litesnn.snn.cost import Meter, Way, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.population import Neurons
 
@@ -56,27 +56,44 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing).
+    """Spikes [T, B, C, H, W], and means over the batch [T, C, H, W] if costs are counted (else nothing).
+
+    ``mean``: of spikes as work counts them: those of all bit planes of a graded spike. ``firing``: of whether neurons
+    fire at all, which is the same where spikes are binary.
 
     ``moments``: of their pixels, by stride, for all cells that read them; the first one puts them there.
     """
 
     spikes: Tensor
     mean: Tensor
+    firing: Tensor
     moments: dict[int, Moments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, spikes: Tensor, *, counted: bool) -> State:
-        """A state; ``counted``: with means, which are over the batches of all processes."""
+    def of(cls, spikes: Tensor, levels: int = 1, *, counted: bool) -> State:
+        """A state of spikes 0…D, D = ``levels``; ``counted``: with means, over the batches of all processes."""
         if not counted:
-            return cls(spikes, spikes.new_empty(0))
-        spikes, mean = with_batch_mean(spikes)
-        return cls(spikes, mean if processes.count() == 1 else processes.total(mean) / processes.count())
+            nothing = spikes.new_empty(0)
+            return cls(spikes, nothing, nothing)
+        spikes, mean = with_batch_mean(spikes, plane_spikes(levels))
+        mean = _over_all_processes(mean)
+        if levels == 1:
+            return cls(spikes, mean, mean)
+        spikes, firing = with_batch_mean(spikes, whether_fired(levels))
+        return cls(spikes, mean, _over_all_processes(firing))
+
+    def mean_by(self, way: Way) -> Tensor:
+        """The mean [T, C, H, W] of graded spikes as another way of computing counts them, without a gradient."""
+        return self.firing if way == "values" else _over_all_processes(batch_mean(self.spikes))
 
     @property
     def flat(self) -> Tensor:
         """[T·B, C, H, W]: one call for all timesteps."""
         return self.spikes.flatten(0, 1)
+
+
+def _over_all_processes(mean: Tensor) -> Tensor:
+    return mean if processes.count() == 1 else processes.total(mean) / processes.count()
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,7 @@ class Cell(nn.Module):
         arithmetic: the deployed arithmetic; training takes its leak.
         quantizer: of all weights.
         neuron: the key of the neuron model.
+        levels: D, the largest spike.
     """
 
     def __init__(
@@ -125,9 +143,10 @@ class Cell(nn.Module):
         arithmetic: Arithmetic,
         quantizer: Quantizer = MIDRISE,
         neuron: str = DEFAULT,
+        levels: int = 1,
     ) -> None:
         super().__init__()
-        self.arithmetic, self.quantizer = arithmetic, quantizer
+        self.arithmetic, self.quantizer, self.levels = arithmetic, quantizer, levels
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -144,9 +163,12 @@ class Cell(nn.Module):
                 identity=identity,
                 groups=op.groups(source.channels, width),
                 quantizer=quantizer,
+                levels=levels,
             )
-        self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak) for _ in range(self.nodes))
-        self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
+        self.populations = nn.ModuleList(
+            Neurons(NEURONS[neuron], width, arithmetic.leak, levels) for _ in range(self.nodes)
+        )
+        self._groupings = {one_state: _group_edges(self, one_state=one_state) for one_state in (False, True)}
 
     @property
     def output(self) -> Source:
@@ -172,8 +194,8 @@ class Cell(nn.Module):
     def kernels_of_maps(self, device: torch.device, execution: Execution) -> tuple[list[int], bool]:
         """The kernel of every edge whose convolution has an output in training, and whether others share one map."""
         apart, together = [], False
-        layout = self._layouts[False]
-        for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
+        grouping = self._groupings[False]
+        for conv, rows in zip(grouping.plan.convs, grouping.merged, strict=True):
             inputs, outputs = self._conv(rows[0]).inputs, len(rows) * self.width
             if uses_moments(conv.kernel, inputs, outputs, device, execution):
                 together = True
@@ -184,7 +206,8 @@ class Cell(nn.Module):
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
         connections = [self.connection(edge) for edge in self.edges_into(node)]
-        return fold(connections, compression, self.arithmetic, factor=self.neurons(node).deployed_scale())
+        factor = self.neurons(node).deployed_scale()
+        return fold(connections, compression, self.arithmetic, largest_input=self.levels, factor=factor)
 
     def forward(
         self,
@@ -213,7 +236,7 @@ class Cell(nn.Module):
         else:
             count = meter is not None and meter.costs
             spikes, reached = self._trained(older, newer, mix, execution, count=count)
-        out = State.of(spikes, counted=meter is not None)
+        out = State.of(spikes, self.levels, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
         if meter is not None:
@@ -224,8 +247,8 @@ class Cell(nn.Module):
         self, older: State, newer: State, mix: CellMix, execution: Execution, *, count: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Real-valued effective weights and batch statistics. Returns spikes and, if asked, :meth:`_reached`."""
-        layout = self._layouts[older is newer]
-        weights, reached = self._weights(layout, mix, count=count)
+        grouping = self._groupings[older is newer]
+        weights, reached = self._weights(grouping, mix, count=count)
         connections = [self.connection(edge) for edge in self.edges]
         gains = torch.stack([connection.norm.weight for connection in connections])  # [E, C]
         offsets = torch.stack([connection.norm.bias for connection in connections])
@@ -233,16 +256,16 @@ class Cell(nn.Module):
         for weight in (factor, mix.channel_weights):
             if weight is not None:
                 gains, offsets = gains * weight, offsets * weight
-        into = constant(layout.into, gains.dtype, gains.device)
+        into = constant(grouping.into, gains.dtype, gains.device)
         biases = into @ offsets
         neurons = [self.neurons(node) for node in range(self.nodes)]
         scales = [scale for scale in (each.scale() for each in neurons) if scale is not None]
         if scales:
             factors = torch.stack(scales)  # [N, C]
-            gains, biases = gains * factors[indices(layout.nodes, gains.device)], biases * factors
+            gains, biases = gains * factors[indices(grouping.nodes, gains.device)], biases * factors
         steps, batch = newer.spikes.shape[:2]
         out, used = run_cell(
-            layout.plan,
+            grouping.plan,
             older.flat,
             newer.flat,
             weights,
@@ -259,14 +282,14 @@ class Cell(nn.Module):
             remember(connections, used.mean, used.variance, values)
         return out.view(steps, batch, *out.shape[1:]), reached
 
-    def _weights(self, layout: _Layout, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def _weights(self, grouping: _EdgeGrouping, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
         """W_eff of every merged convolution [O, I, k, k] and, if asked, what :meth:`_measure` reads, by edge.
 
         Layers of equal shape are quantized and pruned in one go, whatever they read.
         """
         mixed: dict[int, Tensor] = {}
         reached: dict[int, Tensor] = {}
-        for rows in layout.alike:
+        for rows in grouping.alike:
             convs = [self._conv(row) for row in rows]
             masks = stack_masks(convs, mix.compression)
             weights = stack_weights(convs, mix.compression, masks)
@@ -276,7 +299,7 @@ class Cell(nn.Module):
                 reached |= zip(
                     rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True
                 )
-        return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
+        return [torch.cat([mixed[row] for row in rows]) for rows in grouping.merged], reached
 
     def _conv(self, row: int) -> CompConv:
         conv = self.connection(self.edges[row]).conv
@@ -311,25 +334,40 @@ class Cell(nn.Module):
 
         ``reached`` [keeps, I, k, k]: of every edge with weights, how many of them each position of a kernel has.
         """
-        nodes = torch.split(out.mean, self.width, dim=1)
-        means = [older.mean, newer.mean, *nodes]
-        for reader, rows in self._layouts[False].readers if meter.costs else ():
+        means = [older.mean, newer.mean, *torch.split(out.mean, self.width, dim=1)]
+        for names, synops, bit_synops in self._work(means, mix, reached, name) if meter.costs else ():
+            meter.add(names, synops, bit_synops)
+        for way in meter.ways if self.levels > 1 else ():
+            means = [older.mean_by(way), newer.mean_by(way), *torch.split(out.mean_by(way), self.width, dim=1)]
+            for names, synops, bit_synops in self._work(means, mix, reached, name):
+                meter.add(names, synops, bit_synops, way)
+        firing = torch.split(out.firing, self.width, dim=1)
+        spikes = torch.split(out.mean, self.width, dim=1) if self.levels > 1 else firing
+        for node, (fired, counted) in enumerate(zip(firing, spikes, strict=True)):
+            meter.add_rate(f"{name} node {node}", fired, counted)
+
+    def _work(
+        self, means: Sequence[Tensor], mix: CellMix, reached: dict[int, Tensor], name: str
+    ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Names, SynOps and Bit-SynOps per timestep [edges, T] of edges that read the same state in the same way.
+
+        ``means`` [T, C, H, W]: of the spikes of every state.
+        """
+        for reader, rows in self._groupings[False].readers:
             taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)
             if reader.kernel == 0:
-                synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)
+                synops = bit_synops = identity_synops(taps, mix.channel_weights).expand(len(rows), -1)
             else:
                 parts = torch.stack([reached[row] for row in rows])
-                synops, bit_synops = measure(mix.compression, parts, taps, quantizer=self.quantizer)
+                synops, bit_synops = layer_synops(mix.compression, parts, taps, quantizer=self.quantizer)
             if mix.edge_shares is not None:
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
-            meter.add([f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops)
-        for node, mean in enumerate(nodes):
-            meter.add_rate(f"{name} node {node}", mean)
+            yield [f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _EdgeGrouping:
     """Which edges are computed together; edges are rows of ``Cell.edges``.
 
     Attributes:
@@ -349,8 +387,8 @@ class _Layout:
     nodes: tuple[int, ...]
 
 
-def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
-    """The layout of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
+def _group_edges(cell: Cell, *, one_state: bool) -> _EdgeGrouping:
+    """Group the edges of a cell. ``one_state``: both inputs are one state, so that convolutions merge across them."""
     merged: dict[Convolution, list[int]] = {}
     alike: dict[tuple[torch.Size, int], list[int]] = {}
     readers: dict[Convolution, list[int]] = {}
@@ -377,7 +415,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         )
         for node in range(cell.nodes)
     )
-    return _Layout(
+    return _EdgeGrouping(
         CellPlan(cell.width, tuple(merged), terms),
         tuple(map(tuple, merged.values())),
         tuple(map(tuple, alike.values())),

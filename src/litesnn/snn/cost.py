@@ -1,5 +1,8 @@
 """Counts of a forward pass: SynOps and Bit-SynOps of every layer, and firing rates.
 
+A graded spike is as many spikes as there are ones among its bits, one for each bit plane that adds a weight for it; a
+neuron that emits one fires once, whatever its size. There are other ways to compute with it (:data:`Way`).
+
 All counts are per inference and per sample. Shapes: T timesteps, C channels, H × W pixels.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +19,22 @@ from torch import Tensor
 from litesnn.snn.constants import constant
 
 __all__ = [
+    "WAYS",
     "Axis",
     "Meter",
+    "Way",
     "conv_output",
     "synops",
     "tap_spikes",
     "taps_along",
 ]
+
+
+Way = Literal["virtual", "values"]
+"""How graded spikes 0…D may be computed with besides bit planes: as binary spikes of D virtual timesteps, where a spike
+k is k spikes; or as values, where it takes one multiplication by a weight."""
+
+WAYS: tuple[Way, ...] = ("virtual", "values")
 
 
 def conv_output(size: int, stride: int) -> int:
@@ -92,7 +105,7 @@ def synops(taps: Tensor, reached: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerSynops:
     """SynOps and Bit-SynOps per timestep of one layer, [T] each."""
 
     synops: Tensor
@@ -103,35 +116,59 @@ class Meter:
     """Collects what a forward pass costs; pass one to count, pass none and nothing is computed.
 
     Args:
-        costs: whether work is counted too, and not only how often neurons fire.
+        ways: in which graded spikes are counted besides. Where spikes are binary, those are no others.
+        costs: whether work is counted too, and not only how often neurons fire; then there are no ``ways``.
+
+    Attributes:
+        rates: firing rate per timestep [T] of each population: the share of its neurons that fire.
+        neurons: how many neurons each of these has.
+        graded: of each population whose spikes are graded, spikes per neuron and timestep [T] in all bit planes.
     """
 
-    def __init__(self, *, costs: bool = True) -> None:
-        self.costs = costs
-        self._blocks: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+    def __init__(self, ways: Sequence[Way] = (), *, costs: bool = True) -> None:
+        self.ways, self.costs = tuple(ways), costs
+        self._blocks: dict[Way | None, list[tuple[tuple[str, ...], Tensor, Tensor]]] = {None: []}
         self.rates: dict[str, Tensor] = {}
-        self.neurons: dict[str, int] = {}  # of each population in ``rates``
+        self.neurons: dict[str, int] = {}
+        self.graded: dict[str, Tensor] = {}
         self.whole: dict[
             str, Tensor
         ] = {}  # SynOps [T] that layers would cost with all weights, where that was asked for
 
     @property
-    def layers(self) -> dict[str, Measured]:
+    def spikes(self) -> dict[str, Tensor]:
+        """Spikes per neuron and timestep [T] of each population, as work counts them.
+
+        These are the firing rates, or of graded spikes those of all bit planes, which may be more than one.
+        """
+        return {**self.rates, **self.graded}
+
+    @property
+    def layers(self) -> dict[str, LayerSynops]:
         """The cost of every layer, by name."""
+        return self.layers_by(None)
+
+    def layers_by(self, way: Way | None) -> dict[str, LayerSynops]:
+        """The same by one of :attr:`ways`; empty if no spikes are graded."""
         return {
-            name: Measured(used, bit_used)
-            for names, *block in self._blocks
+            name: LayerSynops(used, bit_used)
+            for names, *block in self._blocks.get(way, ())
             for name, used, bit_used in zip(names, *block, strict=True)
         }
 
-    def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor) -> None:
-        """Record the SynOps and Bit-SynOps per timestep of some layers, [layers, T] each."""
-        self._blocks.append((tuple(names), layer_synops, layer_bit_synops))
+    def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor, way: Way | None = None) -> None:
+        """Record SynOps and Bit-SynOps per timestep of some layers, [layers, T] each; by ``way`` if there is one."""
+        self._blocks.setdefault(way, []).append((tuple(names), layer_synops, layer_bit_synops))
 
-    def add_rate(self, name: str, mean_spikes: Tensor) -> None:
-        """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
-        self.rates[name] = mean_spikes.mean(dim=(1, 2, 3))
-        self.neurons[name] = mean_spikes[0].numel()
+    def add_rate(self, name: str, firing: Tensor, spikes: Tensor | None = None) -> None:
+        """Record how often a population fires per timestep.
+
+        ``firing`` [T, C, H, W]: the mean of whether its neurons fire; ``spikes``: of their spikes, if that is another.
+        """
+        self.rates[name] = firing.mean(dim=(1, 2, 3))
+        self.neurons[name] = firing[0].numel()
+        if spikes is not None and spikes is not firing:
+            self.graded[name] = spikes.mean(dim=(1, 2, 3))
 
     def firing_rate(self) -> Tensor:
         """The share of all neurons that fire in a timestep, a scalar: the mean over neurons, timesteps and samples.
@@ -146,8 +183,8 @@ class Meter:
 
     def synops(self) -> Tensor:
         """Σ over layers of SynOps, per timestep [T]."""
-        return torch.cat([used for _, used, _ in self._blocks]).sum(0)
+        return torch.cat([used for _, used, _ in self._blocks[None]]).sum(0)
 
     def bit_synops(self) -> Tensor:
         """Σ over layers of SynOps × bits, per timestep [T]."""
-        return torch.cat([bit_used for _, _, bit_used in self._blocks]).sum(0)
+        return torch.cat([bit_used for _, _, bit_used in self._blocks[None]]).sum(0)

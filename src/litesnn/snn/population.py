@@ -35,6 +35,7 @@ class Neurons(nn.Module):
         model: a row of the table.
         channels: C.
         leak: that of the deployed arithmetic, unless the model has another.
+        levels: D, the largest spike.
 
     Attributes:
         sharpness: b of the surrogate slope in training.
@@ -44,9 +45,10 @@ class Neurons(nn.Module):
 
     listener: Callable[[Tensor, int | None], None] | None
 
-    def __init__(self, model: NeuronModel, channels: int, leak: float) -> None:
+    def __init__(self, model: NeuronModel, channels: int, leak: float, levels: int = 1) -> None:
         super().__init__()
-        self.model, self.constants = model, {"leak": leak, "threshold": THRESHOLD}
+        self.model, self.levels = model, levels
+        self.constants = {"leak": leak, "threshold": THRESHOLD, "levels": levels}
         self.sharpness, self.listener = SHARPNESS, None
         for learned in model.learned:
             size = (channels,) if learned.each == "channel" else ()
@@ -71,8 +73,8 @@ class Neurons(nn.Module):
         if self.model.packed is not None:
             neuron = self.model.packed(numbers)
             if not isinstance(neuron.leak, Tensor) and not isinstance(neuron.reset, Tensor):
-                return neuron
-        return Stepped(self.model.step, self.model.states, numbers)
+                return replace(neuron, levels=self.levels)
+        return Stepped(self.model.step, self.model.states, numbers, self.levels)
 
     def forward(self, currents: Tensor) -> Tensor:
         """Scaled currents [T, P, C] → spikes [T, P, C], in training."""
@@ -113,7 +115,7 @@ class Neurons(nn.Module):
         return self._dynamics(numbers)
 
     def fire(self, currents: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Currents [T, B, C, H, W] with folded scales → spikes 0. or 1. of the same shape, as they are deployed."""
+        """Currents [T, B, C, H, W] with folded scales → spikes 0. … D of the same shape, as they are deployed."""
         if self.listener is not None:
             self.listener(currents, arithmetic.fraction)
         dynamics = self.deployed()

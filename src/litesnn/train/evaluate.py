@@ -11,14 +11,13 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.budget import Budget
@@ -34,10 +33,9 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.network_file import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
-from litesnn.snn.backbone import Output
-from litesnn.snn.cost import Meter
-from litesnn.snn.execution import Execution
+from litesnn.snn.cost import WAYS, LayerSynops, Meter, Way
 from litesnn.snn.network import InputInfo, Network
+from litesnn.snn.predictor import Predictor
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
 from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
@@ -46,8 +44,7 @@ from litesnn.training_loop.session import Session
 from litesnn.version import __version__
 
 __all__ = [
-    "MeasurableNetwork",
-    "Measured",
+    "SplitMeasurements",
     "assess",
     "compare",
     "evaluate",
@@ -79,6 +76,8 @@ def evaluate(context: StageContext) -> Path:
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), again_command(run, recipe))
     metrics["arithmetic"] = network.genotype.arithmetic
+    if network.genotype.spike_levels > 1:
+        metrics["spike_levels"] = network.genotype.spike_levels
     with Watch(network) as watch:
         measured = measure(network, test)
     watch.add_up()
@@ -158,48 +157,13 @@ def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, A
     }
 
 
-class MeasurableNetwork(Protocol):
-    """A network whose choices are made."""
-
-    @property
-    def module(self) -> nn.Module:
-        """All parameters and buffers."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        ...
-
-    @property
-    def info(self) -> InputInfo:
-        """Its input and classes."""
-        ...
-
-    @property
-    def timesteps(self) -> int:
-        """T."""
-        ...
-
-    def analog_macs(self) -> Sequence[tuple[int | Tensor, int]]:
-        """MACs per inference, numbers or scalars, and bits of every layer that reads real numbers."""
-        ...
-
-    def __call__(
-        self,
-        x: Tensor,
-        *,
-        meter: Meter | None = None,
-        tap: int | None = None,
-        execution: Execution = Execution(),
-    ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t of every timestep; in evaluation as they are deployed."""
-        ...
-
-
 @dataclass(frozen=True)
-class Measured:
+class SplitMeasurements:
     """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population.
+
+    SynOps of graded spikes are those of bit planes. Of graded spikes there are besides, by layer, the SynOps of as many
+    virtual timesteps of binary spikes, and the multiplications of a spike by a weight; by population, spikes per neuron
+    and timestep, those of all bit planes. Of binary spikes all these are empty.
 
     ``firing_rate``: of all neurons; ``None``: no population is known.
     """
@@ -212,6 +176,11 @@ class Measured:
     rates: dict[str, float]
     firing_rate: float | None = None
     predicted: tuple[int, ...] = ()  # the class of each row
+    virtual_synops: Mapping[str, float] = field(default_factory=dict)
+    virtual_bit_synops: Mapping[str, float] = field(default_factory=dict)
+    macs: Mapping[str, float] = field(default_factory=dict)
+    bit_macs: Mapping[str, float] = field(default_factory=dict)
+    spikes: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """The part of ``metrics.json`` that comes from here."""
@@ -225,11 +194,29 @@ class Measured:
             "synops": sum(self.synops.values()),
             "bit_synops": sum(self.bit_synops.values()),
             "firing_rate": self.firing_rate,
+            **self._of_virtual_timesteps(),
+        }
+
+    def _of_virtual_timesteps(self) -> dict[str, float]:
+        if not self.virtual_synops:
+            return {}
+        synops, bit_synops = (sum(each.values()) for each in (self.virtual_synops, self.virtual_bit_synops))
+        return {"synops_virtual": synops, "bit_synops_virtual": bit_synops}
+
+    def other_work(self, layer: str) -> dict[str, float]:
+        """What a layer of graded spikes costs in the other ways; nothing of binary spikes, or of the input."""
+        if layer not in self.virtual_synops:
+            return {}
+        return {
+            "synops_virtual": self.virtual_synops[layer],
+            "bit_synops_virtual": self.virtual_bit_synops[layer],
+            "macs": self.macs[layer],
+            "bit_macs": self.bit_macs[layer],
         }
 
 
 @torch.no_grad()
-def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
+def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
     """Run a network over a split with the deployed arithmetic, and count; several processes share the rows."""
     network.module.eval()
     classes, count = len(network.info.classes), len(rows)
@@ -237,14 +224,14 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
     confusion = torch.zeros(classes**2, dtype=torch.int64)
     predicted = torch.zeros(count, dtype=torch.int64)
     loss = 0.0
-    synops: defaultdict[str, float] = defaultdict(float)
-    bit_synops: defaultdict[str, float] = defaultdict(float)
+    work: dict[Way | None, _Work] = {way: _Work() for way in (None, *WAYS)}
     rates: defaultdict[str, float] = defaultdict(float)
     firing_rate = 0.0
+    spikes: defaultdict[str, float] = defaultdict(float)
     part, row = rows.part(), processes.part(count).start
     with processes.apart():
         for x, y in part.batches(_BATCH):
-            meter, share = Meter(), len(y) / count
+            meter, share = Meter(WAYS), len(y) / count
             logits = network(x, meter=meter).logits  # [T, B, K]
             loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
             guesses = logits.argmax(2)  # [T, B]
@@ -252,26 +239,48 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
             predicted[row : row + len(y)] = guesses[-1].cpu()
             row += len(y)
             confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
-            for name, layer in meter.layers.items():
-                synops[name] += float(layer.synops.double().sum()) * share
-                bit_synops[name] += float(layer.bit_synops.double().sum()) * share
+            for way, found in work.items():
+                found.add(meter.layers_by(way), share)
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
             firing_rate += float(meter.firing_rate()) * share
-    return Measured(
+            for name, per_neuron in meter.graded.items():
+                spikes[name] += float(per_neuron.double().mean()) * share
+    return SplitMeasurements(
         loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
         accuracy_at=[int(value) / count for value in processes.total_(correct)],
         confusion=processes.total_(confusion).view(classes, classes).tolist(),
-        synops=_summed(synops),
-        bit_synops=_summed(bit_synops),
+        synops=_summed(work[None].synops),
+        bit_synops=_summed(work[None].bit_synops),
         rates=_summed(rates),
         firing_rate=processes.total_(torch.tensor(firing_rate, dtype=torch.float64)).item() if rates else None,
         predicted=tuple(processes.total_(predicted).tolist()),
+        virtual_synops=_summed(work["virtual"].synops),
+        virtual_bit_synops=_summed(work["virtual"].bit_synops),
+        macs=_summed(work["values"].synops),
+        bit_macs=_summed(work["values"].bit_synops),
+        spikes=_summed(spikes),
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """SynOps and Bit-SynOps by layer, summed over the batches of a split."""
+
+    synops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bit_synops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, layers: Mapping[str, LayerSynops], share: float) -> None:
+        """Add those of a batch, by its share of the split."""
+        for name, layer in layers.items():
+            self.synops[name] += float(layer.synops.double().sum()) * share
+            self.bit_synops[name] += float(layer.bit_synops.double().sum()) * share
 
 
 def _summed(values: Mapping[str, float]) -> dict[str, float]:
     """Every value summed over all processes, which have the same keys."""
+    if not values:
+        return {}
     totals = processes.total_(torch.tensor(list(values.values()), dtype=torch.float64))
     return dict(zip(values, totals.tolist(), strict=True))
 
@@ -291,8 +300,8 @@ def validation_curve(run: RunFolder, data: Data) -> Curve:
 
 
 def assess(
-    network: MeasurableNetwork,
-    measured: Measured,
+    network: Predictor,
+    measured: SplitMeasurements,
     data: Data,
     test: Samples,
     curve: Curve,
@@ -312,7 +321,7 @@ def assess(
 
 
 def _assessed(
-    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, longer: str
+    network: Predictor, measured: SplitMeasurements, data: Data, test: Samples, curve: Curve, longer: str
 ) -> dict[str, Any]:
     classes = len(data.classes)
     fitted = fit_linear(data, test, network.info, network.timesteps)
@@ -360,7 +369,7 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
-def _sizes(network: Network, measured: Measured, packed: Packed) -> dict[str, Any]:
+def _sizes(network: Network, measured: SplitMeasurements, packed: Packed) -> dict[str, Any]:
     """Sizes in bytes, and every layer and population with what it costs."""
     table = size_table(packed.model)
     layers = [
@@ -374,12 +383,14 @@ def _sizes(network: Network, measured: Measured, packed: Packed) -> dict[str, An
             "kept": layer.kept,
             "synops": measured.synops.get(layer.name),
             "bit_synops": measured.bit_synops.get(layer.name),
+            **measured.other_work(layer.name),
         }
         for layer in network.layers()
     ]
     shapes = population_shapes(packed.model)
     neurons = [
         {"name": name, "channels": c, "height": h, "width": w, "firing_rate": measured.rates[name]}
+        | ({"spikes": measured.spikes[name]} if measured.spikes else {})
         for name, (c, h, w) in zip(measured.rates, shapes, strict=True)
     ]
     return {

@@ -23,7 +23,7 @@ from torch import Tensor
 from litesnn.config import Recipe
 from litesnn.costs import COSTS
 from litesnn.snn.cost import Meter
-from litesnn.train.evaluate import MeasurableNetwork
+from litesnn.snn.predictor import Predictor
 from litesnn.training_loop.constraint import Constraint
 from litesnn.training_loop.expectation import Fixed, work_costs
 
@@ -80,7 +80,7 @@ def meter_for(keys: Iterable[str]) -> Meter | None:
     return Meter(costs=wanted != {FIRING_RATE}) if wanted else None
 
 
-def used(keys: Iterable[str], meter: Meter, network: MeasurableNetwork) -> dict[str, Tensor]:
+def used(keys: Iterable[str], meter: Meter, network: Predictor) -> dict[str, Tensor]:
     """Work per sample by the keys of costs, and the firing rate by its own, scalars with a gradient."""
     wanted = dict.fromkeys(keys)
     work = [key for key in wanted if key != FIRING_RATE]

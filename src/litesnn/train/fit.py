@@ -36,8 +36,9 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
 from litesnn.snn.population import set_sharpness
+from litesnn.snn.predictor import Predictor
 from litesnn.snn.undecayed import decay_groups
-from litesnn.train.evaluate import MeasurableNetwork, measure, silence
+from litesnn.train.evaluate import measure, silence
 from litesnn.train.firing import FIRING_RATE, eased, held_limits, meter_for, rank_limits, used, why_missed
 from litesnn.train.flip_optimizer import flip_optimizer
 from litesnn.train.observe import Observer
@@ -99,7 +100,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def network(self) -> MeasurableNetwork:
+    def network(self) -> Predictor:
         """The module that is trained."""
         ...
 
@@ -272,7 +273,7 @@ def fit_learner(
     plan_steps: Callable[[int], StepPlan],
     *,
     save: Callable[[Path], None],
-    load: Callable[[Path], MeasurableNetwork],
+    load: Callable[[Path], Predictor],
 ) -> Path:
     """The training of any network, as :func:`fit`.
 
@@ -398,7 +399,7 @@ class _SavedState(BaseModel):
 
 
 @torch.no_grad()
-def validate(network: MeasurableNetwork, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
+def validate(network: Predictor, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
     """Loss, accuracy, Bit-SynOps, firing rate and further ``costs`` by key, per sample, on a split.
 
     All of it is that of the deployed arithmetic.

@@ -5,8 +5,8 @@ measured at the step in the middle of an epoch. Of 1-bit weights every change is
 keep such a network from settling (Liang et al., AAAI 2025, arXiv 2502.14344).
 
 ``gradient_share``: the share of a population's neurons whose membrane lies where the surrogate slope is not zero
-(0 < u < 1) at one timestep at least: all others hand no gradient on. It is measured with the deployed arithmetic on a
-few validation rows.
+(0 < u < 1, of graded spikes 0 < u < D) at one timestep at least: all others hand no gradient on. It is measured with
+the deployed arithmetic on a few validation rows.
 
 Both together take a hundredth of the training at most: there are so few rows, and where epochs are short only some of
 them are watched, the first one always.
@@ -26,7 +26,7 @@ from torch import Tensor
 from litesnn import processes
 from litesnn.data.batches import Samples
 from litesnn.neurons.model import Fire, Neuron
-from litesnn.snn.membrane import integrate, surrogate_slope
+from litesnn.snn.membrane import integrate, spikes_of, surrogate_slope
 from litesnn.snn.network import Network
 from litesnn.snn.population import Neurons
 from litesnn.train.quantized_layers import QuantizedLayer
@@ -135,8 +135,8 @@ def gradient_shares(network: Network, x: Tensor) -> dict[str, float]:
 
     def listen(name: str, neurons: Neurons) -> None:
         def see(currents: Tensor, fraction: int | None) -> None:
-            membranes, sharpness = membranes_of(neurons, currents, fraction), neurons.sharpness
-            shares[name] = (surrogate_slope(membranes, sharpness=sharpness) > 0).any(0).double().mean()
+            slopes = surrogate_slope(membranes_of(neurons, currents, fraction), levels=neurons.levels)
+            shares[name] = (slopes > 0).any(0).double().mean()
 
         neurons.listener = see
 
@@ -169,7 +169,7 @@ def membranes_of(neurons: Neurons, currents: Tensor, fraction: int | None) -> Te
 
     def fire(membrane: Tensor) -> Tensor:
         membranes.append(membrane)
-        return (membrane > neurons.constants["threshold"]).to(membrane.dtype)
+        return spikes_of(membrane, levels=dynamics.levels)
 
     firing: Fire = fire
     state: tuple[Any, ...] = (torch.zeros_like(currents[0]),) * dynamics.states
