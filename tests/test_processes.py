@@ -244,7 +244,7 @@ def search_gradients(data_path: Path, spike_levels: int = 1) -> dict[str, Array]
 def training_gradients(data_path: Path) -> dict[str, Array]:
     """The gradients of one step of training, and what it logged."""
     with processes.joined():
-        plan = recipe(data_path, {"train.auxiliary_weight": 0.4})
+        plan = recipe(data_path, {"train.auxiliary_weight": 0.4, "train.firing_rate": 0.01})
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)

@@ -1,9 +1,9 @@
 """Training of a derived network from scratch.
 
-In: ``genotype.json`` and data. Out: ``network.safetensors``, the best network on validation that keeps the Bit-SynOps
-limit, and ``train.jsonl`` (one row per epoch).
+In: ``genotype.json`` and data. Out: ``network.safetensors``, the best network on validation that keeps the limits on
+work and the firing rate, and ``train.jsonl`` (one row per epoch).
 
-    loss = loss over time + auxiliary weight · CE(auxiliary head) + Bit-SynOps constraint
+    loss = loss over time + auxiliary weight · CE(auxiliary head) + constraints on work and firing rate
 
 The loss over time is CE(y_T), or what :mod:`litesnn.train.losses` has besides, a teacher among it. The learning rates
 fall; the pruning scores go on learning, ever slower. What is validated, kept and deployed may be an average of the
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.config import Recipe
-from litesnn.costs import COSTS
 from litesnn.costs.work import BIT_SYNOPS
 from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches, steps_per_epoch
 from litesnn.errors import InputError
@@ -39,19 +38,22 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
+from litesnn.snn.population import set_sharpness
 from litesnn.snn.predictor import Predictor
 from litesnn.train.averaging import Averages, renew_statistics
 from litesnn.train.evaluate import measure, silence
+from litesnn.train.firing import FIRING_RATE, eased, held_limits, meter_for, rank_limits, used, why_missed
+from litesnn.train.flip_optimizer import flip_optimizer
 from litesnn.train.initial import begin_weights
 from litesnn.train.losses import loss_over_time
+from litesnn.train.observe import Observer
 from litesnn.train.parameter_groups import weight_groups
 from litesnn.train.phases import Pace, Phase, Phases, stem_filters
+from litesnn.train.quantized_layers import QuantizedLayer, quantized_layers
 from litesnn.train.teacher import Teacher
 from litesnn.training_loop.checkpoint import load_state, save_state
-from litesnn.training_loop.constraint import Constraint
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.divergence import require_converging
-from litesnn.training_loop.expectation import Fixed, work_costs
 from litesnn.training_loop.graphs import optimizer_options, recorded, set_lr
 from litesnn.training_loop.memory import StepPlan
 from litesnn.training_loop.micro_batches import backward_in_parts
@@ -72,9 +74,6 @@ __all__ = [
 ]
 
 LearnerT = TypeVar("LearnerT", bound="Learner")
-
-LIMIT_MARGIN = 0.97
-"""Training aims a little below the Bit-SynOps limit: the test set fires a little differently from validation."""
 
 _EVALUATION_BATCH = 256
 
@@ -123,6 +122,10 @@ class Learner(Protocol):
         """All other parameters that learn."""
         ...
 
+    def quantized(self) -> list[QuantizedLayer]:
+        """The layers with weights."""
+        ...
+
 
 class Trainee(nn.Module):
     """The network, its auxiliary head, and the best network so far."""
@@ -130,6 +133,7 @@ class Trainee(nn.Module):
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
         self.network = network
+        set_sharpness(network, recipe.train.surrogate_sharpness)
         tap = auxiliary_cell(len(network.genotype.cells))
         self.tap = tap if recipe.train.auxiliary_weight > 0 else None
         self.auxiliary: AuxiliaryHead | None = None
@@ -152,6 +156,10 @@ class Trainee(nn.Module):
         """All other parameters that learn."""
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
 
+    def quantized(self) -> list[QuantizedLayer]:
+        """Stem, connections and classifier."""
+        return quantized_layers(self.network)
+
 
 class TrainLoop(Generic[LearnerT]):
     """The state of a training between two steps, and the step."""
@@ -171,9 +179,12 @@ class TrainLoop(Generic[LearnerT]):
         device = trainee.network.device
         options = partial(optimizer_options, device, execution)
         rate = options(settings.lr)
+        flips = flip_optimizer(settings, trainee.quantized())
+        flipped = {id(weight) for weight in ([] if flips is None else parameters([flips]))}
+        weights = [weight for weight in trainee.weights() if id(weight) not in flipped]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                weight_groups(trainee.module, trainee.weights(), settings, rate),
+                weight_groups(trainee.module, weights, settings, rate),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
@@ -181,15 +192,14 @@ class TrainLoop(Generic[LearnerT]):
             ),
             "scores": torch.optim.Adam(trainee.scores(), **options(settings.score_lr, adam=True)),
         }
-        self.limits = {
-            key: Constraint(LIMIT_MARGIN * limit, penalty=settings.penalty, dual_lr=settings.dual_lr, device=device)
-            for key, limit in recipe.budget.limits().items()
-            if COSTS[key].is_work
-        }
+        if flips is not None:
+            self.optimizers["flips"] = flips
+        self.limits = held_limits(recipe, device)
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
         # a training batch counts as so many times its cost, as measured after the epoch before.
         self._deployed_ratios = {key: torch.ones((), device=device) for key in self.limits}
         self._phase = Phase()
+        self._ease = torch.ones((), device=device)  # for the firing rate alone
         self._compute = recorded(self._plain_step, device, execution)
 
     @property
@@ -232,6 +242,8 @@ class TrainLoop(Generic[LearnerT]):
         rate = _RATES[settings.schedule](settings.lr, settings.lr_min, progress, warmup=settings.warmup)
         set_lr(self.optimizers["weights"], rate)
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
+        if FIRING_RATE in self.limits:
+            self._ease.fill_(eased(self.limits[FIRING_RATE].limit, progress))
         small = self._phase.inputs(x)
         if self.teacher is not None:  # beside the step, which may be recorded
             return self._compute(small, y, self.teacher(x, self.micro_batches))
@@ -243,7 +255,7 @@ class TrainLoop(Generic[LearnerT]):
             optimizer.zero_grad(set_to_none=True)
         found = backward_in_parts(x, y, self._forward, self.micro_batches, *taught)
         for key, limit in self.limits.items():
-            limit.update(processes.agreed(found[f"train_{key}"] * self._deployed_ratios[key]))
+            limit.update(processes.agreed(found[f"train_{key}"] * self._factor(key)))
         processes.average_gradients(parameters(self.optimizers.values()))
         torch.nn.utils.clip_grad_norm_(trainee.weights(), settings.grad_clip)
         for optimizer in self.optimizers.values():
@@ -252,18 +264,23 @@ class TrainLoop(Generic[LearnerT]):
 
     def _forward(self, x: Tensor, y: Tensor, taught: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a (micro-)batch, for which the teacher has logits [B, K], and what is logged of it."""
-        trainee, meter = self.trainee, Meter() if self.limits else None
+        trainee, meter = self.trainee, meter_for(self.limits)
         output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options)
         loss, values = loss_over_time(output.logits, y, self.settings, taught)
         values["train_accuracy"] = (output.logits[-1].argmax(1) == y).float().mean()
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if meter is not None:
-            work = Fixed(meter, trainee.network.analog_macs, self._phase.times)
-            for key, used in work_costs(self.limits, work).items():
-                values[f"train_{key}"] = used
-                loss = loss + self.limits[key].loss(used * self._deployed_ratios[key])
+            found = used(self.limits, meter, trainee.network, self._phase.times)
+            for key, value in found.items():
+                values[f"train_{key}"] = value
+                loss = loss + self.limits[key].loss(value * self._factor(key))
         return loss, values
+
+    def _factor(self, key: str) -> Tensor:
+        """By what the cost of a training batch is multiplied before it is compared with its limit."""
+        ratio = self._deployed_ratios[key]
+        return ratio * self._ease if key == FIRING_RATE else ratio
 
 
 def fit(context: StageContext, teacher: Teacher | None = None) -> Path:
@@ -343,6 +360,10 @@ def fit_learner(
     training.deployed_ratios = ratios
     size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
+    ours = network if isinstance(network, Network) else None
+    observer = Observer(trainee.quantized(), ours, validation, steps=steps, batch_size=size)
+    if recipe.train.binary_optimizer != "sgd" and "flips" not in training.optimizers:
+        session.warn("train.binary_optimizer is not needed: no layer has 1-bit weights")
     run.start("train")  # nothing is refused any more
     if not done:  # a checkpoint that was not taken is none for later either
         checkpoint.unlink(missing_ok=True)
@@ -366,9 +387,12 @@ def fit_learner(
                 break
             started, means = time.perf_counter(), RunningMeans()
             module.train()
+            observer.begin(epoch)
             for step, (x, y) in enumerate(augmented("train", epoch, steps)):
+                observer.before_step(step)
                 progress = schedule.at(epoch + step / steps)
                 means.add(training.step(x, y, progress))
+                observer.after_step(step)
                 averages.update(progress, schedule.at(epoch + (step + 1) / steps))
                 bar.advance(task, training.phase.share)
             trained = means.means()
@@ -381,7 +405,7 @@ def fit_learner(
                     )
                 measured = validate(network, validation, training.limits)
             require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
-            rank = _rank(measured, {key: limit.limit for key, limit in training.limits.items()})
+            rank = _rank(measured, rank_limits(recipe, training.limits))
             is_best = best is None or rank > tuple(best)
             if is_best:
                 best = rank
@@ -391,7 +415,7 @@ def fit_learner(
                 key: measured[key] / max(trained[f"train_{key}"], 1e-6 * limit.limit)
                 for key, limit in training.limits.items()
             }
-            row |= trained | measured | {"multipliers": multipliers, "best": is_best}
+            row |= trained | measured | {"multipliers": multipliers, "best": is_best} | observer.row()
             row["micro_batches"], row["options"] = plan.micro_batches, session.options()
             row |= pace.add(row["seconds"], round(stepped - started, 3), training.phase)
             row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
@@ -415,9 +439,10 @@ def fit_learner(
             save_state(checkpoint, "train state", module, training.optimizers, memory, averages.tensors)
             session.tell(Epoch("train", epoch + 1, schedule.epochs, row))
     log.close()
-    note = silence(measure(load(best_path), validation).rates, "validation", recipe.budget)
-    if note is not None:
-        session.warn(note)
+    chosen = measure(load(best_path), validation)
+    for note in (silence(chosen.rates, "validation", recipe.budget), why_missed(recipe, chosen.firing_rate)):
+        if note is not None:
+            session.warn(note)
     best_path.replace(run.output("train"))
     checkpoint.unlink(missing_ok=True)
     run.diverged("train").unlink(missing_ok=True)
@@ -450,9 +475,12 @@ class _SavedState(BaseModel):
 
 @torch.no_grad()
 def validate(network: Predictor, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
-    """Loss, accuracy, Bit-SynOps and further ``costs`` by key, per sample, of the deployed arithmetic on a split."""
+    """Loss, accuracy, Bit-SynOps, firing rate and further ``costs`` by key, per sample, on a split.
+
+    All of it is that of the deployed arithmetic.
+    """
     network.module.eval()
-    keys = list(dict.fromkeys([BIT_SYNOPS.key, *costs]))
+    keys = list(dict.fromkeys([BIT_SYNOPS.key, FIRING_RATE, *costs]))
     sums = torch.zeros(2 + len(keys), dtype=torch.float64)
     part = rows.part()
     with processes.apart():
@@ -460,10 +488,10 @@ def validate(network: Predictor, rows: Samples, costs: Iterable[str] = ()) -> di
             meter = Meter()
             logits = network(x, meter=meter).logits[-1]
             loss, correct = float(F.cross_entropy(logits, y, reduction="sum")), int((logits.argmax(1) == y).sum())
-            work = work_costs(keys, Fixed(meter, network.analog_macs))
+            work = used(keys, meter, network)
             sums += torch.tensor([loss, correct, *(float(work[key]) * len(y) for key in keys)], dtype=torch.float64)
-    loss, correct, *used = (processes.total_(sums) / len(rows)).tolist()
-    return {"validation_loss": loss, "validation_accuracy": correct} | dict(zip(keys, used, strict=True))
+    loss, correct, *spent = (processes.total_(sums) / len(rows)).tolist()
+    return {"validation_loss": loss, "validation_accuracy": correct} | dict(zip(keys, spent, strict=True))
 
 
 def _rank(measured: Mapping[str, float], limits: Mapping[str, float]) -> tuple[float, float, float]:
