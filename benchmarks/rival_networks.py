@@ -12,8 +12,8 @@ a device would, in int8 codes, int32 sums and fixed-point multipliers, and is wh
 - ``ds-cnn``: MLPerf Tiny's for key words (after Zhang et al., arXiv 1711.07128): a convolution of 10 frames × 4 bands
   and stride 2, four depthwise separable ones of 64 channels, on as many log-mel bands as there are.
 
-Weights are symmetric, a scale for each output channel: of 8 bits the largest weight has the largest code, of fewer bits
-the scale is learned (LSQ: Esser et al., ICLR 2020, arXiv 1902.08153, initialised and with its gradient scaled as there).
+Weights are symmetric, a scale for each output channel: of 8 bits the largest weight has the largest code, of fewer
+bits the scale is learned (LSQ: Esser et al., ICLR 2020, arXiv 1902.08153, initialised and its gradient scaled as there).
 Activations have a scale for each tensor from a moving average of their largest value, unsigned where a ReLU made them.
 Batch norm is per channel, so folding it into scales and biases changes no code.
 
@@ -439,10 +439,14 @@ def _fake_weight(weight: Tensor, step: Tensor | None, bits: int) -> Tensor:
 
 
 def _weight_codes(weight: Tensor, step: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes float64 of the weights' shape, and the step float64 [O] of each channel."""
-    steps = _steps(weight, step, bits)
+    """Codes float64 of the weights' shape, and the step float64 [O] of each channel.
+
+    Fewer than 8 bits are the upper ones of an int8, as kernels unpack them: so the int32 bias, in units of the sums, is
+    as fine as with int8 weights.
+    """
+    steps, unit = _steps(weight, step, bits), 2.0 ** (8 - bits)
     codes = (weight / steps).clamp(-_largest(bits), _largest(bits)).round()
-    return codes.double(), steps.flatten().double()
+    return codes.double() * unit, steps.flatten().double() / unit
 
 
 def _accumulate(

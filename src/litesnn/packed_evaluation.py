@@ -163,7 +163,10 @@ def evaluate(
     with TemporaryDirectory(prefix="litesnn-") as scratch:
         path = Path(scratch) / DATA_FILE
         cast("Any", np.savez)(path, **arrays)
-        return _evaluate(opened, _settings(base, str(path), changes or {}), engine, threads)
+        try:
+            return _evaluate(opened, _settings(base, str(path), changes or {}), engine, threads)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), "data")) from None
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,8 @@ def _open_model(model: PackedModel | str | Path) -> _Opened:
     name = str(path)
     if path.is_dir():
         run = RunFolder(path)
-        path, recipe = run.need("pack"), run.recipe()
+        recipe = run.recipe()
+        path = run.need("pack")
     elif path.parent == FOLDER and (beside := files_of(path.stem)["recipe"]).is_file():
         name, recipe = path.stem, load_recipe(beside)
     return _Opened(name, read(path), path.stat().st_size, recipe)
