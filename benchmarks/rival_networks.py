@@ -12,8 +12,8 @@ a device would, in int8 codes, int32 sums and fixed-point multipliers, and is wh
 - ``ds-cnn``: MLPerf Tiny's for key words (after Zhang et al., arXiv 1711.07128): a convolution of 10 frames × 4 bands
   and stride 2, four depthwise separable ones of 64 channels, on as many log-mel bands as there are.
 
-Weights are symmetric, a scale for each output channel: of 8 bits the largest weight has the largest code, of fewer
-bits the scale is learned (LSQ: Esser et al., ICLR 2020, arXiv 1902.08153, initialised and its gradient scaled as there).
+Weights are symmetric, a scale for each output channel: of 8 bits the largest weight has the largest code; of fewer the
+scale is learned (LSQ: Esser et al., ICLR 2020, arXiv 1902.08153, with its first value and its gradient's factor).
 Activations have a scale for each tensor from a moving average of their largest value, unsigned where a ReLU made them.
 Batch norm is per channel, so folding it into scales and biases changes no code.
 

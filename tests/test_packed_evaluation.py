@@ -255,7 +255,7 @@ def test_the_command_refuses_in_one_line(finished: Path, problem: Problem, tmp_p
         ([model, *data, "--device", "cuda"], "a packed model runs on the CPU"),
         ([model, *data, "--model", "x.py:Net"], "--model is for a run folder"),
         ([finished / "network.safetensors", *data], "network.safetensors"),
-        ([tmp_path, *data], "is no run folder"),
+        ([tmp_path, *data], "is not a run folder: it has no recipe.toml"),
         ([model, "--data", tmp_path / "none.npz"], "none.npz"),
     ):
         outcome = command("evaluate", *words)
