@@ -57,6 +57,7 @@ SAMPLE_SECONDS = 0.1
 _SPIKES = 2**26
 """Bytes of recorded spikes that a batch may have."""
 _BATCH = 256
+_WORK = ("synops", "bit_synops", "synops_virtual", "bit_synops_virtual")
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class Evaluation:
         confusion: rows: true class, columns: predicted class.
         timesteps: T.
         packed_bytes: of the file.
-        synops, bit_synops: of all layers.
+        synops, bit_synops: of all layers; of graded spikes those of bit planes.
+        synops_virtual, bit_synops_virtual: the same where spikes are 0 and 1; graded ones as binary spikes of virtual
+            timesteps.
         analog_macs: MACs of the layers that read the input.
         energy_nj: estimate of the arithmetic's energy in nanojoules (:mod:`litesnn.costs.energy`).
         firing_rate: spikes per neuron and timestep.
-        layers: a row for each bundle of synapses and the readout: "name", "bits", "weights", "kept", "synops",
-            "bit_synops".
+        layers: a row for each bundle of synapses and the readout: "name", "bits", "weights", "kept", and SynOps.
         populations: a row for each: "name", "channels", "height", "width", "rate".
         engine: "native" or "reference".
         kernel: of the native engine, else ``None``.
@@ -104,6 +106,8 @@ class Evaluation:
     packed_bytes: int
     synops: float
     bit_synops: float
+    synops_virtual: float
+    bit_synops_virtual: float
     analog_macs: int
     energy_nj: float
     firing_rate: float
@@ -243,8 +247,7 @@ def _evaluate(opened: _Opened, settings: DataSettings, engine: Interpreter, thre
         confusion=confusion,
         timesteps=model.timesteps,
         packed_bytes=opened.bytes,
-        synops=sum(layer["synops"] for layer in layers),
-        bit_synops=sum(layer["bit_synops"] for layer in layers),
+        **{key: sum(layer[key] for layer in layers) for key in _WORK},
         analog_macs=sum(count for count, _ in macs),
         energy_nj=energy_record(layers, macs)["total_nj"],
         firing_rate=costs.mean_rate(),

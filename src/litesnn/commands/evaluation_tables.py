@@ -48,6 +48,9 @@ def _figures(found: Evaluation) -> Table:
         ("spikes per neuron and timestep", f"{found.firing_rate:.2%}"),
         ("computed by", by),
     ]
+    if found.synops_virtual != found.synops:
+        virtual = f"{found.synops_virtual:,.0f} and {found.bit_synops_virtual:,.0f}"
+        rows.append(("both in virtual timesteps", virtual))
     if found.additions is not None:
         rows.append(("additions of one bit lane", f"{found.additions:,.0f}"))
     rows += [(f"time at batch {row['batch']:g}, µs/input", f"{row['us']:,.1f}") for row in found.speed]

@@ -6,6 +6,9 @@ formula (:mod:`litesnn.snn.cost`): each spike costs the non-zero weights that it
 an identity hands it on once, as one bit; Bit-SynOps weigh a SynOp with the bits of its weight. Layers that read
 the input have no SynOps but MACs.
 
+A spike that is more than 1 is counted in both ways in which it can be deployed: as many SynOps as it has bits that are
+set, each a plane of binary spikes; and, as *virtual* SynOps, as many as its value, each a virtual timestep.
+
 T timesteps, B batch, C channels, H×W pixels.
 """
 
@@ -27,7 +30,10 @@ __all__ = ["FiringRate", "LayerCost", "SpikeCosts", "input_macs", "spike_bytes"]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One bundle of synapses, or the readout. ``synops`` and ``bit_synops`` are means per input, over all timesteps."""
+    """One bundle of synapses, or the readout. SynOps are means per input, summed over all timesteps.
+
+    The virtual ones are the same where spikes are 0 and 1.
+    """
 
     name: str
     bits: int
@@ -35,6 +41,8 @@ class LayerCost:
     kept: int
     synops: float
     bit_synops: float
+    synops_virtual: float
+    bit_synops_virtual: float
 
 
 @dataclass(frozen=True)
@@ -57,24 +65,30 @@ class SpikeCosts:
     def __init__(self, model: PackedModel) -> None:
         self.model, self.inputs = model, 0
         self._shapes = population_shapes(model)
-        self._sums = [np.zeros((model.timesteps, *shape), np.int64) for shape in self._shapes]
+        self._bits = [np.zeros(shape, np.int64) for shape in self._shapes]
+        self._values = [np.zeros(shape, np.int64) for shape in self._shapes]
         self._fired = [0] * len(self._shapes)
 
     def add(self, spikes: Sequence[NDArray[np.uint8]]) -> None:
         """Count a batch: the spikes [T, B, C, H, W] of every population."""
         for index, fired in enumerate(spikes):
-            self._sums[index] += fired.sum(axis=1, dtype=np.int64)
+            values = fired.sum(axis=(0, 1), dtype=np.int64)
+            self._values[index] += values
+            self._bits[index] += values if fired.max(initial=0) <= 1 else _bits_set(fired)
             self._fired[index] += int(np.count_nonzero(fired))
         self.inputs += spikes[0].shape[1]
 
     def layers(self) -> list[LayerCost]:
         """The cost of every bundle of synapses in the order of the model, then of the readout."""
-        means = [torch.from_numpy(sums / self.inputs) for sums in self._sums]  # each [T, C, H, W]
+        ways = [
+            [torch.from_numpy(sums / self.inputs) for sums in way] for way in (self._bits, self._values)
+        ]  # each [C, H, W]
         found = []
         for index, population in enumerate(self.model.populations):
             for number, synapses in enumerate(population.synapses):
-                found.append(_layer(f"population {index}, synapses {number}", synapses, means))
-        return [*found, _readout(self.model.readout, means)]
+                used = [_layer_synops(synapses, spikes) for spikes in ways]
+                found.append(_cost(f"population {index}, synapses {number}", synapses, used))
+        return [*found, _cost("readout", self.model.readout, [_readout_synops(self.model.readout, s) for s in ways])]
 
     def rates(self) -> list[FiringRate]:
         """The firing rate of every population."""
@@ -109,23 +123,32 @@ def spike_bytes(model: PackedModel) -> int:
     return model.timesteps * sum(int(np.prod(shape)) for shape in population_shapes(model))
 
 
-def _layer(name: str, synapses: Synapses, means: Sequence[Tensor]) -> LayerCost:
-    kept = int(np.count_nonzero(synapses.codes))
+def _bits_set(spikes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The bits that are set in the spikes [T, B, C, H, W], summed over T and B."""
+    planes = [(spikes >> plane & 1).sum(axis=(0, 1), dtype=np.int64) for plane in range(8)]
+    total: NDArray[np.int64] = np.sum(planes, axis=0)
+    return total
+
+
+def _cost(name: str, layer: Synapses | Readout, used: Sequence[float]) -> LayerCost:
+    """The cost of a layer that does so many SynOps, in either way. One without weights hands on spikes of one bit."""
+    kept, bits = int(np.count_nonzero(layer.codes)), layer.bits
+    planes, virtual = used
+    weighed = [each * max(bits, 1) for each in used]
+    return LayerCost(name, bits, layer.codes.size, kept, planes, weighed[0], virtual, weighed[1])
+
+
+def _layer_synops(synapses: Synapses, means: Sequence[Tensor]) -> float:
+    """SynOps of mean spikes [C, H, W] of every population."""
     if synapses.sources == (IMAGE,):
-        return LayerCost(name, synapses.bits, synapses.codes.size, kept, 0.0, 0.0)
-    spikes = torch.cat([means[source] for source in synapses.sources], dim=1)
+        return 0.0
+    spikes = torch.cat([means[source] for source in synapses.sources])
     if synapses.kernel == 0:
-        handed_on = float(spikes.sum())
-        return LayerCost(name, 0, 0, 0, handed_on, handed_on)
+        return float(spikes.sum())
     reached = torch.from_numpy((synapses.codes != 0).sum(axis=0)).double()  # [C_in, k, k]
-    used = float(synops(tap_spikes(spikes, synapses.kernel, synapses.stride), reached).sum())
-    return LayerCost(name, synapses.bits, synapses.codes.size, kept, used, used * synapses.bits)
+    return float(synops(tap_spikes(spikes[None], synapses.kernel, synapses.stride), reached).sum())
 
 
-def _readout(readout: Readout, means: Sequence[Tensor]) -> LayerCost:
-    counts = torch.cat([means[source].sum(dim=(0, 2, 3)) for source in readout.sources])  # [C_in]
-    kept = readout.codes != 0
-    used = float(counts @ torch.from_numpy(kept.sum(axis=0)).double())
-    return LayerCost(
-        "readout", readout.bits, readout.codes.size, int(np.count_nonzero(kept)), used, used * readout.bits
-    )
+def _readout_synops(readout: Readout, means: Sequence[Tensor]) -> float:
+    counts = torch.cat([means[source].sum(dim=(1, 2)) for source in readout.sources])  # [C_in]
+    return float(counts @ torch.from_numpy((readout.codes != 0).sum(axis=0)).double())
