@@ -102,7 +102,8 @@ class Range(nn.Module):
 
     def step(self) -> Tensor:
         """The size of a code."""
-        return self.peak.clamp_min(1e-8) / self.high
+        step: Tensor = self.peak.clamp_min(1e-8) / self.high
+        return step
 
 
 class Block(nn.Module):

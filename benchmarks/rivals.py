@@ -241,9 +241,9 @@ class Job:
         with torch.no_grad():
             wanted = F.log_softmax(self.teacher(x) / heat, dim=1)
         found = F.log_softmax(logits / heat, dim=1)
-        return loss + self.settings["teacher_weight"] * heat**2 * F.kl_div(
-            found, wanted, reduction="batchmean", log_target=True
-        )
+        apart = heat**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        taught: Tensor = loss + self.settings["teacher_weight"] * apart
+        return taught
 
     def measure(self) -> dict[str, Any]:
         """Turn the best network into integers, measure it on validation and, once, on test, and write the result."""

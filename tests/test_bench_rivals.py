@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 import rivals
-from litesnn.data.batches import generator_for
+from litesnn.data.batches import generator_for, shuffled_batches
 from litesnn.errors import InputError
+from litesnn.runs import RunFolder
+from litesnn.training_loop.session import Session
 from rival_networks import FLOAT, RIVALS, Codes, Layer, Range, Rival, _rescaled, build_rival
 from whole_job import Problem
 
@@ -179,7 +181,7 @@ def test_batches_are_those_of_a_litesnn_run(
     problem: Problem, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    whole = rivals.shuffled_batches
+    whole = shuffled_batches
 
     def watched(rows: Any, size: int, generator: torch.Generator, *more: Any, **options: Any) -> Any:
         seen.append((len(rows), size, generator.initial_seed(), *more))
@@ -188,7 +190,7 @@ def test_batches_are_those_of_a_litesnn_run(
     monkeypatch.setattr(rivals, "shuffled_batches", watched)
     runs = ["--runs", str(tmp_path), "--device", "cpu", "--network", "resnet8", "--width", "0.25"]
     assert rivals.rivals([*runs, "--like", str(finished)]) == 0
-    recipe = rivals.RunFolder(finished).recipe()
+    recipe = RunFolder(finished).recipe()
     assert [(rows, size, seed) for rows, size, seed, _ in seen] == [
         (96, recipe.train.batch_size, generator_for(recipe.seed, "train", epoch).initial_seed())
         for epoch in range(recipe.train.epochs)
@@ -216,7 +218,7 @@ def test_teachers(problem: Problem, finished: Path, tmp_path: Path) -> None:
 
 def test_the_divergence_by_hand(problem: Problem, tmp_path: Path) -> None:
     options = rivals.parser().parse_args(arguments(problem, tmp_path))
-    job = rivals.Job(options, rivals.Session())
+    job = rivals.Job(options, Session())
     job.settings |= {"teacher_weight": 0.5, "temperature": 2.0}
     logits, wanted = torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([[2.0, 0.0, 0.0]])
     y = torch.tensor([2])

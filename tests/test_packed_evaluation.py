@@ -226,16 +226,17 @@ def test_another_input_is_refused(shape: tuple[int, int, int], kind: str, messag
 
 def test_bad_arguments(finished: Path, tmp_path: Path) -> None:
     model = finished / "model.safetensors"
-    for options, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"engine": "torch"}, "engine: expected one of native, reference, found 'torch'"),
         ({"engine": "reference", "threads": 2}, "threads: the reference has one, found 2"),
         ({"changes": {"train.lr": 1}}, "train.lr: says nothing of the rows that are measured"),
         ({"changes": {"data.source": "x"}}, "data.source: the data set is named by --data"),
         ({"changes": {"data.limit": 1}}, "unknown key 'data.limit'"),
         ({"recipe": "none"}, "no recipe 'none'"),
-    ):
+    ]
+    for options, message in cases:
         with pytest.raises(InputError, match=message):
-            evaluate(model, "digits", **options)  # type: ignore[arg-type]
+            evaluate(model, "digits", **options)
     with pytest.raises(InputError, match="model: expected a packed model or the path of one, found int"):
         evaluate(3, "digits")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nowhere: cannot be read as a packed model"):
