@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 import compare_report
-from compare_arms import ARMS, Bench, Plan
+from compare_arms import ARMS, Bench, ComparisonPlan
 from compare_workers import Progress, serve, work_alone, work_together
 from litesnn.config import parse_change
 from litesnn.errors import InputError
@@ -53,13 +53,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def plan_of(options: argparse.Namespace) -> ComparisonPlan:
     """Raises ``InputError`` if an option means nothing."""
     arms = ("joint", *(arm for arm in options.arms.split(",") if arm != "joint"))
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise InputError(f"no arm {unknown[0]!r}; expected {', '.join(ARMS)}")
     changes = dict(map(parse_change, options.set))
-    return Plan(
+    return ComparisonPlan(
         options.recipe,
         options.data,
         options.budget,

@@ -40,7 +40,7 @@ from litesnn.search.joint import read_search
 from litesnn.training_loop.session import Session, input_info
 from machine import cpu_name
 
-__all__ = ["ALONE", "ARMS", "FIXED", "PAPER", "Arm", "Bench", "Plan", "Task"]
+__all__ = ["ALONE", "ARMS", "FIXED", "PAPER", "Arm", "Bench", "ComparisonPlan", "Task"]
 
 RESULT_VERSION = 1
 MATCH = 0.9
@@ -72,7 +72,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is compared; the same in every process."""
 
     recipe: str | None
@@ -138,7 +138,7 @@ class Plan:
 class Bench:
     """One process that makes networks: its device, and the data, which all tasks share."""
 
-    def __init__(self, plan: Plan, session: Session, threads: int) -> None:
+    def __init__(self, plan: ComparisonPlan, session: Session, threads: int) -> None:
         self.plan, self.session, self.threads = plan, session, threads
 
     @cached_property

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare_arms import Bench, Plan, Task
+from compare_arms import Bench, ComparisonPlan, Task
 from litesnn.errors import LitesnnError
 
 __all__ = ["GRACE", "Progress", "TimeUp", "serve", "time_limit", "work_alone", "work_together"]
@@ -70,7 +70,7 @@ def attempt(bench: Bench, task: Task, deadline: float | None) -> dict[str, Any]:
 class Progress:
     """What is done, what failed and what is left; says so as it happens."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ComparisonPlan) -> None:
         self.plan = plan
         tasks = plan.tasks()
         self.left = [task for task in tasks if not plan.done(task)]
@@ -122,7 +122,7 @@ def work_alone(progress: Progress, bench: Bench, deadline: float | None) -> bool
     return True
 
 
-def serve(plan: Plan, bench: Bench, deadline: float | None) -> None:
+def serve(plan: ComparisonPlan, bench: Bench, deadline: float | None) -> None:
     """A worker: names of tasks from standard input, replies as lines of JSON to standard output."""
     tasks = {task.name: task for task in plan.tasks()}
     with os.fdopen(os.dup(1), "w", buffering=1) as replies:

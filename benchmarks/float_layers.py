@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.arithmetic_limits import INPUT_STEPS
 from litesnn.deploy.packed import (
     IMAGE,
     InputSpec,
@@ -23,7 +24,7 @@ from litesnn.deploy.packed import (
     has_own_neurons,
     population_shapes,
 )
-from litesnn.deploy.reference import INPUT_STEPS, quantize_input
+from litesnn.deploy.reference import quantize_input
 from litesnn.errors import InputError
 
 __all__ = ["Convolution", "Float", "Head", "Layer", "Network", "fold", "normalise"]

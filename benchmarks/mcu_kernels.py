@@ -92,9 +92,9 @@ def main() -> None:
         empty = replace(conv, codes=np.zeros_like(conv.codes))
         silent = replace(model, populations=(model.populations[0], replace(model.populations[1], synapses=(empty,))))
         for kernel in KERNELS:
-            full = lay_out(model, kernel=kernel)
+            full = lay_out(model, method=kernel)
             # Arrays as long as those of the full network: compilers unroll loops over short ones.
-            base = replace(lay_out(silent, kernel="events"), row_weights=full.row_weights, sum_bits=full.sum_bits)
+            base = replace(lay_out(silent, method="events"), row_weights=full.row_weights, sum_bits=full.sum_bits)
             took = instructions(full, x) - instructions(base, x)
             rows[kernel].append(features[kernel])
             measured[kernel].append(took)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from float_layers import Convolution, Float, Network
-from litesnn.deploy.reference import INPUT_STEPS
+from litesnn.arithmetic_limits import INPUT_STEPS
 from torch_baselines import TimeBatched
 
 __all__ = ["Ranges", "Shape", "float_graph", "int8_graph", "output_ranges", "session", "weight_bytes"]

@@ -34,7 +34,7 @@ from litesnn.errors import InputError
 from litesnn.snn.backbone import INPUT_SCALE
 from litesnn.snn.strided import conv2d
 
-__all__ = ["FLOAT", "RIVALS", "Codes", "Counts", "Kind", "Rival", "build_rival"]
+__all__ = ["FLOAT", "RIVALS", "Codes", "Rival", "RivalCosts", "RivalKind", "build_rival"]
 
 FLOAT = 32
 """Bits of a network that is not quantized at all."""
@@ -57,7 +57,7 @@ class Codes:
 
 
 @dataclass
-class Counts:
+class RivalCosts:
     """Size and work of a network: bits of all weights, channels with scale and bias, scales of tensors, MACs."""
 
     parameters: int = 0
@@ -75,7 +75,7 @@ class Counts:
         return self.weight_bytes() + 8 * self.channels + 4 * self.scales
 
 
-class Range(nn.Module):
+class ActivationRange(nn.Module):
     """Fake quantization of a tensor to 8 bits by a moving average of its largest magnitude."""
 
     peak: Tensor
@@ -113,12 +113,12 @@ class Block(nn.Module):
         """What a device computes."""
         raise NotImplementedError
 
-    def count(self, counts: Counts, size: tuple[int, int]) -> tuple[int, int]:
+    def count(self, counts: RivalCosts, size: tuple[int, int]) -> tuple[int, int]:
         """Add what it takes on H × W pixels; returns the size of its output."""
         raise NotImplementedError
 
 
-class Layer(Block):
+class QuantizedLayer(Block):
     """Convolution, batch norm and, if asked, ReLU; then 8 bits. Zeros around the input keep H × W for stride 1."""
 
     def __init__(
@@ -137,7 +137,7 @@ class Layer(Block):
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, *kernel))
         nn.init.kaiming_normal_(self.weight, mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu")
         self.norm = nn.BatchNorm2d(outputs)
-        self.range = Range(signed=not relu, active=bits != FLOAT)
+        self.range = ActivationRange(signed=not relu, active=bits != FLOAT)
         self.step = _learned_step(self.weight, bits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class Layer(Block):
         around = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
         return conv2d(F.pad(x, around), weight, stride=stride, groups=self.groups)
 
-    def count(self, counts: Counts, size: tuple[int, int]) -> tuple[int, int]:
+    def count(self, counts: RivalCosts, size: tuple[int, int]) -> tuple[int, int]:
         """Add what the layer takes on H × W pixels; returns the size of its output."""
         size = -(-size[0] // self.stride), -(-size[1] // self.stride)
         counts.parameters += self.weight.numel() + 2 * len(self.weight)
@@ -178,17 +178,17 @@ class Layer(Block):
         return size
 
 
-class Residual(Block):
+class ResidualBlock(Block):
     """Two layers of 3 × 3, and a shortcut around them: of 1 × 1 where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, bits: int) -> None:
         super().__init__()
-        self.first = Layer(inputs, outputs, stride=stride, bits=bits)
-        self.second = Layer(outputs, outputs, bits=bits, relu=False)
-        self.shortcut: Layer | None = None
+        self.first = QuantizedLayer(inputs, outputs, stride=stride, bits=bits)
+        self.second = QuantizedLayer(outputs, outputs, bits=bits, relu=False)
+        self.shortcut: QuantizedLayer | None = None
         if stride != 1 or inputs != outputs:
-            self.shortcut = Layer(inputs, outputs, (1, 1), stride=stride, bits=bits, relu=False)
-        self.range = Range(signed=False, active=bits != FLOAT)
+            self.shortcut = QuantizedLayer(inputs, outputs, (1, 1), stride=stride, bits=bits, relu=False)
+        self.range = ActivationRange(signed=False, active=bits != FLOAT)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, H, W] → [B, O, ⌈H/stride⌉, ⌈W/stride⌉]."""
@@ -207,8 +207,8 @@ class Residual(Block):
         values = (total + 2 ** (_ADDITION_BITS - 1)) >> _ADDITION_BITS
         return Codes(values.clamp_(self.range.low, self.range.high), step)
 
-    def count(self, counts: Counts, size: tuple[int, int]) -> tuple[int, int]:
-        """As :meth:`Layer.count`."""
+    def count(self, counts: RivalCosts, size: tuple[int, int]) -> tuple[int, int]:
+        """As :meth:`QuantizedLayer.count`."""
         if self.shortcut is not None:
             self.shortcut.count(counts, size)
         size = self.second.count(counts, self.first.count(counts, size))
@@ -231,7 +231,7 @@ class Dropout(Block):
         """As it is."""
         return x
 
-    def count(self, counts: Counts, size: tuple[int, int]) -> tuple[int, int]:
+    def count(self, counts: RivalCosts, size: tuple[int, int]) -> tuple[int, int]:
         """Nothing."""
         return size
 
@@ -239,7 +239,7 @@ class Dropout(Block):
 class Pool(Block):
     """The mean over all pixels, rounded to the steps of what it averages."""
 
-    def __init__(self, before: Range) -> None:
+    def __init__(self, before: ActivationRange) -> None:
         super().__init__()
         self._before = [before]  # in a list, so that it is no module of this one
 
@@ -258,7 +258,7 @@ class Pool(Block):
         sums = x.values.sum((2, 3), keepdim=True)
         return Codes((2 * sums + pixels) // (2 * pixels), x.step)
 
-    def count(self, counts: Counts, size: tuple[int, int]) -> tuple[int, int]:
+    def count(self, counts: RivalCosts, size: tuple[int, int]) -> tuple[int, int]:
         """One pixel is left."""
         return 1, 1
 
@@ -283,7 +283,7 @@ class Head(nn.Module):
         sums, scale = _accumulate(lambda weight: flat @ weight.T, codes, steps, self.bias.double(), x)
         return sums.double() * scale
 
-    def count(self, counts: Counts) -> None:
+    def count(self, counts: RivalCosts) -> None:
         """Add what it takes."""
         counts.parameters += self.weight.numel() + len(self.bias)
         counts.weight_bits += self.weight.numel() * self.bits
@@ -296,7 +296,7 @@ class Rival(nn.Module):
 
     def __init__(self, blocks: Sequence[Block], channels: int, classes: int, *, bits: int) -> None:
         super().__init__()
-        last = next(block for block in reversed(blocks) if isinstance(block, Layer | Residual))
+        last = next(block for block in reversed(blocks) if isinstance(block, QuantizedLayer | ResidualBlock))
         self.bits = bits
         self.blocks = nn.ModuleList([*blocks, Pool(last.range)])
         self.head = Head(channels, classes, bits=bits if bits == FLOAT else 8)
@@ -320,9 +320,9 @@ class Rival(nn.Module):
             codes = block.integer(codes)
         return self.head.logits(codes).argmax(1)
 
-    def count(self, size: tuple[int, int]) -> Counts:
+    def count(self, size: tuple[int, int]) -> RivalCosts:
         """Its size, and its work on inputs of H × W pixels."""
-        counts = Counts(scales=1)  # the input's
+        counts = RivalCosts(scales=1)  # the input's
         for block in self._parts():
             size = block.count(counts, size)
         self.head.count(counts)
@@ -333,7 +333,7 @@ class Rival(nn.Module):
 
 
 @dataclass(frozen=True)
-class Kind:
+class RivalKind:
     """A row of :data:`RIVALS`: how a network of so many input channels, classes, width and bits is built."""
 
     build: Callable[[int, int, float, int], Rival]
@@ -359,17 +359,17 @@ def build_rival(name: str, inputs: int, classes: int, *, width: float, bits: int
 
 
 def _resnet(per_width: int, *, first_bits: int | None) -> Callable[[int, int, float, int], Rival]:
-    """Residual networks of 16, 32 and 64 channels with so many blocks each."""
+    """ResidualBlock networks of 16, 32 and 64 channels with so many blocks each."""
 
     def build(inputs: int, classes: int, width: float, bits: int) -> Rival:
         sizes = [_scaled(channels, width) for channels in (16, 32, 64)]
         outer = bits if first_bits is None or bits == FLOAT else first_bits
-        blocks: list[Block] = [Layer(inputs, sizes[0], bits=outer)]
+        blocks: list[Block] = [QuantizedLayer(inputs, sizes[0], bits=outer)]
         before = sizes[0]
         for stage, channels in enumerate(sizes):
             for index in range(per_width):
                 stride = 2 if stage and not index else 1
-                blocks.append(Residual(before, channels, stride=stride, bits=bits))
+                blocks.append(ResidualBlock(before, channels, stride=stride, bits=bits))
                 before = channels
         return Rival(blocks, before, classes, bits=bits)
 
@@ -379,18 +379,18 @@ def _resnet(per_width: int, *, first_bits: int | None) -> Callable[[int, int, fl
 def _ds_cnn(inputs: int, classes: int, width: float, bits: int) -> Rival:
     """Depthwise separable convolutions of 64 channels, with dropout before the first and after the last."""
     channels = _scaled(64, width)
-    blocks: list[Block] = [Layer(inputs, channels, (4, 10), stride=2, bits=8 if bits != FLOAT else bits)]
+    blocks: list[Block] = [QuantizedLayer(inputs, channels, (4, 10), stride=2, bits=8 if bits != FLOAT else bits)]
     blocks.append(Dropout(0.2))
     for _ in range(4):
-        blocks.append(Layer(channels, channels, groups=channels, bits=8 if bits != FLOAT else bits))
-        blocks.append(Layer(channels, channels, (1, 1), bits=bits))
+        blocks.append(QuantizedLayer(channels, channels, groups=channels, bits=8 if bits != FLOAT else bits))
+        blocks.append(QuantizedLayer(channels, channels, (1, 1), bits=bits))
     return Rival([*blocks, Dropout(0.4)], channels, classes, bits=bits)
 
 
-RIVALS: dict[str, Kind] = {
-    "resnet8": Kind(_resnet(1, first_bits=8), 8, "MLPerf Tiny's ResNet for images"),
-    "resnet20": Kind(_resnet(3, first_bits=8), 4, "He et al.'s ResNet-20 for images"),
-    "ds-cnn": Kind(_ds_cnn, 8, "MLPerf Tiny's DS-CNN for spectrograms"),
+RIVALS: dict[str, RivalKind] = {
+    "resnet8": RivalKind(_resnet(1, first_bits=8), 8, "MLPerf Tiny's ResNet for images"),
+    "resnet20": RivalKind(_resnet(3, first_bits=8), 4, "He et al.'s ResNet-20 for images"),
+    "ds-cnn": RivalKind(_ds_cnn, 8, "MLPerf Tiny's DS-CNN for spectrograms"),
 }
 """Every rival, with the bits of its weights if nobody says others."""
 

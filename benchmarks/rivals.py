@@ -53,7 +53,7 @@ from rounds import print_row
 RESULT_VERSION = 1
 _BATCH = 256
 
-Teacher = Callable[[Tensor], Tensor]
+TeacherLogits = Callable[[Tensor], Tensor]
 """Encoded inputs [B, …] to logits [B, K]."""
 
 
@@ -97,7 +97,7 @@ def rivals(arguments: Sequence[str]) -> int:
         torch.set_num_threads(options.threads)
         session = begin_session(options.device, Console(stderr=True))
         limit = None if options.time_limit is None else began + options.time_limit
-        job = Job(options, session)
+        job = RivalTraining(options, session)
         in_time = job.done() or job.train(limit)
         if in_time and not job.done():
             job.measure()
@@ -107,7 +107,7 @@ def rivals(arguments: Sequence[str]) -> int:
     return 0 if in_time else 3
 
 
-class Job:
+class RivalTraining:
     """One network: its settings, its folder, and what is done with it.
 
     Raises:
@@ -336,7 +336,7 @@ def _require_same(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -
         raise InputError(f"{path} was made with other settings ({difference}); choose another folder for --runs")
 
 
-def load_teacher(path: Path, job: Job, session: Session) -> Teacher:
+def load_teacher(path: Path, job: RivalTraining, session: Session) -> TeacherLogits:
     """The logits of a litesnn network or of a rival that was trained on the same data.
 
     Raises:
@@ -353,7 +353,7 @@ def load_teacher(path: Path, job: Job, session: Session) -> Teacher:
     return lambda x: network(x).logits[-1]
 
 
-def _rival_teacher(path: Path, job: Job, session: Session) -> Teacher:
+def _rival_teacher(path: Path, job: RivalTraining, session: Session) -> TeacherLogits:
     tensors, said = load_tensors(path, "rival")
     settings = said["settings"]
     if settings["data"] != job.settings["data"]:

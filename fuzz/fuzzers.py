@@ -32,10 +32,10 @@ SEEDS, FINDINGS, BUILD = HERE / "seeds", HERE / "findings", HERE / "build"
 
 SANITIZERS = "-fsanitize=address,undefined"
 FLAGS = ("-std=c99", "-O1", "-g", "-fno-omit-frame-pointer", "-ffp-contract=off", "-Wall", "-Wextra", "-pedantic")
-KERNELS: dict[str, tuple[str, ...]] = {  # as in CMakeLists.txt; the others are left out
-    "kernel_portable": (),
-    "kernel_avx2": ("-mavx2", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"),
-    "kernel_avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"),
+KERNELS: dict[str, tuple[str, ...]] = {"kernel_portable": ()} | {  # as in CMakeLists.txt; the others are left out
+    f"kernel_{isa}": tuple(flags)
+    for isa, architecture, *flags in map(str.split, (ENGINE / "isa_flags.txt").read_text(encoding="utf-8").splitlines())
+    if architecture == "__x86_64__"
 }
 KERNEL_MACROS = ("-DLSNN_HAVE_AVX2", "-DLSNN_HAVE_AVX512", "-DUNROLL=")
 

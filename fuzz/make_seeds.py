@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, to_bytes
 from litesnn.front_end import LogMel
 from litesnn.genotype import ArithmeticName

@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from litesnn.deploy.export_c.folder import write_sources
+from litesnn.deploy.export_c.folder import RUNTIME, write_sources
 from litesnn.deploy.export_c.layout import Layout, lay_out
 from litesnn.deploy.packed import PackedModel
 from litesnn.deploy.reference import Trace, quantize_input
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
 SANITIZED = ("-O0", "-g", "-fsanitize=undefined", "-fno-sanitize-recover")
-NETWORK = tuple(f"src/{name}" for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"))
+NETWORK = tuple(f"src/{name}" for name in (*RUNTIME["src"], "model.c") if name.endswith(".c"))
 
 
 class Firmware:
@@ -34,7 +34,7 @@ class Firmware:
         flags: Sequence[str] = ("-O1",),
     ) -> None:
         self.model = model
-        self.layout: Layout = lay_out(model, kernel=kernel)
+        self.layout: Layout = lay_out(model, method=kernel)
         folder.mkdir(parents=True, exist_ok=True)
         write_sources(self.layout, folder, _none(model))
         library = folder / "firmware.so"

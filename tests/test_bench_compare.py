@@ -17,7 +17,7 @@ import compare
 import compare_report
 import curve
 import plot_compare
-from compare_arms import ARMS, PAPER, Plan, Task
+from compare_arms import ARMS, PAPER, ComparisonPlan, Task
 from compare_workers import GRACE, Progress, TimeUp, time_limit
 from litesnn.errors import InputError
 from litesnn.genotype import Genotype
@@ -32,9 +32,9 @@ def arguments(problem: Problem, runs: Path, *more: str) -> list[str]:
     return [*said, "--seeds", "1", "--randoms", "1", *more, "--set", *SHORT]
 
 
-def plan(runs: Path, **changes: Any) -> Plan:
+def plan(runs: Path, **changes: Any) -> ComparisonPlan:
     settings: dict[str, Any] = {"recipe": "digits", "data": None, "budget": None, "changes": {}, "arms": tuple(ARMS)}
-    return Plan(**settings | {"seeds": 2, "randoms": 3, "match": "budget", "runs": runs} | changes)
+    return ComparisonPlan(**settings | {"seeds": 2, "randoms": 3, "match": "budget", "runs": runs} | changes)
 
 
 def fake(arm: str, seed: int, accuracy: float, index: int | None = None, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from litesnn.data.batches import generator_for, shuffled_batches
 from litesnn.errors import InputError
 from litesnn.runs import RunFolder
 from litesnn.training_loop.session import Session
-from rival_networks import FLOAT, RIVALS, Codes, Layer, Range, Rival, _rescaled, build_rival
+from rival_networks import FLOAT, RIVALS, ActivationRange, Codes, QuantizedLayer, Rival, _rescaled, build_rival
 from whole_job import Problem
 
 
@@ -64,7 +64,7 @@ def test_integers_compute_what_was_trained(name: str, bits: int) -> None:
 
 
 def test_a_channel_that_batch_norm_silences_is_its_constant() -> None:
-    layer = Layer(2, 3, bits=8).double().eval()
+    layer = QuantizedLayer(2, 3, bits=8).double().eval()
     with torch.no_grad():
         layer.norm.weight.copy_(torch.tensor([0.0, -1.0, 0.0]))
         layer.norm.bias.copy_(torch.tensor([0.5, 0.25, 0.0]))
@@ -86,7 +86,7 @@ def test_rescaling_rounds_half_up() -> None:
 
 
 def test_ranges_follow_what_they_see() -> None:
-    quantize = Range(signed=False, active=True)
+    quantize = ActivationRange(signed=False, active=True)
     quantize(torch.tensor([0.0, 2.0]))
     assert float(quantize.peak) == 2.0
     quantize(torch.tensor([4.0]))
@@ -218,7 +218,7 @@ def test_teachers(problem: Problem, finished: Path, tmp_path: Path) -> None:
 
 def test_the_divergence_by_hand(problem: Problem, tmp_path: Path) -> None:
     options = rivals.parser().parse_args(arguments(problem, tmp_path))
-    job = rivals.Job(options, Session())
+    job = rivals.RivalTraining(options, Session())
     job.settings |= {"teacher_weight": 0.5, "temperature": 2.0}
     logits, wanted = torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([[2.0, 0.0, 0.0]])
     y = torch.tensor([2])

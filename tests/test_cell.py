@@ -11,7 +11,7 @@ from litesnn.genotype import OPS, Edge, all_edges
 from litesnn.snn import compconv
 from litesnn.snn.arithmetic import ARITHMETICS
 from litesnn.snn.cell import Cell, CellMix, Source, State, edge_key
-from litesnn.snn.compconv import Compression, count_reached, measure, measure_identity
+from litesnn.snn.compconv import Compression, count_reached, identity_synops, layer_synops
 from litesnn.snn.cost import Meter, tap_spikes
 from litesnn.snn.prune import keep_mask
 from tiny import liven
@@ -138,12 +138,12 @@ def test_evaluation_makes_each_mask_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad():
         cell(x, x, mix, integer=True, meter=meter)
         assert len(made) == 2
-        used = measure_identity(tap_spikes(x.mean, 1, 1))
+        used = identity_synops(tap_spikes(x.mean, 1, 1))
         assert torch.equal(meter.layers["cell 0_1_skip"].synops, used)
         conv = cell.connection(cell.edges[0]).conv
         assert conv is not None
         reached = count_reached([mask[None] for mask in conv.masks(mix.compression)])
-        used = measure(mix.compression, reached, tap_spikes(x.mean, 3, 1))[0][0]
+        used = layer_synops(mix.compression, reached, tap_spikes(x.mean, 3, 1))[0][0]
         assert torch.equal(meter.layers["cell 0_0_conv3x3"].synops, used)
 
 

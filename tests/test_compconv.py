@@ -14,7 +14,7 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
-    measure,
+    layer_synops,
     mix_weights,
     stack_masks,
 )
@@ -202,9 +202,9 @@ def test_a_mixture_costs_the_mean_of_its_finished_layers(width_weights: list[flo
         (mask,) = conv.masks(finished)
         channels = torch.stack([synops(taps, mask[o]) for o in range(3)])  # of each output channel alone
         used = channels.sum(0) if present is None else present @ channels
-        torch.testing.assert_close(measure(finished, count_reached([mask[None]], present), taps)[0][0], used)
+        torch.testing.assert_close(layer_synops(finished, count_reached([mask[None]], present), taps)[0][0], used)
         expected += p * torch.stack([used, bits * used])
-    found = measure(mixture, count_reached(stack_masks([conv, conv], mixture), present), taps)
+    found = layer_synops(mixture, count_reached(stack_masks([conv, conv], mixture), present), taps)
     for layer in (0, 1):
         torch.testing.assert_close(torch.stack([part[layer] for part in found]), expected)
     assert expected.min() > 0

@@ -20,7 +20,7 @@ import packed_models
 from litesnn import Engine, InputError, Reference
 from litesnn.deploy import native, packed
 from litesnn.deploy.engine import KERNEL_VARIABLE, Method, available_kernels, full_adder_limit
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout
 from litesnn.genotype import ArithmeticName
 

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 import packed_models
 from litesnn import Reference
 from litesnn.deploy.engine import available_kernels
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import PackedModel, population_shapes
 
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "src" / "litesnn" / "deploy" / "csrc"
 FLAGS = ["-std=c99", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{SOURCES}"]
 X86_KERNELS = {
-    "avx2": ["-mavx2", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mpopcnt", "-mbmi", "-mbmi2", "-mfma"],
+    isa: flags
+    for isa, architecture, *flags in map(
+        str.split, (SOURCES / "isa_flags.txt").read_text(encoding="utf-8").splitlines()
+    )
+    if architecture == "__x86_64__"
 }
 
 

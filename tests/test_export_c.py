@@ -28,7 +28,7 @@ from litesnn.config import load_recipe
 from litesnn.deploy.export_c import folder as export_folder
 from litesnn.deploy.export_c.folder import RUNTIME, export_c
 from litesnn.deploy.export_c.layout import lay_out
-from litesnn.deploy.export_c.memory import Buffer, plan
+from litesnn.deploy.export_c.memory import Buffer, plan_memory
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, write
 from litesnn.deploy.reference import Reference
 from litesnn.deploy.targets import TARGETS, missing_tools, run_target
@@ -129,7 +129,7 @@ def test_cheaper_kernel_is_chosen_by_firing_rate() -> None:
         stem = replace(model.populations[0], rate=rate)
         layout = lay_out(replace(model, populations=(stem, model.populations[1])))
         bundle = layout.populations[1][0]
-        assert bundle.kernel == chosen
+        assert bundle.method == chosen
         assert min(bundle.costs, key=lambda name: bundle.costs[name]) == chosen
 
 
@@ -137,7 +137,7 @@ def test_cheaper_kernel_is_chosen_by_firing_rate() -> None:
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 8), st.integers(0, 4)), min_size=1, max_size=12))
 def test_memory_plan_never_overlaps_what_lives_together(rows: list[tuple[int, int, int]]) -> None:
     buffers = [Buffer(str(i), size, first, first + life) for i, (size, first, life) in enumerate(rows)]
-    made = plan(buffers)
+    made = plan_memory(buffers)
     assert made.peak <= made.words <= sum(buffer.size for buffer in buffers)
     for i, a in enumerate(buffers):
         assert 0 <= made.offsets[i] <= made.words - a.size
@@ -147,7 +147,7 @@ def test_memory_plan_never_overlaps_what_lives_together(rows: list[tuple[int, in
 
 
 def test_memory_is_used_again_when_the_last_reader_is_done() -> None:
-    chain = plan([Buffer(str(step), 10, step, step + 1) for step in range(6)])
+    chain = plan_memory([Buffer(str(step), 10, step, step + 1) for step in range(6)])
     assert chain.words == chain.peak == 20
 
 
@@ -212,7 +212,7 @@ def test_compilers_have_nothing_to_say(tmp_path: Path, compiler: str, arithmetic
 def test_fixed_point_has_no_float(tmp_path: Path) -> None:
     model = cell_model(np.random.default_rng(2), cells=1, width=3, arithmetic="fixed")
     export_c(model, tmp_path / "firmware", random_inputs(model, 1))
-    for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_sliced.c", "model.c"):
+    for name in ("snn.c", "snn_decode.c", "snn_events.c", "snn_memory.c", "snn_sliced.c", "model.c"):
         command = [shutil.which("cc") or "cc", "-E", "-P", "-DSNN_TRACE=0", name]
         text = subprocess.run(
             command, cwd=tmp_path / "firmware" / "src", capture_output=True, text=True, check=True
@@ -540,7 +540,7 @@ def test_self_test_under_address_sanitizer(
     rng = np.random.default_rng(seed)
     model = random_model(rng, arithmetic=arithmetic)
     folder = tmp_path_factory.mktemp("firmware") / "out"
-    export_c(model, folder, random_input(rng, model.input, 2), kernel=kernel)
+    export_c(model, folder, random_input(rng, model.input, 2), method=kernel)
     flags = "OPTIMISE=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover"
     done = subprocess.run(["make", "-C", str(folder), flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

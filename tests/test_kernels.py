@@ -58,17 +58,17 @@ def test_moments(
     instruction_set: str, steps: int, pixels: int, columns: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     z = 3 + random_map(1, steps * pixels, columns, 2, dtype)
-    for ours, plain in zip(NATIVE.moments(z), PLAIN.moments(z), strict=True):
+    for ours, plain in zip(NATIVE.mean_variance(z), PLAIN.mean_variance(z), strict=True):
         torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
 
 
 def test_a_large_mean_does_not_drown_the_variance() -> None:
     z = 1e4 + random(0, 10_000, 3).float()
-    mean, variance = NATIVE.moments(z)
+    mean, variance = NATIVE.mean_variance(z)
     exact = torch.var_mean(z.double(), 0, correction=0)
     torch.testing.assert_close(variance.double(), exact[0], rtol=1e-4, atol=0)
     torch.testing.assert_close(mean.double(), exact[1], rtol=1e-7, atol=0)
-    assert NATIVE.moments(torch.full((100, 2), 0.1))[1].tolist() == [0, 0]
+    assert NATIVE.mean_variance(torch.full((100, 2), 0.1))[1].tolist() == [0, 0]
 
 
 @sizes
@@ -145,9 +145,9 @@ def test_spread_also_in_place(
     g, z = random_map(0, rows, columns, 3, dtype), random_map(1, rows, columns, 1, dtype)
     a, b, c = random(5, 3, columns, dtype=dtype)
     expected, apart = torch.empty(rows, columns, dtype=dtype), torch.empty(rows, columns, dtype=dtype)
-    PLAIN.spread(g, z, a, b, c, expected)
-    NATIVE.spread(g, z, a, b, c, apart)
-    NATIVE.spread(g, z, a, b, c, z)
+    PLAIN.scaled_sum(g, z, a, b, c, expected)
+    NATIVE.scaled_sum(g, z, a, b, c, apart)
+    NATIVE.scaled_sum(g, z, a, b, c, z)
     for ours in (apart, z):
         torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
@@ -205,10 +205,10 @@ def test_instruction_sets_and_threads_change_no_bit_of_a_map(neuron: Neuron) -> 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_gets_threads_of_its_own() -> None:
     z = random(0, 40_000, 3)
-    expected = NATIVE.moments(z)[0]
+    expected = NATIVE.mean_variance(z)[0]
     child = os.fork()
     if child == 0:
-        os._exit(0 if torch.equal(NATIVE.moments(z)[0], expected) else 1)
+        os._exit(0 if torch.equal(NATIVE.mean_variance(z)[0], expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -236,7 +236,7 @@ def test_torchs_threads_can_be_left_alone(value: str, expected: str) -> None:
         "from litesnn.snn import native_library\n"
         "from litesnn.snn.native_kernels import NativeKernels\n"
         "z = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0))\n"
-        "mean = NativeKernels().moments(z)[0]\n"
+        "mean = NativeKernels().mean_variance(z)[0]\n"
         "fork = native_library._openmp_fork()\n"
         "print(None if fork is None else 'found', mean.double().sum().item())"
     )
@@ -248,4 +248,4 @@ def test_torchs_threads_can_be_left_alone(value: str, expected: str) -> None:
         return
     fork, mean = done.stdout.split()
     z = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0))
-    assert (fork, float(mean)) == (expected, NATIVE.moments(z)[0].double().sum().item())
+    assert (fork, float(mean)) == (expected, NATIVE.mean_variance(z)[0].double().sum().item())

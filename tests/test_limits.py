@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litesnn import InputError
+from litesnn import InputError, arithmetic_limits
 from litesnn.console_tables import predictions
 from litesnn.deploy import limits, native
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.packed import IMAGE, InputSpec, PackedModel, Population, Readout, Synapses, from_bytes, to_bytes
 from litesnn.deploy.packed_container import container
 from litesnn.deploy.packed_header import write_header
@@ -173,6 +173,11 @@ def test_limits_are_the_same_in_c() -> None:
     names = set(limits.__all__) - of_the_file
     found = {name: eval(defined[name], {}) for name in names}  # as (1 << 26)
     assert found == {name: getattr(limits, name) for name in names}
+    assert int(defined["MAX_INPUT"]) == arithmetic_limits.MAX_INPUT
+    assert eval(defined["MAX_CURRENT"], {}) == arithmetic_limits.MAX_CURRENT
+    quantizer = LOADER.with_name("maps.c").read_text(encoding="utf-8")
+    assert f"rintf({arithmetic_limits.INPUT_STEPS}.0f * " in quantizer
+    assert f"steps > {arithmetic_limits.MAX_INPUT}.0f" in quantizer
 
 
 @pytest.mark.parametrize("reference", [True, False])

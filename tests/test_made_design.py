@@ -248,7 +248,7 @@ def test_a_written_recipe_is_foreseen_too(problem: Problem, tmp_path: Path) -> N
     begun(tmp_path / "run")
 
 
-def test_a_given_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> None:
+def test_a_user_module_is_not_foreseen(problem: Problem, tmp_path: Path) -> None:
     module = ModuleSettings(file="net.py", name="Net", sha256="0", weights=None, weights_sha256=None)
     recipe = Recipe.from_toml("", changes={"data.source": str(problem.data)}).model_copy(update={"module": module})
     RunFolder(tmp_path / "run").begin(recipe)

@@ -19,12 +19,12 @@ from litesnn.costs import COSTS
 from litesnn.deploy.exchange.nir_graph import nir_bytes
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.export_c.folder import export_c
-from litesnn.deploy.integerize import integerize
+from litesnn.deploy.integerize import integerize, require_packable
 from litesnn.deploy.packed import read, size_table, to_bytes
 from litesnn.errors import InputError
 from litesnn.genotype import ENGINES, OPS, Edge, Genotype, Op
 from litesnn.network_file import build_network, load_network
-from litesnn.search.derive import choose, largest_file, learned_preferences, require_possible
+from litesnn.search.derive import choose, largest_file, learned_preferences
 from litesnn.search.joint import build_supernet
 from litesnn.snn.compconv import CompConv, Compression, count_reached
 from litesnn.snn.cost import Meter, synops, tap_spikes
@@ -190,7 +190,7 @@ def test_an_operation_without_engines_is_searched_and_trained_but_not_packed(
     network = build_network(genotype(edges=edges_of(unpackable)), info, 0)
     assert network(quantized_images(SHAPE)).logits.requires_grad
     message = f"operation '{unpackable}' cannot be packed; it has no engine"
-    for refused in (lambda: integerize(network), lambda: require_possible(made, info)):
+    for refused in (lambda: integerize(network), lambda: require_packable(made.model.neuron, made.model.ops)):
         with pytest.raises(InputError, match=message):
             refused()
     outcome = litesnn("design", *problem.options(tmp_path / "run"), "--set", f'model.ops=["{unpackable}"]')

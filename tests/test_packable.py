@@ -12,7 +12,7 @@ import pytest
 import litesnn
 from given import MODULE
 from litesnn.deploy.limits import MAX_HEADER_BYTES, MAX_NAME_BYTES
-from litesnn.deploy.packed import InputSpec, require_packable
+from litesnn.deploy.packed import InputSpec, require_packable_input
 from litesnn.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -58,6 +58,6 @@ def test_it_is_found_before_the_search(tmp_path: Path, name: str, command: str) 
 def test_names_that_leave_no_room_for_the_network_are_refused() -> None:
     spec = InputSpec((1, 8, 8), "image", (0.0,), (1.0,))
     many = tuple(f"{index:0{MAX_NAME_BYTES}}" for index in range(MAX_HEADER_BYTES // 2 // MAX_NAME_BYTES))
-    require_packable(spec, many[:500], "data")
+    require_packable_input(spec, many[:500], "data")
     with pytest.raises(InputError, match="data: names of 512 classes: expected at most 524288 bytes in all, found 5"):
-        require_packable(spec, many, "data")
+        require_packable_input(spec, many, "data")

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from firmware import Firmware
 from litesnn.deploy import native
 from litesnn.deploy.engine import Engine
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.exchange.nir_graph import TIMESTEP, nir_graph
 from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.exchange.source import used_populations
-from litesnn.deploy.image import engine_image
 from litesnn.deploy.limits import MAX_RESET
 from litesnn.deploy.packed import (
     PackedModel,

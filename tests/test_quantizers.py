@@ -289,7 +289,7 @@ def test_an_unknown_one_is_refused_by_name(problem: Problem) -> None:
 
 
 @every_row
-def test_a_given_module_is_compressed_with_it_or_refuses_it_by_name(
+def test_a_user_module_is_compressed_with_it_or_refuses_it_by_name(
     row: Quantizer, problem: Problem, tmp_path: Path
 ) -> None:
     (tmp_path / "net.py").write_text(MODULE)

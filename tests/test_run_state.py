@@ -58,7 +58,7 @@ def test_an_unfinished_run_says_what_is_done_what_is_next_and_how_to_go_on(tmp_p
     assert state_lines(run) == []
 
 
-def test_the_command_of_a_given_module_names_it(tmp_path: Path) -> None:
+def test_the_command_of_a_user_module_names_it(tmp_path: Path) -> None:
     module = {"file": "/my net.py", "name": "Net", "sha256": "0", "weights": "w.safetensors", "weights_sha256": "0"}
     run = begun(tmp_path / "run", module=module)
     words = "--model '/my net.py:Net' --weights w.safetensors"

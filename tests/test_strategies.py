@@ -89,7 +89,7 @@ def test_its_epochs_take_the_samples_that_its_row_says(strategy: Strategy, probl
 
 
 @every_strategy
-def test_a_given_module_is_searched_or_refused_in_a_line(strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
+def test_a_user_module_is_searched_or_refused_in_a_line(strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text(MODULE)
     options = ["--model", f"{module}:Net", "--data", str(problem.data), "--run", str(tmp_path / "run")]
@@ -175,7 +175,7 @@ def test_a_third_strategy_takes_a_row(
     test_a_design_goes_through_within_the_budget(STRATEGIES["third"], problem, tmp_path)
     test_the_same_seed_gives_the_same_bytes(STRATEGIES["third"], problem, tmp_path)
     test_its_epochs_take_the_samples_that_its_row_says(STRATEGIES["third"], problem)
-    test_a_given_module_is_searched_or_refused_in_a_line(STRATEGIES["third"], problem, tmp_path / "run")
+    test_a_user_module_is_searched_or_refused_in_a_line(STRATEGIES["third"], problem, tmp_path / "run")
     genotype = Genotype.read(tmp_path / "run" / "genotype.json")
     if function is by_rule:
         assert genotype.timesteps == 2

@@ -92,9 +92,9 @@ def test_spread_also_in_place(steps: int, pixels: int, columns: int) -> None:
     g, z = random_map(3, rows, columns), random_map(1, rows, columns)
     a, b, c = random(5, 3, columns)
     expected, apart = torch.empty(2, rows, columns, device=DEVICE)
-    PLAIN.spread(g, z, a, b, c, expected)
-    TRITON.spread(g, z, a, b, c, apart)
-    TRITON.spread(g, z, a, b, c, z)
+    PLAIN.scaled_sum(g, z, a, b, c, expected)
+    TRITON.scaled_sum(g, z, a, b, c, apart)
+    TRITON.scaled_sum(g, z, a, b, c, z)
     for ours in (apart, z):
         assert_close(ours, expected)
 

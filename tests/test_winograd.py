@@ -219,7 +219,7 @@ def test_every_way_to_convolve(stride: int, kernel: int, kind: torch.dtype | Non
     settings: dict[str, Any] = {"stride": stride, "kind": kind, "kernels": TorchKernels()}
     measured = convolve_measured(x.detach(), weight.detach(), **settings)
     assert torch.equal(measured[0], found_out)
-    torch.testing.assert_close(measured[1:], TorchKernels().moments(to_rows(found_out)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(measured[1:], TorchKernels().mean_variance(to_rows(found_out)), rtol=1e-5, atol=1e-5)
     found = convolve_backward(gradient, x.detach(), weight.detach(), **settings)
     for ours, torchs in zip(found, right, strict=True):
         assert ours is not None

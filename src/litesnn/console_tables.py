@@ -28,7 +28,7 @@ from litesnn.raw_inputs import probabilities
 from litesnn.run_state import cut_middle
 from litesnn.runs import RunFolder
 from litesnn.stages import STAGES
-from litesnn.text import plain
+from litesnn.text import plain, shape_text
 
 __all__ = ["info_table", "prediction_writer", "predictions", "summary_table"]
 
@@ -179,7 +179,7 @@ def _packed_model(path: Path) -> Path:
 def _model_table(path: Path, model: PackedModel) -> Table:
     """One row for every bundle of synapses; the first of a population has its shape, its rate and its bias' bytes."""
     sizes = size_table(model)
-    task = f"{_by(model.input.shape)} → {len(model.classes)} classes"
+    task = f"{shape_text(model.input.shape)} → {len(model.classes)} classes"
     kind = "" if model.fraction is None else f", fixed point with {model.fraction} fractional bits"
     kind += "" if model.input.front_end is None else f"; input: {model.input.front_end}"
     table = Table(
@@ -196,7 +196,7 @@ def _model_table(path: Path, model: PackedModel) -> Table:
         layers = [next(rows) for _ in population.synapses]
         left = next(rows).bytes  # the bias
         rate = "" if population.rate is None else f"{population.rate:.1%}"
-        fixed = [_by(shape), rate]
+        fixed = [shape_text(shape), rate]
         for synapses, layer in zip(population.synapses, layers, strict=True):
             weights = ["", "skip", "", "", ""]
             if synapses.kernel:
@@ -212,10 +212,6 @@ def _model_table(path: Path, model: PackedModel) -> Table:
     table.add_row("header", *[""] * 6, f"{sizes.header_bytes:,}", "", end_section=True)
     table.add_row("file", *[""] * 6, f"{sizes.bytes:,}", "")
     return table
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
 
 
 def _sources(sources: Sequence[int]) -> str:

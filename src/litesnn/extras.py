@@ -7,10 +7,10 @@ from types import ModuleType
 
 from litesnn.errors import InputError
 
-__all__ = ["need"]
+__all__ = ["import_extra"]
 
 
-def need(module: str, *, package: str, extra: str, purpose: str = "this data") -> ModuleType:
+def import_extra(module: str, *, package: str, extra: str, purpose: str = "this data") -> ModuleType:
     """Import ``module`` of the installable ``package``, which the extra ``extra`` of litesnn brings.
 
     Raises:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from litesnn.front_end import FrontEnd, InputKind
+from litesnn.text import shape_text
 
 __all__ = ["InputSpec", "shortest_decimal"]
 
@@ -42,7 +43,7 @@ class InputSpec:
 
     def describe(self) -> str:
         """Shape and kind in a few words."""
-        return f"{'×'.join(map(str, self.shape))} {self.kind}"
+        return f"{shape_text(self.shape)} {self.kind}"
 
 
 def shortest_decimal(value: float) -> float:

@@ -43,9 +43,9 @@ from litesnn.train.judgement import Facts, standard_error
 if TYPE_CHECKING:
     from litesnn.data.given import GivenData
 
-__all__ = ["Evaluation", "Interpreter", "evaluate", "microseconds_per_input"]
+__all__ = ["Evaluation", "PackedRunner", "evaluate", "microseconds_per_input"]
 
-Interpreter = Literal["native", "reference"]
+PackedRunner = Literal["native", "reference"]
 """What can run a packed model here: the native engine, or the NumPy reference that it equals."""
 
 BATCHES = (1, 256)
@@ -113,7 +113,7 @@ class Evaluation:
     firing_rate: float
     layers: list[dict[str, Any]]
     populations: list[dict[str, Any]]
-    engine: Interpreter
+    engine: PackedRunner
     kernel: str | None
     threads: int
     additions: float | None
@@ -135,7 +135,7 @@ def evaluate(
     *,
     recipe: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
-    engine: Interpreter = "native",
+    engine: PackedRunner = "native",
     threads: int = 1,
 ) -> Evaluation:
     """Measure a packed model on the test rows of a data set.
@@ -155,8 +155,8 @@ def evaluate(
         InputError: the model or the data are missing or damaged, or do not fit each other: other classes, another
             shape, another kind of input.
     """
-    if engine not in get_args(Interpreter):
-        raise InputError(f"engine: expected one of {', '.join(get_args(Interpreter))}, found {engine!r}")
+    if engine not in get_args(PackedRunner):
+        raise InputError(f"engine: expected one of {', '.join(get_args(PackedRunner))}, found {engine!r}")
     if engine == "reference" and threads != 1:
         raise InputError(f"threads: the reference has one, found {threads}")
     opened = _open_model(model)
@@ -214,7 +214,7 @@ def _settings(base: Recipe, source: str, changes: Mapping[str, Any]) -> DataSett
     return base.changed({"data.source": source} | dict(changes)).data
 
 
-def _evaluate(opened: _Opened, settings: DataSettings, engine: Interpreter, threads: int) -> Evaluation:
+def _evaluate(opened: _Opened, settings: DataSettings, engine: PackedRunner, threads: int) -> Evaluation:
     model, called = opened.model, opened.called
     runner = Engine(model, threads=threads) if engine == "native" else Reference(model)
     test = open_test(_with_commands(settings, model), _front_ends(model, called))

@@ -49,7 +49,7 @@ __all__ = [
     "first_does",
     "is_first",
     "joined",
-    "joint_moments",
+    "joint_mean_variance",
     "local_count",
     "local_rank",
     "part",
@@ -153,7 +153,7 @@ class _Total(torch.autograd.Function):
         return _sum(gradients[0].clone(memory_format=torch.contiguous_format))
 
 
-def joint_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def joint_mean_variance(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the values of all processes, which have equally many; differentiable.
 
     Raises:

@@ -7,13 +7,14 @@ terminal, and a half of a surrogate pair cannot even be printed.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-__all__ = ["first_complaint", "plain", "reason_of", "short"]
+__all__ = ["first_complaint", "plain", "reason_of", "shape_text", "short"]
 
 _SHOWN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # control, format (direction, width), surrogates, line breaks
 _LONGEST = 300  # characters of a reason
@@ -44,6 +45,11 @@ def first_complaint(error: ValidationError, whole: str) -> tuple[str, ErrorDetai
     first = error.errors()[0]
     first["msg"] = first["msg"].removeprefix("Value error, ")
     return ".".join(map(str, first["loc"])) or whole, first
+
+
+def shape_text(sizes: Iterable[int]) -> str:
+    """Sizes as people write them: 3×28×28."""
+    return "×".join(map(str, sizes))
 
 
 def short(value: object) -> str:

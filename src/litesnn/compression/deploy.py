@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, Population, Sum, leaves_of
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
+from litesnn.compression.graph import IMAGE, Graph, Handing, Leaf, Node, Norm, Sum, TracedPopulation, leaves_of
 from litesnn.compression.layers import CompressedLayer, Currents, Deployed, Summand
 from litesnn.compression.norms import NotAffine, affine_of
 from litesnn.deploy.integerize import array_of, codes_of
-from litesnn.deploy.packed import PackedModel, Readout, Synapses
-from litesnn.deploy.packed import Population as PackedPopulation
+from litesnn.deploy.packed import PackedModel, Population, Readout, Synapses
 from litesnn.deploy.reference import Reference
 from litesnn.errors import LitesnnError
 from litesnn.input_spec import shortest_decimal
@@ -36,8 +36,6 @@ from litesnn.snn.network import InputInfo
 
 __all__ = ["Folding", "exact_populations", "fold_graph", "own_neuron", "packed_model", "prove_equal"]
 
-_INPUT_STEPS = round(1 / INPUT_SCALE)
-_LARGEST_INPUT = 127
 _ROUNDING = 1e-4
 """Share of spikes that may differ between the module's neurons and the packed file's."""
 _POOL_SCALE = 2.0  # times the threshold: one spike in the window is enough
@@ -73,7 +71,7 @@ class Folding:
                 if leaf.layer is None:
                     continue
                 assert folded.codes is not None
-                steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+                steps = INPUT_STEPS if leaf.sources == (IMAGE,) else 1
                 found[leaf.layer] = Deployed(folded.codes, steps, folded.scale, bias, unit)
                 bias = None
         (part,) = self.readout.connections
@@ -128,7 +126,7 @@ def fold_graph(
 def _unfolded(layer: CompressedLayer, compression: Compression, leaf: Leaf) -> Deployed:
     """A layer with quantized weights and nothing folded into it."""
     ones = torch.ones(layer.outputs, dtype=torch.float64, device=layer.weight.device)
-    steps = _INPUT_STEPS if leaf.sources == (IMAGE,) else 1
+    steps = INPUT_STEPS if leaf.sources == (IMAGE,) else 1
     exact = layer.exact(compression, ones, input_scale=1 / steps, largest_input=1)
     assert exact.codes is not None
     return Deployed(exact.codes, steps, exact.scale.float(), None if layer.bias is None else layer.bias.detach())
@@ -155,7 +153,7 @@ class _Folder:
     ) -> None:
         self.net, self.layers, self.compressions, self.unit = net, layers, compressions, unit
 
-    def fold(self, population: Population, graph: Graph) -> tuple[list[Exact], Tensor]:
+    def fold(self, population: TracedPopulation, graph: Graph) -> tuple[list[Exact], Tensor]:
         """The summands of a population and its bias, in units of the packed file's currents."""
         ones = torch.ones(population.channels, dtype=torch.float64, device=self._device())
         if population.handing is not None:
@@ -186,7 +184,7 @@ class _Folder:
                     self.compressions[node.layer],
                     gain,
                     input_scale=INPUT_SCALE if image else 1.0,
-                    largest_input=_LARGEST_INPUT if image else node.repeats,
+                    largest_input=MAX_INPUT if image else node.repeats,
                 )
                 return [exact_layer], nothing if layer.bias is None else gain * layer.bias.double()
 
@@ -241,7 +239,7 @@ def packed_model(
                 codes, scale = codes_of(torch.cat([weights] * leaf.repeats, 1)), array_of(part.scale)
                 synapses.append(Synapses(leaf.sources, layer.kernel, layer.stride, bits, codes, scale))
         rate, (leak, reset) = (rates or {}).get(population.name), own_neuron(graph, population)
-        populations.append(PackedPopulation(tuple(synapses), array_of(group.bias), rate, leak=leak, reset=reset))
+        populations.append(Population(tuple(synapses), array_of(group.bias), rate, leak=leak, reset=reset))
     (head,) = folding.readout.connections
     assert head.codes is not None
     bits, _ = compressions[graph.readout].choice()
@@ -263,7 +261,7 @@ def packed_model(
     )
 
 
-def own_neuron(graph: Graph, population: Population) -> tuple[float | None, float | Literal["hard"] | None]:
+def own_neuron(graph: Graph, population: TracedPopulation) -> tuple[float | None, float | Literal["hard"] | None]:
     """The leak and the reset of a population in the packed file, in units of its currents; ``None``: those of the file.
 
     What hands on spikes is reset to zero, so that it has nothing that could leak.

@@ -49,8 +49,8 @@ __all__ = [
     "Leaf",
     "Node",
     "Norm",
-    "Population",
     "Sum",
+    "TracedPopulation",
     "build_graph",
     "leaves_of",
     "made_of_image",
@@ -126,7 +126,7 @@ class Handing:
 
 
 @dataclass(frozen=True)
-class Population:
+class TracedPopulation:
     """Neurons and what makes their currents; what hands on the spikes of others has no currents of its own.
 
     ``learned``: the ids of the parameters by which training moves their leak.
@@ -154,7 +154,7 @@ class Population:
 class Graph:
     """The content of the packed file, by the names of the module's parts. Populations are in topological order."""
 
-    populations: list[Population] = field(default_factory=list)
+    populations: list[TracedPopulation] = field(default_factory=list)
     readout: str = ""
     readout_sources: tuple[int, ...] = ()
     readout_pixels: int = 1
@@ -180,7 +180,7 @@ class Graph:
                     found[leaf.layer] += leaf.repeats
         return found
 
-    def shares(self, population: Population) -> bool:
+    def shares(self, population: TracedPopulation) -> bool:
         """Whether one of a population's layers makes currents of others too, or its own twice."""
         copies = self.copies
         return any(copies[layer] > 1 for layer in population.layers)
@@ -261,9 +261,9 @@ class _Builder:
         name = f"flattened {self.graph.populations[source].name}"
         channels = self.graph.populations[source].channels * height * width
         handing = Handing(source, 2 * side - 1, side, window=1, first=side - 1, flattens=(height, width))
-        return self.hand(Population(name, None, self.graph.lif, channels, handing))
+        return self.hand(TracedPopulation(name, None, self.graph.lif, channels, handing))
 
-    def hand(self, population: Population) -> int:
+    def hand(self, population: TracedPopulation) -> int:
         """A population that hands on the spikes of another: one for all that read the same."""
         for index, known in enumerate(self.graph.populations):
             if known.handing == population.handing:
@@ -322,9 +322,9 @@ class _Builder:
         current = self.current(call.inputs[0], call.name)
         if not _layers(current):
             raise Inexpressible(f"neuron {call.name} has no layer with weights before it")
-        return self.add(key, Population(call.name, current, lif, call.inputs[0].shape[1], learned=learned))
+        return self.add(key, TracedPopulation(call.name, current, lif, call.inputs[0].shape[1], learned=learned))
 
-    def add(self, key: tuple[str, int], population: Population) -> int:
+    def add(self, key: tuple[str, int], population: TracedPopulation) -> int:
         self.known[key] = len(self.graph.populations)
         self.graph.populations.append(population)
         return self.known[key]
@@ -341,7 +341,7 @@ class _Builder:
             if source == IMAGE:
                 raise Inexpressible(f"{_named(call)} pools the image; the packed file pools spikes alone")
             of = self.graph.populations[source]
-            pool = Population(
+            pool = TracedPopulation(
                 f"max pool of {of.name}", None, self.graph.lif, of.channels, replace(found, source=source)
             )
             pools.append(self.hand(pool))

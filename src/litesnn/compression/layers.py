@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from litesnn.deploy.limits import MAX_KERNEL, MAX_STRIDE
 from litesnn.quantizers import MIDRISE, Quantizer
-from litesnn.snn.compconv import CompConv, Compression, accumulate, measure
+from litesnn.snn.compconv import CompConv, Compression, accumulate, layer_synops
 from litesnn.snn.cost import Axis, taps_along
 from litesnn.snn.strided import conv2d
 
@@ -69,7 +69,7 @@ class CompressedLayer(CompConv):
     """A convolution or linear layer that was given, compressed.
 
     Attributes:
-        spread: how often what reads it gets each output [V, K], after :meth:`pool`; else ``None``.
+        unpooling: how often what reads it gets each output [V, K], after :meth:`pool`; else ``None``.
         reads: what its input is: the image, other real numbers, or spikes.
         spikes_per_unit: of spikes: how many of them an input of 1 stands for (the pixels of an average).
         places: pixels of the output, or vectors that a linear layer turns into others, in the last call.
@@ -78,7 +78,7 @@ class CompressedLayer(CompConv):
         accumulated: the integer accumulators of its last call with integers.
     """
 
-    spread: Tensor | None
+    unpooling: Tensor | None
 
     def __init__(self, given: nn.Conv2d | nn.Linear, quantizer: Quantizer = MIDRISE) -> None:
         super().__init__(1, 1, 1, quantizer=quantizer)
@@ -103,7 +103,7 @@ class CompressedLayer(CompConv):
         self.places = 0
         self.deployed: Deployed | None = None
         self.accumulated: Tensor | None = None
-        self.register_buffer("spread", None, persistent=False)
+        self.register_buffer("unpooling", None, persistent=False)
         self._mixed: Tensor | None = None
         self._masks: list[Tensor] = []
         self._compression: Compression | None = None
@@ -167,7 +167,7 @@ class CompressedLayer(CompConv):
         self.weight = nn.Parameter(pooling @ self.weight)
         self.begin()
         self.bias = None if self.bias is None else nn.Parameter(pooling @ self.bias)
-        self.spread = ((pooling != 0) / pooling.sum(1, keepdim=True)).T.contiguous()
+        self.unpooling = ((pooling != 0) / pooling.sum(1, keepdim=True)).T.contiguous()
         if self._compression is not None:
             self.prepare(self._compression)
 
@@ -183,7 +183,7 @@ class CompressedLayer(CompConv):
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, H, W] → [B, O, H', W'], or [..., I] → [..., O]."""
         out = self._computed(x)
-        return out if self.spread is None else F.linear(out, self.spread)
+        return out if self.unpooling is None else F.linear(out, self.unpooling)
 
     def _computed(self, x: Tensor) -> Tensor:
         self.places = self._places(x)
@@ -223,7 +223,7 @@ class CompressedLayer(CompConv):
         mean = torch.stack(self.heard[: calls * timesteps])  # [T, I, H, W]
         mean = mean.view(timesteps, calls, *mean.shape[1:]).sum(1)
         taps = taps_along(mean, *self.axes)
-        used, bit_used = measure(self._compression, torch.stack(list(map(self._reached, self._masks)))[None], taps)
+        used, bit_used = layer_synops(self._compression, torch.stack(list(map(self._reached, self._masks)))[None], taps)
         whole = torch.einsum("tckl,ckl->t", taps, self._reached(torch.ones_like(self.weight)))
         return used[0], bit_used[0], whole
 

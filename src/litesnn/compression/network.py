@@ -44,6 +44,7 @@ from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, LayerInfo
 from litesnn.snn.predictor import Predictor
 from litesnn.snn.strided import Guard
+from litesnn.text import shape_text
 
 __all__ = ["Given", "SteppedNetwork", "extras", "fixed_choice", "run", "steps_of"]
 
@@ -103,7 +104,7 @@ class Given(nn.Module):
         if all(layer.is_linear for layer in self.layers.values()) and info.shape[1:] != (1, 1):
             raise InputError(
                 f"{origin} has no convolution (torch.nn.Conv2d) to compress; fully connected networks are packed for "
-                f"inputs of 1×1 pixels, and these have {'×'.join(map(str, info.shape[1:]))}"
+                f"inputs of 1×1 pixels, and these have {shape_text(info.shape[1:])}"
             )
         self.own_timesteps: int | None = None
         self.changes_input = False
@@ -318,7 +319,7 @@ class Given(nn.Module):
 
     def _called(self, call: Callable[[], Any], batch: int) -> Tensor:
         """The output of the module for a batch, if it is of a shape that it may be of."""
-        by = "×".join(map(str, self.info.shape))
+        by = shape_text(self.info.shape)
         try:
             with Guard():
                 output = _output(call())
@@ -480,28 +481,13 @@ class SteppedNetwork(Predictor):
     """
 
     def __init__(self, given: Given, choice: Compressed) -> None:
-        super().__init__()
+        super().__init__(given.info)
         self.given, self.choice = given, choice
         self.arithmetic = ARITHMETICS["float"]
 
     def __repr__(self) -> str:
         name, layers = type(self.given.net).__name__, len(self.choice.layers)
         return f"SteppedNetwork({name}, {self.info}, T = {self.timesteps}, {layers} layers)"
-
-    @property
-    def module(self) -> nn.Module:
-        """All parameters and buffers."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.given.device
-
-    @property
-    def info(self) -> InputInfo:
-        """Input and classes."""
-        return self.given.info
 
     @property
     def timesteps(self) -> int:

@@ -236,7 +236,7 @@ def _put_readout(module: nn.Module, graph: Graph, layer: CompressedLayer, foldin
 
 def _spread(layer: CompressedLayer, rows: Tensor) -> Tensor:
     """Of a layer whose outputs are pooled, rows [V, …] for all that is pooled, from those [K, …] of the classes."""
-    return rows if layer.spread is None else layer.spread.to(rows.dtype) @ rows
+    return rows if layer.unpooling is None else layer.unpooling.to(rows.dtype) @ rows
 
 
 def _compare(

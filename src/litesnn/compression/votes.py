@@ -37,7 +37,7 @@ def before_votes(trace: Trace, output: Value) -> Value:
     assert isinstance(layer, CompressedLayer)
     if not layer.is_linear or value.tensor.dim() != 2 or output.tensor.dim() != 2 or not _read_by_one(trace, call):
         return output
-    if layer.spread is None:
+    if layer.unpooling is None:
         pooling = _matrix(chain[::-1], value.tensor)
         if pooling is None:
             return output

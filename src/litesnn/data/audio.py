@@ -31,7 +31,7 @@ from litesnn.data.damaged import Damaged
 from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.front_end import LogMel, mel_filters
 from litesnn.text import reason_of
 
@@ -217,7 +217,7 @@ def _samples(file: Any, name: str) -> NDArray[np.float32]:
 @contextmanager
 def _opened(encoded: Encoded) -> Iterator[Any]:
     """The opened ``SoundFile``. Raises ``InputError`` if it is missing, too large, or for what soundfile raises."""
-    soundfile: Any = need("soundfile", package="soundfile", extra="audio")
+    soundfile: Any = import_extra("soundfile", package="soundfile", extra="audio")
     if encoded.content is None:
         if encoded.path is None:
             raise InputError(f"{encoded.name}: is missing")

@@ -26,7 +26,7 @@ from litesnn.data.bounds import IMAGE_PIXELS, require_file
 from litesnn.data.damaged import Damaged
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.text import plain, reason_of
 
 __all__ = [
@@ -131,13 +131,13 @@ def image_sizes(images: Sequence[Encoded]) -> npt.NDArray[np.int64]:
     """
     damaged = Damaged()
 
-    def measure(place: int, image: Encoded) -> tuple[int, int]:
+    def size_of(place: int, image: Encoded) -> tuple[int, int]:
         with damaged.kept(place):
             return _size_of(image)
         return 0, 0
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(measure, range(len(images)), images))
+        found = list(pool.map(size_of, range(len(images)), images))
     damaged.complain(len(images))
     return np.array(found, np.int64).reshape(-1, 2)
 
@@ -254,7 +254,7 @@ def _size_of(encoded: Encoded) -> tuple[int, int]:
 @contextmanager
 def _open(encoded: Encoded) -> Iterator[Any]:
     """The Pillow image of a file. Raises ``InputError`` for what goes wrong there and in what is done with it."""
-    pil: Any = need("PIL.Image", package="pillow", extra="data")
+    pil: Any = import_extra("PIL.Image", package="pillow", extra="data")
     if encoded.content is None:
         if encoded.path is None:
             raise InputError(f"{encoded.name}: is missing")
@@ -283,7 +283,7 @@ def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) 
     """The pixels [C, H, W] of an opened Pillow image, and whether it had to be rescaled."""
     _require_shallow(image, name)
     if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = need("PIL.ImageOps", package="pillow", extra="data").exif_transpose(image)
+        image = import_extra("PIL.ImageOps", package="pillow", extra="data").exif_transpose(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of a palette with transparency that goes straight to RGB
     mode = "RGB" if channels == 3 else "L"
@@ -291,6 +291,6 @@ def _pixels(image: Any, name: str, size: tuple[int, int] | None, channels: int) 
         image = image.convert(mode)
     rescaled = size is not None and image.size != size[::-1]
     if size is not None and rescaled:
-        image = image.resize(size[::-1], need("PIL.Image", package="pillow", extra="data").Resampling.BILINEAR)
+        image = image.resize(size[::-1], import_extra("PIL.Image", package="pillow", extra="data").Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), rescaled

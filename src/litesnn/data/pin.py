@@ -30,6 +30,7 @@ from litesnn.data.images import Encoded
 from litesnn.data.splits import IntArray
 from litesnn.errors import InputError
 from litesnn.front_end import InputKind
+from litesnn.text import shape_text
 
 __all__ = ["DataPin", "RowsPin", "first_change", "pin_rows", "rows_change"]
 
@@ -82,7 +83,7 @@ def first_change(then: DataPin, now: DataPin) -> str | None:
     if then.kind != now.kind:
         return f"the inputs are of the kind {now.kind!r}, not {then.kind!r}"
     if then.shape != now.shape:
-        return f"the inputs have the shape {_by(now.shape)}, not {_by(then.shape)}"
+        return f"the inputs have the shape {shape_text(now.shape)}, not {shape_text(then.shape)}"
     if len(then.classes) != len(now.classes):
         return f"there are {len(now.classes)} classes, not {len(then.classes)}"
     for number, (before, after) in enumerate(zip(then.classes, now.classes, strict=True)):
@@ -147,7 +148,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))

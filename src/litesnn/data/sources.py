@@ -39,9 +39,10 @@ from litesnn.data.split_names import Role, assign, role_of
 from litesnn.data.splits import IntArray, grouped_cut, stratified_cut, stratified_limit
 from litesnn.data.tables import read_hub, read_parquet
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.front_end import EventFrames, FrontEnd, InputKind
 from litesnn.input_spec import InputSpec
+from litesnn.text import shape_text
 
 __all__ = [
     "SOURCES",
@@ -80,7 +81,7 @@ class Split:
     files: Callable[[IntArray], Sequence[Encoded | EventFile]] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"Split({'×'.join(map(str, self.x.shape[1:]))}, {len(self.y)} rows)"
+        return f"Split({shape_text(self.x.shape[1:])}, {len(self.y)} rows)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class Data:
         return InputSpec(self.shape, self.kind, self.mean, self.std, self.front_end)
 
     def __repr__(self) -> str:
-        shape = "×".join(map(str, self.shape))
+        shape = shape_text(self.shape)
         rows = f"{len(self.train.y)} training and {len(self.validation.y)} validation rows"
         return f"Data({self.name!r}, {shape} {self.kind} → {len(self.classes)} classes, {rows})"
 
@@ -325,12 +326,14 @@ class UnreadTest:
         """
         source, size = self.settings.source, self.settings.size
         if size is not None and (size, size) != shape[1:]:
-            raise InputError(f"{source}: data.size = {size}, but the network takes {_by(shape)}")
+            raise InputError(f"{source}: data.size = {size}, but the network takes {shape_text(shape)}")
         split = _split(self.rows, shape, None)
         if (found := _shape(split.x)) != shape:
             fits = self.kind == "image" and found[0] == shape[0] and shape[1] == shape[2]
             hint = f"; data.size = {shape[1]} rescales them" if fits else ""
-            raise InputError(f"{source}: test rows: inputs are {_by(found)}, but the network takes {_by(shape)}{hint}")
+            raise InputError(
+                f"{source}: test rows: inputs are {shape_text(found)}, but the network takes {shape_text(shape)}{hint}"
+            )
         return split
 
 
@@ -470,10 +473,6 @@ def _normalisation(opened: Opened, x: Tensor) -> tuple[tuple[float, ...], tuple[
     return (front_end.mean, front_end.std) if isinstance(front_end, EventFrames) else _channel_stats(x)
 
 
-def _by(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
-
-
 def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of x [N, C, H, W], in float64 and channel by channel (memory)."""
     means, stds = [], []
@@ -489,7 +488,7 @@ def _channel_stats(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _read_digits(settings: DataSettings, front_ends: FrontEnds) -> Opened:
     """The 1797 digits of 8 × 8 pixels that come with scikit-learn; their grey levels 0 to 16 become 0 to 255."""
-    bunch = need("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
+    bunch = import_extra("sklearn.datasets", package="scikit-learn", extra="demo").load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # [N, 1, 8, 8]
     classes = tuple(str(name) for name in bunch.target_names)
     return Opened(classes, "image", array_rows(x, bunch.target.astype(np.int64), settings))

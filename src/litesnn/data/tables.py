@@ -24,7 +24,7 @@ from litesnn.data.split_names import assign
 from litesnn.data.splits import IntArray
 from litesnn.data.table_files import find_tables
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 from litesnn.front_end import LogMel
 from litesnn.text import reason_of
 
@@ -50,7 +50,7 @@ def read_parquet(settings: DataSettings, audio: LogMel, listing: Listing) -> Ope
             f"{settings.source}: this folder holds no parquet files, no class folders of images or of sound, and no "
             f".bin recordings of events in Train/CLASS or CLASS, but {held}"
         )
-    datasets = need("datasets", package="datasets", extra="data")
+    datasets = import_extra("datasets", package="datasets", extra="data")
     try:
         with _quiet(datasets):
             found = datasets.load_dataset(tables.reader, data_files=dict(tables.patterns))
@@ -64,7 +64,7 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
 
     Where the hub does not answer within seconds, only the cache is looked at.
     """
-    datasets = need("datasets", package="datasets", extra="data")
+    datasets = import_extra("datasets", package="datasets", extra="data")
     name = settings.source
     try:
         with nullcontext() if _hub_answers(name) else _offline(datasets):
@@ -85,7 +85,7 @@ def read_hub(settings: DataSettings, audio: LogMel) -> Opened:
 
 def _hub_answers(name: str) -> bool:
     """Whether the hub says anything of a data set, asked once: ``datasets`` would ask for half a minute."""
-    hub = need("huggingface_hub", package="datasets", extra="data")
+    hub = import_extra("huggingface_hub", package="datasets", extra="data")
     try:
         hub.HfApi().dataset_info(name, timeout=_PATIENCE)
     except hub.errors.HfHubHTTPError:  # an answer, if not a good one: datasets says what it means
@@ -98,7 +98,10 @@ def _hub_answers(name: str) -> bool:
 @contextmanager
 def _offline(datasets: ModuleType) -> Iterator[None]:
     """Let ``datasets`` and the client of the hub ask nobody."""
-    places: tuple[Any, ...] = (datasets.config, need("huggingface_hub.constants", package="datasets", extra="data"))
+    places: tuple[Any, ...] = (
+        datasets.config,
+        import_extra("huggingface_hub.constants", package="datasets", extra="data"),
+    )
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
         place.HF_HUB_OFFLINE = True

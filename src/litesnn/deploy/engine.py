@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from litesnn.deploy import native
-from litesnn.deploy.image import engine_image
+from litesnn.deploy.engine_image import engine_image
 from litesnn.deploy.native import BundleInfo, Status
 from litesnn.deploy.packed import PackedModel, described, population_shapes, read
 from litesnn.deploy.reference import Trace, take_input
 from litesnn.errors import InputError, LitesnnError
 from litesnn.raw_inputs import array_of, not_finite, probabilities
 
-__all__ = ["KERNEL_VARIABLE", "Bundle", "Engine", "Method", "available_kernels", "full_adder_limit"]
+__all__ = ["KERNEL_VARIABLE", "BundleProfile", "Engine", "Method", "available_kernels", "full_adder_limit"]
 
 KERNEL_VARIABLE = "LITESNN_KERNEL"
 MAX_THREADS = 256
@@ -40,7 +40,7 @@ Array = TypeVar("Array", NDArray[np.generic], torch.Tensor)
 
 
 @dataclass(frozen=True)
-class Bundle:
+class BundleProfile:
     """How one bundle of synapses is computed, and what that took since the counts were last reset.
 
     Attributes:
@@ -146,14 +146,14 @@ class Engine:
         logits, spikes = self._run(x, record)
         return Trace(logits, spikes, self._integers(logits))
 
-    def bundles(self) -> list[Bundle]:
+    def bundles(self) -> list[BundleProfile]:
         """All bundles of synapses in the order of the model, the readout left out."""
-        found: list[Bundle] = []
+        found: list[BundleProfile] = []
         info = BundleInfo()
         with self._lock:
             while self._library.lsnn_bundle(self._handle, len(found), ctypes.byref(info)) == 0:
                 method = native.Method(info.method).name.lower()
-                found.append(Bundle(info.population, method, info.weight_bytes, info.additions, info.words))
+                found.append(BundleProfile(info.population, method, info.weight_bytes, info.additions, info.words))
         return found
 
     @property

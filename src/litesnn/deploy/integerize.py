@@ -7,7 +7,7 @@ They are integers if the network's arithmetic is fixed point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     Raises:
         InputError: the packed file cannot hold an operation or the neurons of the network.
     """
-    require_engine((edge.op for edge in network.genotype.edges), "reference")
-    require_packable(network.genotype.neuron)
+    require_packable(network.genotype.neuron, (edge.op for edge in network.genotype.edges))
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
@@ -89,8 +88,9 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
     )
 
 
-def require_packable(neuron: str) -> None:
-    """Refuse a neuron that the packed file cannot hold. Raises ``InputError``."""
+def require_packable(neuron: str, ops: Iterable[str]) -> None:
+    """Refuse a neuron, or operations, that the packed file cannot hold. Raises ``InputError``, which names it."""
+    require_engine(ops, "reference")
     if NEURONS[neuron].packed is None:
         able = ", ".join(key for key, model in NEURONS.items() if model.packed is not None)
         raise InputError(f"model.neuron: networks of {neuron!r} neurons cannot be packed; expected one of {able}")

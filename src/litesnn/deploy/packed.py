@@ -117,7 +117,7 @@ __all__ = [
     "neuron_of",
     "population_shapes",
     "read",
-    "require_packable",
+    "require_packable_input",
     "size_bound",
     "size_table",
     "to_bytes",
@@ -180,7 +180,7 @@ def to_bytes(model: PackedModel) -> bytes:
     return data
 
 
-def require_packable(spec: InputSpec, classes: tuple[str, ...], origin: str) -> None:
+def require_packable_input(spec: InputSpec, classes: tuple[str, ...], origin: str) -> None:
     """Refuse an input and classes with which no network can be packed, however it is made; ``origin`` is their name.
 
     The smallest network with them is packed, and half of the header is left to others.

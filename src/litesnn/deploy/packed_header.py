@@ -46,7 +46,7 @@ from litesnn.deploy.packed_proof import MAX_ACCUMULATOR, MAX_CURRENT, MAX_INPUT
 from litesnn.errors import InputError
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name
 from litesnn.input_spec import InputSpec
-from litesnn.text import first_complaint
+from litesnn.text import first_complaint, shape_text
 
 __all__ = [
     "ALL",
@@ -340,8 +340,8 @@ class _HeaderReader:
             part, first = first_complaint(error, "settings")
             raise InputError(f"{where}: {part}: {first['msg']}") from None
         if (spec.kind, spec.shape) != (front_end.kind, front_end.shape):
-            expected = f"{front_end.kind} {_by(front_end.shape)}"
-            refuse(f"{self.origin}: input", expected, f"{spec.kind} {_by(spec.shape)}")
+            expected = f"{front_end.kind} {shape_text(front_end.shape)}"
+            refuse(f"{self.origin}: input", expected, f"{spec.kind} {shape_text(spec.shape)}")
         return front_end
 
     def population(self, value: object, index: int) -> PopulationRow:
@@ -364,7 +364,11 @@ class _HeaderReader:
             layers.append(layer)
             sizes.append(size)
             if size != sizes[0]:
-                refuse(f"{self.origin}: {layer.name}", f"an output of {_by(sizes[0])} like synapses 0", _by(size))
+                refuse(
+                    f"{self.origin}: {layer.name}",
+                    f"an output of {shape_text(sizes[0])} like synapses 0",
+                    shape_text(size),
+                )
         shape = (channels, *sizes[0])
         self.count_neurons(shape, where)
         self.spikes += math.prod(shape) * self.timesteps
@@ -445,7 +449,7 @@ class _HeaderReader:
         sources = tuple(checked_integer(item, 0, len(self.shapes) - 1, where) for item in items)
         shapes = [self.shapes[source] for source in sources]
         if any(shape[1:] != shapes[0][1:] for shape in shapes):
-            refuse(where, "populations of one size", [_by(shape[1:]) for shape in shapes])
+            refuse(where, "populations of one size", [shape_text(shape[1:]) for shape in shapes])
         shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         self.count(math.prod(shape), MAX_READ, "inputs, its fan-in times the pixels", layer)
         return sources, shape
@@ -463,7 +467,3 @@ class _HeaderReader:
         largest = (2**layer.bits - 1) * inputs
         if largest > MAX_ACCUMULATOR:
             refuse(f"{self.origin}: {layer.name}", f"sums of at most {MAX_ACCUMULATOR}", largest)
-
-
-def _by(size: Sequence[int]) -> str:
-    return "×".join(map(str, size))

@@ -1,6 +1,10 @@
 """The proof that every integer of a fixed-point model fits int32, whatever the input.
 
 In: a :class:`~litesnn.deploy.packed_model.PackedModel`. A model for which it fails is refused.
+
+Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most 2^30
+from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30 more:
+int32 has -2^31. Integer logits below 2^23 are exact in float32, and stay different when they are divided.
 """
 
 from __future__ import annotations
@@ -8,19 +12,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.arithmetic_limits import MAX_CURRENT, MAX_INPUT, MAX_LOGIT
 from litesnn.deploy.json_checks import refuse
 from litesnn.deploy.packed_model import IMAGE, Affine, PackedModel, population_shapes
 
 __all__ = ["MAX_ACCUMULATOR", "MAX_CURRENT", "MAX_INPUT", "prove_int32"]
 
 MAX_ACCUMULATOR = 2**31 - 1  # of every model: engines add in int32
-MAX_INPUT = 127  # a step of the quantized image
-
-# Membranes leak to a quarter, so that currents up to 2^30 keep them below 4/3·(2^30 + 1). A soft reset takes at most
-# 2^30 from what is left of a membrane above the threshold, which is not negative, and the next current at most 2^30
-# more: int32 has -2^31. Integer logits below 2^23 are exact in float32, and stay different when they are divided.
-MAX_CURRENT = 2**30
-_MAX_LOGIT = 2**23 - 1
 
 
 def prove_int32(model: PackedModel, origin: str) -> None:
@@ -47,8 +45,8 @@ def prove_int32(model: PackedModel, origin: str) -> None:
     counts = height * width * model.timesteps
     bias = model.timesteps * (np.abs(readout.bias.astype(np.int64)) << readout.bias_shift)
     logits = bias + _largest_result(readout.codes, counts, readout.scale, readout.shift, where)
-    if (largest := int(logits.max())) > _MAX_LOGIT:
-        refuse(where, f"integer logits of at most {_MAX_LOGIT} for every input", largest)
+    if (largest := int(logits.max())) > MAX_LOGIT:
+        refuse(where, f"integer logits of at most {MAX_LOGIT} for every input", largest)
 
 
 def _largest_result(codes: NDArray[np.int8], inputs: int, scale: Affine, shift: int, where: str) -> NDArray[np.int64]:

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.deploy.packed import (
     IMAGE,
     InputSpec,
@@ -59,12 +60,9 @@ from litesnn.raw_inputs import array_of, not_finite, probabilities, require_arra
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INPUT_STEPS", "Reference", "Trace", "quantize_input", "take_input"]
+__all__ = ["Reference", "Trace", "quantize_input", "take_input"]
 
 _Number = TypeVar("_Number", np.float32, np.int64)
-
-INPUT_STEPS = 32
-"""Integer steps of the quantized input per standard deviation. The stem's scales have 1/32 in them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +208,7 @@ def quantize_input(spec: InputSpec, x: NDArray[np.generic]) -> NDArray[np.int8]:
             raise not_finite()
         normalised = (raw - mean) / std
         steps = np.rint(np.float32(INPUT_STEPS) * normalised)
-    quantized: NDArray[np.int8] = np.clip(steps, -127, 127).astype(np.int8)
+    quantized: NDArray[np.int8] = np.clip(steps, -MAX_INPUT, MAX_INPUT).astype(np.int8)
     return quantized
 
 

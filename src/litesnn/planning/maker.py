@@ -37,6 +37,7 @@ from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, is_far_too_large, least_bytes_of, smallest_candidate
 from litesnn.snn.network import InputInfo
 from litesnn.strategies import strategy_named
+from litesnn.text import shape_text
 from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
@@ -127,7 +128,7 @@ class Plan:
         recipe, data = self.recipe, self.data
         model, search, train, augment = recipe.model, recipe.search, recipe.train, recipe.augment
         rows = f"{len(data.train.y):,} training and {len(data.validation.y):,} validation rows"
-        shape = "×".join(map(str, data.shape))
+        shape = shape_text(data.shape)
         kind = "sound" if data.train.sound is not None else _KINDS[data.kind]
         changes = [f"{name} {value}" for name in _SHOWN_CHANGES if (value := getattr(augment, name))]
         of = [f" ({self.reasons[key]})" if key in self.reasons else "" for key in _SHOWN_REASONS]

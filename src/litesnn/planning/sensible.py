@@ -7,7 +7,7 @@ import torch
 from litesnn.config import Recipe
 from litesnn.data.augment import require_meaningful
 from litesnn.data.sources import Data
-from litesnn.deploy.packed import require_packable
+from litesnn.deploy.packed import require_packable_input
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.planning.macro import uniform_bytes
@@ -41,7 +41,7 @@ def require_sensible(recipe: Recipe, data: Data) -> None:
         InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented;
             or no packed file can hold what the data's classes are called, or mean and deviation of its inputs.
     """
-    require_packable(data.input, data.classes, data.name)
+    require_packable_input(data.input, data.classes, data.name)
     sound = data.train.sound
     noise = sound is not None and sound.noise is not None
     require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)

@@ -21,7 +21,7 @@ from litesnn.files import read_text
 from litesnn.genotype import Compressed, Genotype, read_genotype
 from litesnn.text import first_complaint
 
-__all__ = ["Layer", "Metrics", "Population", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
+__all__ = ["FiringRateRow", "Layer", "Metrics", "Run", "SearchEpoch", "SizeRow", "TargetRow", "TrainEpoch", "read_run"]
 
 
 _Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -57,7 +57,7 @@ class Layer(_Record):
     bit_synops: float | None = None
 
 
-class Population(_Record):
+class FiringRateRow(_Record):
     """One population of neurons; ``firing_rate`` is spikes per neuron and timestep."""
 
     name: str
@@ -240,7 +240,7 @@ class Metrics(_Record):
     stem_macs: float | None = None
     energy: Energy | None = None
     layers: tuple[Layer, ...] = ()
-    neurons: tuple[Population, ...] = ()
+    neurons: tuple[FiringRateRow, ...] = ()
     size_table: tuple[SizeRow, ...] = ()
     header_bytes: _Count | None = None
     budgets: tuple[BudgetRow, ...] = ()

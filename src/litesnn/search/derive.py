@@ -39,7 +39,7 @@ from litesnn.deploy.packed import size_bound
 from litesnn.deploy.shapes import model_of_shapes
 from litesnn.errors import InputError, LitesnnError
 from litesnn.files import write_atomically
-from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group, require_engine
+from litesnn.genotype import OPS, CellGene, Edge, Genotype, StemGene, all_edges, one_group
 from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers import QUANTIZERS, ends_of
 from litesnn.search.joint import read_search
@@ -389,10 +389,8 @@ def require_possible(recipe: Recipe, info: InputInfo) -> None:
     Whoever waits for a search then gets a genotype from it, whatever ops and sources it prefers.
 
     Raises:
-        InputError: an operation cannot be packed, or the budget is too small; the message says what the smallest
-            network of the costliest wiring needs.
+        InputError: the budget is too small; the message says what the smallest network of the costliest wiring needs.
     """
-    require_engine(recipe.model.ops, "reference")
     which = "with the costliest wiring that the search may choose, the smallest network"
     if recipe.budget.packed_bytes is not None:
         need = least_bytes_of(recipe, info)

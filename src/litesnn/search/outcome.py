@@ -77,9 +77,8 @@ class SavedActivity(BaseModel):
         Raises:
             InputError: it has not.
         """
-        for name in (*populations, *(_WHOLE + layer for layer in whole)):
-            if len(self.rates.get(name, ())) != steps:
-                raise InputError(f"{path} is damaged: it has no {steps} firing rates of {name}")
+        names = (*populations, *(_WHOLE + layer for layer in whole))
+        _require_lengths(self.rates, names, steps, f"{path} is damaged")
         return Activity.from_fields(self.rates)
 
 
@@ -148,8 +147,8 @@ def read_outcome(path: Path, recipe: Recipe) -> Preferences | Ranking | None:
         if set(tensors) != set(_TABLES):
             raise InputError(f"{path} is damaged: it has not the tables {', '.join(_TABLES)}")
         alpha, compression, width, psi = (tensors[name].double().numpy() for name in _TABLES)
-        activity = validated(SavedActivity, info, path).require(psi.size, path, populations_of(recipe))
-        found: Preferences | Ranking = Preferences(alpha, compression, width, psi, activity.rates)
+        rates = validated(SavedActivity, info, path).rates
+        found: Preferences | Ranking = Preferences(alpha, compression, width, psi, rates)
     elif kind == "ranking":
         _, info = load_tensors(path, kind)
         texts = validated(_SavedRanking, info, path).genotypes
@@ -186,6 +185,11 @@ def require_possible_outcome(outcome: Outcome, recipe: Recipe, origin: str) -> N
             raise InputError(f"{origin}: {name} has the shape {list(found)}; the recipe's choices are {list(shape)}")
     if not np.isfinite(outcome.psi).any():
         raise InputError(f"{origin}: psi allows no number of timesteps")
-    for name in populations_of(recipe):
-        if len(outcome.rates.get(name, ())) != recipe.timesteps:
-            raise InputError(f"{origin}: it has no {recipe.timesteps} firing rates of {name}")
+    _require_lengths(outcome.rates, populations_of(recipe), recipe.timesteps, origin)
+
+
+def _require_lengths(rates: Mapping[str, Sequence[float]], names: Iterable[str], steps: int, origin: str) -> None:
+    """Refuse firing rates that are not there for each of these names and of ``steps`` timesteps."""
+    for name in names:
+        if len(rates.get(name, ())) != steps:
+            raise InputError(f"{origin}: it has no {steps} firing rates of {name}")

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from litesnn.arithmetic_limits import MAX_CURRENT, MAX_LOGIT
 from litesnn.errors import LitesnnError
 from litesnn.genotype import ArithmeticName
 from litesnn.neurons.model import Neuron
@@ -36,8 +37,6 @@ _MAX_INT16 = 2**15 - 1
 _MAX_INT32 = 2**31 - 1
 _MAX_SHIFT = 31
 _MAX_BIAS_SHIFT = 15
-_MAX_CURRENT = 2**30  # then membranes, which leak to a quarter, stay below 4/3·(2^30 + 1) < 2^31
-_MAX_LOGIT = 2**23 - 1  # float32 holds these integers, and divided by t·2^F' they still differ
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class _Fixed:
 
     def fold(self, connections: Sequence[Exact], bias: Tensor) -> FoldedGroup:
         # Every connection, and the bias, gets an equal share of the largest current: no sum can pass it.
-        share = _MAX_CURRENT // (len(connections) + 1)
+        share = MAX_CURRENT // (len(connections) + 1)
         folded = tuple(_round_scale(exact, self.fraction, share) for exact in connections)
         rounded, shift = _round_bias(bias, self.fraction, share)
         return FoldedGroup(folded, rounded, shift, self.fraction)
@@ -160,10 +159,10 @@ class _Fixed:
     def fold_readout(self, connection: Exact, bias: Tensor, timesteps: int) -> FoldedGroup:
         worst = float((connection.scale.abs() * connection.largest + timesteps * bias.abs()).max())
         _require_finite(worst)
-        room = _log2_floor(0.99 * _MAX_LOGIT / max(worst, 1e-9))  # a little is left for rounding
+        room = _log2_floor(0.99 * MAX_LOGIT / max(worst, 1e-9))  # a little is left for rounding
         fraction = min(_MAX_LOGIT_FRACTION, max(0, room))
-        rounded, shift = _round_bias(bias, fraction, _MAX_LOGIT // 2 // timesteps)
-        rest = _MAX_LOGIT - timesteps * (int(rounded.abs().max()) << shift)
+        rounded, shift = _round_bias(bias, fraction, MAX_LOGIT // 2 // timesteps)
+        rest = MAX_LOGIT - timesteps * (int(rounded.abs().max()) << shift)
         part = _round_scale(connection, fraction, rest)
         # All classes have the same scale. Where it does not fit one of them, they still get the same multiplier.
         multiplier = part.scale[part.scale.abs().argmin()].expand_as(part.scale)

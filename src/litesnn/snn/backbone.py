@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.errors import InputError
 from litesnn.genotype import OPS, Genotype
 from litesnn.neurons import NEURONS
@@ -33,10 +34,8 @@ __all__ = ["INPUT_SCALE", "STEM_KERNEL", "Backbone", "Output", "count_weights", 
 
 INITIAL_GAIN = 3.0
 
-INPUT_SCALE = 1 / 32
+INPUT_SCALE = 1 / INPUT_STEPS
 """One unit of the int8 input, in units of the normalised image."""
-
-_LARGEST_INPUT = 127
 
 _MOST_WEIGHTS = 2**28
 """Of a network that is built: 1 GiB as float32. A packed file holds a quarter of them; a supernet needs several ops for
@@ -163,7 +162,7 @@ class Backbone(nn.Module):
             self.stem_compression(),
             self.arithmetic,
             input_scale=INPUT_SCALE,
-            largest_input=_LARGEST_INPUT,
+            largest_input=MAX_INPUT,
             factor=self.stem_neurons.deployed_scale(),
         )
 

@@ -30,9 +30,9 @@ from litesnn.snn.compconv import (
     Connection,
     count_reached,
     fold,
+    identity_synops,
+    layer_synops,
     masks_of_codes,
-    measure,
-    measure_identity,
     remember,
     stack_masks,
     stack_weights,
@@ -146,7 +146,7 @@ class Cell(nn.Module):
                 quantizer=quantizer,
             )
         self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak) for _ in range(self.nodes))
-        self._layouts = {one_state: _lay_out(self, one_state=one_state) for one_state in (False, True)}
+        self._groupings = {one_state: _group_edges(self, one_state=one_state) for one_state in (False, True)}
 
     @property
     def output(self) -> Source:
@@ -172,8 +172,8 @@ class Cell(nn.Module):
     def kernels_of_maps(self, device: torch.device, execution: Execution) -> tuple[list[int], bool]:
         """The kernel of every edge whose convolution has an output in training, and whether others share one map."""
         apart, together = [], False
-        layout = self._layouts[False]
-        for conv, rows in zip(layout.plan.convs, layout.merged, strict=True):
+        grouping = self._groupings[False]
+        for conv, rows in zip(grouping.plan.convs, grouping.merged, strict=True):
             inputs, outputs = self._conv(rows[0]).inputs, len(rows) * self.width
             if uses_moments(conv.kernel, inputs, outputs, device, execution):
                 together = True
@@ -223,8 +223,8 @@ class Cell(nn.Module):
         self, older: State, newer: State, mix: CellMix, execution: Execution, *, count: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Real-valued effective weights and batch statistics. Returns spikes and, if asked, :meth:`_reached`."""
-        layout = self._layouts[older is newer]
-        weights, reached = self._weights(layout, mix, count=count)
+        grouping = self._groupings[older is newer]
+        weights, reached = self._weights(grouping, mix, count=count)
         connections = [self.connection(edge) for edge in self.edges]
         gains = torch.stack([connection.norm.weight for connection in connections])  # [E, C]
         offsets = torch.stack([connection.norm.bias for connection in connections])
@@ -232,16 +232,16 @@ class Cell(nn.Module):
         for weight in (factor, mix.channel_weights):
             if weight is not None:
                 gains, offsets = gains * weight, offsets * weight
-        into = constant(layout.into, gains.dtype, gains.device)
+        into = constant(grouping.into, gains.dtype, gains.device)
         biases = into @ offsets
         neurons = [self.neurons(node) for node in range(self.nodes)]
         scales = [scale for scale in (each.scale() for each in neurons) if scale is not None]
         if scales:
             factors = torch.stack(scales)  # [N, C]
-            gains, biases = gains * factors[indices(layout.nodes, gains.device)], biases * factors
+            gains, biases = gains * factors[indices(grouping.nodes, gains.device)], biases * factors
         steps, batch = newer.spikes.shape[:2]
         out, used = run_cell(
-            layout.plan,
+            grouping.plan,
             older.flat,
             newer.flat,
             weights,
@@ -258,14 +258,14 @@ class Cell(nn.Module):
             remember(connections, used.mean, used.variance, values)
         return out.view(steps, batch, *out.shape[1:]), reached
 
-    def _weights(self, layout: _Layout, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def _weights(self, grouping: _EdgeGrouping, mix: CellMix, *, count: bool) -> tuple[list[Tensor], dict[int, Tensor]]:
         """W_eff of every merged convolution [O, I, k, k] and, if asked, what :meth:`_measure` reads, by edge.
 
         Layers of equal shape are quantized and pruned in one go, whatever they read.
         """
         mixed: dict[int, Tensor] = {}
         reached: dict[int, Tensor] = {}
-        for rows in layout.alike:
+        for rows in grouping.alike:
             convs = [self._conv(row) for row in rows]
             masks = stack_masks(convs, mix.compression)
             weights = stack_weights(convs, mix.compression, masks)
@@ -275,7 +275,7 @@ class Cell(nn.Module):
                 reached |= zip(
                     rows, count_reached(counted, mix.channel_weights, groups=convs[0].groups).unbind(), strict=True
                 )
-        return [torch.cat([mixed[row] for row in rows]) for rows in layout.merged], reached
+        return [torch.cat([mixed[row] for row in rows]) for rows in grouping.merged], reached
 
     def _conv(self, row: int) -> CompConv:
         conv = self.connection(self.edges[row]).conv
@@ -312,13 +312,13 @@ class Cell(nn.Module):
         """
         nodes = torch.split(out.mean, self.width, dim=1)
         means = [older.mean, newer.mean, *nodes]
-        for reader, rows in self._layouts[False].readers:
+        for reader, rows in self._groupings[False].readers:
             taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)
             if reader.kernel == 0:
-                synops = bit_synops = measure_identity(taps, mix.channel_weights).expand(len(rows), -1)
+                synops = bit_synops = identity_synops(taps, mix.channel_weights).expand(len(rows), -1)
             else:
                 parts = torch.stack([reached[row] for row in rows])
-                synops, bit_synops = measure(mix.compression, parts, taps, quantizer=self.quantizer)
+                synops, bit_synops = layer_synops(mix.compression, parts, taps, quantizer=self.quantizer)
             if mix.edge_shares is not None:
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
@@ -328,7 +328,7 @@ class Cell(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _EdgeGrouping:
     """Which edges are computed together; edges are rows of ``Cell.edges``.
 
     Attributes:
@@ -348,8 +348,8 @@ class _Layout:
     nodes: tuple[int, ...]
 
 
-def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
-    """The layout of a cell. ``one_state``: both inputs are the same state, so that convolutions merge across them."""
+def _group_edges(cell: Cell, *, one_state: bool) -> _EdgeGrouping:
+    """Group the edges of a cell. ``one_state``: both inputs are one state, so that convolutions merge across them."""
     merged: dict[Convolution, list[int]] = {}
     alike: dict[tuple[torch.Size, int], list[int]] = {}
     readers: dict[Convolution, list[int]] = {}
@@ -376,7 +376,7 @@ def _lay_out(cell: Cell, *, one_state: bool) -> _Layout:
         )
         for node in range(cell.nodes)
     )
-    return _Layout(
+    return _EdgeGrouping(
         CellPlan(cell.width, tuple(merged), terms),
         tuple(map(tuple, merged.values())),
         tuple(map(tuple, alike.values())),

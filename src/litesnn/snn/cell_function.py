@@ -395,14 +395,14 @@ class _Forward(_Way):
     def _measured(self, source: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of a state [C]; of spikes, which are 0 or 1, the one follows from the other."""
         if source < 2:
-            return self.kernels.moments(self.states[source])
+            return self.kernels.mean_variance(self.states[source])
         rate = self.rates[source - 2]
         return rate, rate * (1 - rate)
 
     def _use(self, edges: tuple[int, ...], mean: Tensor, variance: Tensor) -> None:
         """Take these statistics of edges [E·C], over all processes."""
         rows = indices(edges, mean.device)
-        found = processes.joint_moments(mean, variance)
+        found = processes.joint_mean_variance(mean, variance)
         self.used.mean[rows], self.used.variance[rows] = (part.view(-1, self.plan.channels) for part in found)
 
     def _factors(self, scales: Tensor, edges: Tensor) -> Tensor:
@@ -498,7 +498,7 @@ class _Backward(_Way):
         self.grads: list[list[Tensor]] = [[] for _ in self.states]
         self.identities: list[list[_Run]] = [[] for _ in self.states]
         self.g = torch.empty_like(rows)  # the gradients of all nodes' currents [P, N·C]
-        self.spreads = (self.statistics.variance + EPSILON).rsqrt()
+        self.inverse_stds = (self.statistics.variance + EPSILON).rsqrt()
         self.coefficients = scales.new_empty(3, *scales.shape)  # dz_e = a · g + b · z_e + c, for nodes that are done
         self.grad_scales = torch.empty_like(scales)
         self.grad_biases = scales.new_zeros(len(self.plan.terms), self.plan.channels)
@@ -558,15 +558,15 @@ class _Backward(_Way):
 
     def _finish(self, edges: Tensor, sums: Tensor, products: Tensor) -> None:
         """Coefficients of normalisation's gradient of z_e, from Σ g and Σ g · (z_e − mean_e) [E, C] of some edges."""
-        spread = self.spreads[edges]
-        self.grad_scales[edges] = (products * spread).to(spread.dtype)  # Σ g·ẑ
-        # With ẑ = (z − mean)·spread of the batch: dz = scale·spread·(g − Σg/P − ẑ·Σgẑ/P)
-        a = self.scales[edges] * spread
+        inverse_std = self.inverse_stds[edges]
+        self.grad_scales[edges] = (products * inverse_std).to(inverse_std.dtype)  # Σ g·ẑ
+        # With ẑ = (z − mean)·inverse_std of the batch: dz = scale·inverse_std·(g − Σg/P − ẑ·Σgẑ/P)
+        a = self.scales[edges] * inverse_std
         b, c = torch.zeros_like(a), torch.zeros_like(a)
         if self.settings.given is None:
             totals = processes.total_(torch.stack([sums, products]))
             averages = (totals / (len(self.g) * processes.count())).to(a.dtype)
-            b = -a * spread.square() * averages[1]
+            b = -a * inverse_std.square() * averages[1]
             c = -a * averages[0] - b * self.statistics.mean[edges]
         self.coefficients[:, edges] = torch.stack([a, b, c])
 
@@ -595,7 +595,7 @@ class _Backward(_Way):
             g = self._columns(self.g, run.node, 1)
             out = torch.empty_like(g)
             a, b, c = self.coefficients[:, indices(run.edges, g.device)].flatten(1)
-            self.kernels.spread(g, self.states[run.source], a, b, c, out)
+            self.kernels.scaled_sum(g, self.states[run.source], a, b, c, out)
             self._add_grad(run.source, out)
 
     def _convolve(self, index: int, conv: Convolution) -> None:
@@ -609,7 +609,7 @@ class _Backward(_Way):
             for run in runs:
                 part = z[:, run.column : run.column + len(run.edges) * self.plan.channels]
                 found = self._normalised(run, run.edges)
-                self.kernels.spread(found.g, part, found.a, found.b, found.c, part)
+                self.kernels.scaled_sum(found.g, part, found.a, found.b, found.c, part)
         grad_x, self.grad_weights[index] = convolve_backward(
             *(from_rows(z, self.inside.size), self._input(conv), self.weights[index]),
             stride=conv.stride,

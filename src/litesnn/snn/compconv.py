@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from litesnn import processes
+from litesnn.arithmetic_limits import MAX_CODE, MAX_INPUT
 from litesnn.costs.size import kept_count
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer, straight_through
@@ -40,9 +41,9 @@ __all__ = [
     "accumulate",
     "count_reached",
     "fold",
+    "identity_synops",
+    "layer_synops",
     "masks_of_codes",
-    "measure",
-    "measure_identity",
     "mix_weights",
     "remember",
     "stack_masks",
@@ -51,7 +52,6 @@ __all__ = [
 
 # Sums of integers below this are exact in float32 in any order.
 _EXACT_IN_FLOAT32 = 2**24
-_LARGEST_CODE, _LARGEST_INPUT = 15, 127
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ class Connection(nn.Module):
         count = processes.count()
         if count == 1 or not self.training:
             return self.norm(x)  # type: ignore[no-any-return]
-        mean, variance = processes.joint_moments(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+        mean, variance = processes.joint_mean_variance(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
         remember([self], mean.detach()[None], variance.detach()[None], count * x.numel() // self.outputs)
         scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
         offset = self.norm.bias - scale * mean
@@ -356,7 +356,7 @@ class Connection(nn.Module):
 
 def accumulate(conv: CompConv, x: Tensor, codes: Tensor) -> Tensor:
     """:meth:`Connection.accumulate` of a layer with these codes."""
-    if codes[0].numel() * _LARGEST_CODE * _LARGEST_INPUT >= _EXACT_IN_FLOAT32:
+    if codes[0].numel() * MAX_CODE * MAX_INPUT >= _EXACT_IN_FLOAT32:
         x, codes = x.double(), codes.double()
     return conv.convolve(x, codes).round_()
 
@@ -416,7 +416,7 @@ def count_reached(masks: Sequence[Tensor], output_weights: Tensor | None = None,
     return torch.stack([torch.einsum("goikl,o->gikl", mask, output_weights) for mask in masks], dim=1)
 
 
-def measure(
+def layer_synops(
     compression: Compression, reached: Tensor, taps: Tensor, *, quantizer: Quantizer = MIDRISE
 ) -> tuple[Tensor, Tensor]:
     """SynOps and Bit-SynOps per timestep of G convolutions that read the same spikes, [G, T] each.
@@ -436,7 +436,7 @@ def measure(
     return shares @ used, bit_shares @ used
 
 
-def measure_identity(taps: Tensor, output_weights: Tensor | None = None) -> Tensor:
+def identity_synops(taps: Tensor, output_weights: Tensor | None = None) -> Tensor:
     """SynOps per timestep [T] of an identity: it hands on each spike once, as one bit. ``taps`` [T, C, 1, 1]."""
     per_channel = taps.flatten(1)
     return per_channel.sum(1) if output_weights is None else per_channel @ output_weights

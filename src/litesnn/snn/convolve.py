@@ -37,7 +37,7 @@ def convolve_measured(
     if scheme is not None:
         return winograd.convolve_measured(x, weight, scheme)
     out = _by_torch(x, weight, stride, kind)
-    return out, *kernels.moments(to_rows(out))
+    return out, *kernels.mean_variance(to_rows(out))
 
 
 def convolve_backward(
@@ -84,7 +84,7 @@ def _normalise(z: Tensor, normalised: Normalised, kernels: Kernels) -> None:
     for first in range(0, z.shape[1], columns):
         part = slice(first, first + columns)
         out = z[:, part]
-        kernels.spread(normalised.g, out, normalised.a[part], normalised.b[part], normalised.c[part], out)
+        kernels.scaled_sum(normalised.g, out, normalised.a[part], normalised.b[part], normalised.c[part], out)
 
 
 def _by_torch(x: Tensor, weight: Tensor, stride: int, kind: torch.dtype | None) -> Tensor:

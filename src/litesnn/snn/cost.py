@@ -90,7 +90,7 @@ def synops(taps: Tensor, reached: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerSynops:
     """SynOps and Bit-SynOps per timestep of one layer, [T] each."""
 
     synops: Tensor
@@ -108,10 +108,10 @@ class Meter:
         ] = {}  # SynOps [T] that layers would cost with all weights, where that was asked for
 
     @property
-    def layers(self) -> dict[str, Measured]:
+    def layers(self) -> dict[str, LayerSynops]:
         """The cost of every layer, by name."""
         return {
-            name: Measured(used, bit_used)
+            name: LayerSynops(used, bit_used)
             for names, *block in self._blocks
             for name, used, bit_used in zip(names, *block, strict=True)
         }

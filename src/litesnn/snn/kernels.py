@@ -87,7 +87,7 @@ class Incoming:
 class Kernels(Protocol):
     """The functions, by what they compute; all without gradients."""
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_variance(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (divisor P) of every column of z [P, C]: [C] each."""
         ...
 
@@ -109,7 +109,7 @@ class Kernels(Protocol):
         """
         ...
 
-    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+    def scaled_sum(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """Set out = a · g + b · z + c for maps [P, C] and coefficients [C]; ``out`` may be ``z``."""
         ...
 
@@ -125,7 +125,7 @@ class Kernels(Protocol):
 class TorchKernels:
     """The kernels in plain torch, which say what all others have to compute."""
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_variance(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Kernels`."""
         variance, mean = torch.var_mean(z, 0, correction=0)
         return mean, variance
@@ -143,7 +143,7 @@ class TorchKernels:
         products = [(g * (term - centre)).sum(0) for term, centre in zip(node.terms, centres, strict=False)]
         return torch.stack([g.sum(0), *products])
 
-    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+    def scaled_sum(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`Kernels`."""
         out.copy_(a * g + b * z + c)
 
@@ -175,9 +175,9 @@ class CompiledKernels(TorchKernels):
         """See :class:`Kernels`."""
         return _compiled("fire_backward")(self, *arguments)  # type: ignore[no-any-return]
 
-    def spread(self, *arguments: Any) -> None:
+    def scaled_sum(self, *arguments: Any) -> None:
         """See :class:`Kernels`."""
-        _compiled("spread")(self, *arguments)
+        _compiled("scaled_sum")(self, *arguments)
 
 
 @cache

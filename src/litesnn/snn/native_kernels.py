@@ -17,7 +17,7 @@ __all__ = ["NativeKernels"]
 class NativeKernels:
     """:class:`litesnn.snn.kernels.Kernels` for float32 and float64 on the CPU; one caller at a time."""
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_variance(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = z.shape
         team, count = workers()
@@ -46,7 +46,7 @@ class NativeKernels:
         _call(*("fire_backward", g), *_node(node, g, scales, bias), *given, address(factors), address(of_spikes), *made)
         return sums.to(g.dtype)
 
-    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+    def scaled_sum(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = g.shape
         a, b, c = a.contiguous(), b.contiguous(), c.contiguous()

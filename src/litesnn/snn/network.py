@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from litesnn.genotype import Genotype
 from litesnn.snn.backbone import Backbone, Output
@@ -53,8 +52,8 @@ class Network(Predictor):
     """
 
     def __init__(self, genotype: Genotype, info: InputInfo) -> None:
-        super().__init__()
-        self.genotype, self._info = genotype, info
+        super().__init__(info)
+        self.genotype = genotype
         self.backbone = Backbone(genotype, info.shape, len(info.classes))
 
     def __repr__(self) -> str:
@@ -63,21 +62,6 @@ class Network(Predictor):
             f"Network({self.info}, T = {self.timesteps}, {len(genotype.cells)} cells, "
             f"{sum(layer.weights for layer in self.layers()):,} weights, {genotype.kinds})"
         )
-
-    @property
-    def info(self) -> InputInfo:
-        """Input and classes."""
-        return self._info
-
-    @property
-    def module(self) -> nn.Module:
-        """All parameters and buffers."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.backbone.device
 
     @property
     def timesteps(self) -> int:

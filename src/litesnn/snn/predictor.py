@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.front_end import InputKind
 from litesnn.input_spec import InputSpec
 from litesnn.raw_inputs import not_finite, require_array, require_pixels, require_raw, require_scale
@@ -55,20 +56,24 @@ def encode(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
 
     The order of the float32 roundings is part of the deployed arithmetic.
     """
-    shift, spread = (
-        torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std)
-    )
-    normalised = (x.float() - shift) / spread
-    return (normalised * 32).round_().clamp_(-127, 127).to(torch.int8)
+    shift, scale = (torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None] for values in (mean, std))
+    normalised = (x.float() - shift) / scale
+    return (normalised * INPUT_STEPS).round_().clamp_(-MAX_INPUT, MAX_INPUT).to(torch.int8)
 
 
 class Predictor(nn.Module):
-    """A network with classes that takes raw inputs. Arrays give arrays, and tensors give tensors."""
+    """A network whose choices are made. It takes raw inputs: arrays give arrays, and tensors give tensors.
 
-    @property
-    def info(self) -> InputInfo:
-        """Input and classes."""
-        raise NotImplementedError
+    Called with encoded inputs, which :meth:`encode` makes, it returns an :class:`~litesnn.snn.backbone.Output`, in
+    evaluation with the deployed arithmetic; a ``meter`` collects what that costs.
+
+    Args:
+        info: the input and the classes.
+    """
+
+    def __init__(self, info: InputInfo) -> None:
+        super().__init__()
+        self.info = info
 
     @property
     def timesteps(self) -> int:
@@ -76,8 +81,17 @@ class Predictor(nn.Module):
         raise NotImplementedError
 
     @property
+    def module(self) -> nn.Module:
+        """All parameters and buffers."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def analog_macs(self) -> Sequence[tuple[int | Tensor, int]]:
+        """MACs per inference, numbers or scalars, and bits of every layer that reads real numbers."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:

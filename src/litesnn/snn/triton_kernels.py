@@ -168,9 +168,9 @@ def _lif_backward(  # type: ignore[no-untyped-def]
 class TritonKernels:
     """:class:`litesnn.snn.kernels.Kernels` for float32 on CUDA devices."""
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_variance(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`litesnn.snn.kernels.Kernels`."""
-        return TorchKernels().moments(z)
+        return TorchKernels().mean_variance(z)
 
     def fire(self, node: Node, spikes: Tensor) -> Tensor:
         """See :class:`litesnn.snn.kernels.Kernels`."""
@@ -209,7 +209,7 @@ class TritonKernels:
         )
         return sums.sum(0)
 
-    def spread(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
+    def scaled_sum(self, g: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, out: Tensor) -> None:
         """See :class:`litesnn.snn.kernels.Kernels`."""
         rows, columns = _block(g.shape[1])
         _spread[triton.cdiv(len(g), rows), triton.cdiv(g.shape[1], columns)](

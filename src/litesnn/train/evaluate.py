@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from litesnn import processes
 from litesnn.budget import Budget
@@ -34,10 +33,9 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.network_file import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
-from litesnn.snn.backbone import Output
 from litesnn.snn.cost import Meter
-from litesnn.snn.execution import Execution
 from litesnn.snn.network import InputInfo, Network
+from litesnn.snn.predictor import Predictor
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
 from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
@@ -46,8 +44,7 @@ from litesnn.training_loop.session import Session
 from litesnn.version import __version__
 
 __all__ = [
-    "MeasurableNetwork",
-    "Measured",
+    "SplitMeasurements",
     "assess",
     "compare",
     "evaluate",
@@ -157,47 +154,8 @@ def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, A
     }
 
 
-class MeasurableNetwork(Protocol):
-    """A network whose choices are made."""
-
-    @property
-    def module(self) -> nn.Module:
-        """All parameters and buffers."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        ...
-
-    @property
-    def info(self) -> InputInfo:
-        """Its input and classes."""
-        ...
-
-    @property
-    def timesteps(self) -> int:
-        """T."""
-        ...
-
-    def analog_macs(self) -> Sequence[tuple[int | Tensor, int]]:
-        """MACs per inference, numbers or scalars, and bits of every layer that reads real numbers."""
-        ...
-
-    def __call__(
-        self,
-        x: Tensor,
-        *,
-        meter: Meter | None = None,
-        tap: int | None = None,
-        execution: Execution = Execution(),
-    ) -> Output:
-        """Encoded images [B, C, H, W] → logits y_t of every timestep; in evaluation as they are deployed."""
-        ...
-
-
 @dataclass(frozen=True)
-class Measured:
+class SplitMeasurements:
     """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
 
     loss: float
@@ -223,7 +181,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
+def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
     """Run a network over a split with the deployed arithmetic, and count; several processes share the rows."""
     network.module.eval()
     classes, count = len(network.info.classes), len(rows)
@@ -250,7 +208,7 @@ def measure(network: MeasurableNetwork, rows: Samples) -> Measured:
                 bit_synops[name] += float(layer.bit_synops.double().sum()) * share
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
-    return Measured(
+    return SplitMeasurements(
         loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
         accuracy_at=[int(value) / count for value in processes.total_(correct)],
         confusion=processes.total_(confusion).view(classes, classes).tolist(),
@@ -282,8 +240,8 @@ def validation_curve(run: RunFolder, data: Data) -> Curve:
 
 
 def assess(
-    network: MeasurableNetwork,
-    measured: Measured,
+    network: Predictor,
+    measured: SplitMeasurements,
     data: Data,
     test: Samples,
     curve: Curve,
@@ -303,7 +261,7 @@ def assess(
 
 
 def _assessed(
-    network: MeasurableNetwork, measured: Measured, data: Data, test: Samples, curve: Curve, longer: str
+    network: Predictor, measured: SplitMeasurements, data: Data, test: Samples, curve: Curve, longer: str
 ) -> dict[str, Any]:
     classes = len(data.classes)
     fitted = fit_linear(data, test, network.info, network.timesteps)
@@ -351,7 +309,7 @@ def silence(rates: Mapping[str, float], split: str, budget: Budget) -> str | Non
     return f"almost no spikes on {split} from {', '.join(silent)}{why}"
 
 
-def _sizes(network: Network, measured: Measured, packed: Packed) -> dict[str, Any]:
+def _sizes(network: Network, measured: SplitMeasurements, packed: Packed) -> dict[str, Any]:
     """Sizes in bytes, and every layer and population with what it costs."""
     table = size_table(packed.model)
     layers = [

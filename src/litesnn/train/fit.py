@@ -36,8 +36,9 @@ from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
 from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
+from litesnn.snn.predictor import Predictor
 from litesnn.snn.undecayed import decay_groups
-from litesnn.train.evaluate import MeasurableNetwork, measure, silence
+from litesnn.train.evaluate import measure, silence
 from litesnn.training_loop.checkpoint import load_state, save_state
 from litesnn.training_loop.constraint import Constraint
 from litesnn.training_loop.context import StageContext
@@ -100,7 +101,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def network(self) -> MeasurableNetwork:
+    def network(self) -> Predictor:
         """The module that is trained."""
         ...
 
@@ -256,7 +257,7 @@ def fit_learner(
     plan_steps: Callable[[int], StepPlan],
     *,
     save: Callable[[Path], None],
-    load: Callable[[Path], MeasurableNetwork],
+    load: Callable[[Path], Predictor],
 ) -> Path:
     """The training of any network, as :func:`fit`.
 
@@ -374,7 +375,7 @@ class _SavedState(BaseModel):
 
 
 @torch.no_grad()
-def validate(network: MeasurableNetwork, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
+def validate(network: Predictor, rows: Samples, costs: Iterable[str] = ()) -> dict[str, float]:
     """Loss, accuracy, Bit-SynOps and further ``costs`` by key, per sample, of the deployed arithmetic on a split."""
     network.module.eval()
     keys = list(dict.fromkeys([BIT_SYNOPS.key, *costs]))

@@ -1,6 +1,6 @@
 /* The native engine: runs packed spiking networks on a CPU, bit for bit as litesnn.deploy.reference says.
  *
- * In: an engine image, the flat little-endian form of a packed model that litesnn.deploy.image writes (its layout is
+ * In: an engine image, the flat little-endian form of a packed model that litesnn.deploy.engine_image writes (its layout is
  * in loader.h), and raw inputs. Out: logits, and every spike if asked. An image is untrusted: everything that it says
  * is checked before it is used.
  *

@@ -22,6 +22,7 @@
 #define MAX_POPULATIONS 4096 /* also the bundles of one, and the sources of one */
 #define MAX_BUNDLES 16384    /* of all populations */
 #define MAX_INPUT 127
+#define MAX_CURRENT (1 << 30)
 #define MAX_SHIFT 31
 #define MAX_FRACTION 24
 
@@ -92,7 +93,7 @@ static lsnn_number number(reader *in, int fixed, const char *name)
 {
     lsnn_number value;
     if (fixed)
-        value.fixed = integer(in, -(1 << 30), 1 << 30, name);
+        value.fixed = integer(in, -MAX_CURRENT, MAX_CURRENT, name);
     else
         value.real = real(in, -65504.0f, 65504.0f, name); /* the range of the float16 numbers of the file */
     return value;
@@ -258,7 +259,7 @@ static void prove_population(reader *in, const lsnn_model *model, const lsnn_pop
                 current += (product >> made->shift) + 1;
             }
         }
-        if (model->fraction && current + llabs((long long)population->bias[c].fixed) > (1 << 30))
+        if (model->fraction && current + llabs((long long)population->bias[c].fixed) > MAX_CURRENT)
             refuse(in, LSNN_BAD_IMAGE, "bias: the membranes of channel %ld could exceed int32", (long)c);
     }
 }
@@ -290,7 +291,7 @@ static void neuron(reader *in, const lsnn_model *model, lsnn_population *made)
         return;
     if (model->fraction) {
         real(in, 0.25f, 0.25f, "leak of fixed arithmetic");
-        made->reset.fixed = integer(in, -1, 1 << 30, "reset");
+        made->reset.fixed = integer(in, -1, MAX_CURRENT, "reset");
         made->soft = made->reset.fixed >= 0;
     } else {
         made->leak.real = real(in, 0.0f, 1.0f, "leak");
@@ -380,7 +381,7 @@ static void header(reader *in, lsnn_model *model, size_t size)
     if (model->fraction) {
         if (real(in, 0.25f, 0.25f, "leak of fixed arithmetic") == 0.25f)
             model->leak.fixed = 2; /* a shift */
-        model->threshold.fixed = integer(in, 1, 1 << 30, "threshold");
+        model->threshold.fixed = integer(in, 1, MAX_CURRENT, "threshold");
     } else {
         model->leak.real = real(in, 0.0f, 1.0f, "leak");
         model->threshold.real = real(in, 0.0f, FLT_MAX, "threshold");

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.deploy.exchange.source import require_float, used_populations
 from litesnn.deploy.packed import (
     IMAGE,
@@ -43,9 +44,8 @@ from litesnn.deploy.packed import (
     neuron_of,
     population_shapes,
 )
-from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 
 __all__ = ["TIMESTEP", "nir_bytes", "nir_graph"]
 
@@ -87,7 +87,7 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
 
 
 def _nir() -> Any:
-    return need("nir", purpose="the NIR export", package="nir", extra="nir")
+    return import_extra("nir", purpose="the NIR export", package="nir", extra="nir")
 
 
 class _Builder:
@@ -199,7 +199,7 @@ class _Builder:
             **({"leak": model.leak} if all(each.leak is None for each in model.populations) else {}),
             "threshold": model.threshold,
             "fires": "above threshold" if self.threshold == np.float32(model.threshold) else "at v_threshold or above",
-            "input": f"clip(round({INPUT_STEPS} * (x - mean) / std), -127, 127), {when}",
+            "input": f"clip(round({INPUT_STEPS} * (x - mean) / std), -{MAX_INPUT}, {MAX_INPUT}), {when}",
             "input_mean": np.array(model.input.mean, np.float32),
             "input_std": np.array(model.input.std, np.float32),
             "input_steps": INPUT_STEPS,

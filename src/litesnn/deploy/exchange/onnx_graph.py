@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from litesnn.arithmetic_limits import INPUT_STEPS, MAX_INPUT
 from litesnn.deploy.exchange.source import require_float, used_populations
 from litesnn.deploy.packed import IMAGE, PackedModel, PackedNeuron, Readout, Synapses, neuron_of, population_shapes
-from litesnn.deploy.reference import INPUT_STEPS
 from litesnn.errors import InputError
-from litesnn.extras import need
+from litesnn.extras import import_extra
 
 __all__ = ["onnx_graph"]
 
-_LARGEST_INPUT = 127
 _LARGEST_EXACT = 2**24  # up to here float32 holds every integer
 _OPSET_INT4, _IR_INT4 = 21, 10  # the first that have 4-bit integers, for as many runtimes as possible
 _OPSET_INT2, _IR_INT2 = 25, 13
@@ -53,7 +52,7 @@ def onnx_graph(model: PackedModel, *, record: bool = False) -> Any:
 
 
 def _need(module: str) -> Any:
-    return need(module, purpose="the ONNX export", package="onnx", extra="onnx")
+    return import_extra(module, purpose="the ONNX export", package="onnx", extra="onnx")
 
 
 class _Builder:
@@ -106,7 +105,7 @@ class _Builder:
         mean, std = (self.constant(np.array(values, np.float32)[:, None, None]) for values in (spec.mean, spec.std))
         normalised = self.node("Div", self.node("Sub", raw, mean), std)
         steps = self.node("Round", self.node("Mul", normalised, self.constant(np.float32(INPUT_STEPS))))
-        limits = (self.constant(np.float32(limit)) for limit in (-_LARGEST_INPUT, _LARGEST_INPUT))
+        limits = (self.constant(np.float32(limit)) for limit in (-MAX_INPUT, MAX_INPUT))
         clipped = self.node("Clip", steps, *limits)
         if not spec.frames:
             return clipped
@@ -131,7 +130,7 @@ class _Builder:
         """``scale·acc`` of a bundle of synapses."""
         x = image if synapses.sources == (IMAGE,) else self.gather(synapses.sources)
         if synapses.kernel:
-            self.require_exact(synapses.codes, _LARGEST_INPUT if x == image else 1, name)
+            self.require_exact(synapses.codes, MAX_INPUT if x == image else 1, name)
             kernel = synapses.kernel
             weight = self.weight(synapses.codes)
             shape: dict[str, Any] = {

@@ -35,7 +35,7 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     ".": ("Makefile",),
     "src": (
         "snn.c", "snn.h", "snn_decode.c", "snn_events.c", "snn_fixed.h", "snn_float.h", "snn_internal.h",
-        "snn_sliced.c", "snn_strict.h",
+        "snn_memory.c", "snn_sliced.c", "snn_strict.h",
     ),
     "test": (
         "app.c", "bare.ld", "golden.h", "main.c", "platform.h", "platform_bare.h", "platform_cortexm.c",
@@ -85,7 +85,7 @@ def export_c(
     *,
     targets: Sequence[str] = (),
     name: str = "network",
-    kernel: Literal["events", "sliced"] | None = None,
+    method: Literal["events", "sliced"] | None = None,
 ) -> Firmware:
     """Write a firmware folder, and measure it on ``targets``; a folder of an earlier export is replaced.
 
@@ -95,7 +95,7 @@ def export_c(
         inputs: golden inputs [n, C, H, W], or frames [n, T, C, H, W], raw.
         targets: names of :data:`litesnn.deploy.targets.TARGETS`.
         name: what the README calls the network.
-        kernel: force one kernel for all spikes, instead of the cheaper.
+        method: force one, "events" or "sliced", for all spikes, instead of the cheaper.
 
     Raises:
         InputError: the network is too large, ``out`` holds something else, or a tool is missing. Nothing is written.
@@ -105,7 +105,7 @@ def export_c(
     missing_tools(targets)
     _clear(out)
     _check_ours(out)
-    layout = lay_out(model, kernel=kernel)
+    layout = lay_out(model, method=method)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_BESIDE, dir=out.parent))

@@ -1,4 +1,4 @@
-"""How a network lies on a small device: grids, maps and folds of spikes, a kernel for each bundle, and all sizes.
+"""How a network lies on a small device: grids, maps and folds of spikes, a method for each bundle, and all sizes.
 
 In: a packed model. Out: a :class:`Layout`, from which :mod:`litesnn.deploy.export_c.source` writes constant tables.
 Every number that could overflow on the device is proven here to fit.
@@ -20,13 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy.export_c.cost import event_cost, sliced_cost
-from litesnn.deploy.export_c.memory import Buffer, Plan, plan
+from litesnn.deploy.export_c.memory import Buffer, MemoryPlan, plan_memory
 from litesnn.deploy.packed import IMAGE, PackedModel, Population, Synapses, population_shapes
 from litesnn.errors import InputError
 
-__all__ = ["MAX_FLASH_BYTES", "MAX_RAM_BYTES", "Bundle", "Fold", "Grid", "Image", "Kernel", "Layout", "Map", "lay_out"]
+__all__ = [
+    "MAX_FLASH_BYTES",
+    "MAX_RAM_BYTES",
+    "BundleLayout",
+    "Fold",
+    "Grid",
+    "Image",
+    "Layout",
+    "Map",
+    "Method",
+    "lay_out",
+]
 
-Kernel = Literal["image", "identity", "events", "sliced"]
+Method = Literal["image", "identity", "events", "sliced"]
 
 MAX_RAM_BYTES = 1 << 20
 MAX_FLASH_BYTES = 2 << 20
@@ -126,14 +137,14 @@ class Image:
 
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
-    """Synapses with the maps that they read, their kernel, and their taps: (offset, plane) of each weight of k×k."""
+class BundleLayout:
+    """Synapses with the maps that they read, their method, and their taps: (offset, plane) of each weight of k×k."""
 
     synapses: Synapses
     maps: tuple[int, ...]
-    kernel: Kernel
+    method: Method
     taps: tuple[tuple[int, int], ...]
-    costs: dict[Literal["events", "sliced"], float]  # estimated instructions of each kernel that could do it
+    costs: dict[Literal["events", "sliced"], float]  # estimated instructions of each method that could do it
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +157,9 @@ class Layout:
     maps: tuple[Map, ...]
     folds: tuple[Fold, ...]
     image: Image
-    populations: tuple[tuple[Bundle, ...], ...]
+    populations: tuple[tuple[BundleLayout, ...], ...]
     grid_of: tuple[int, ...]  # of populations; population i has map i
-    memory: Plan  # one buffer for each map, then the image
+    memory: MemoryPlan  # one buffer for each map, then the image
     sum_bits: int
     counters: int
     row_weights: int
@@ -172,7 +183,7 @@ class Layout:
 
     def frames(self, population: int) -> int:
         """Frames of currents: one if they come from one image alone, and are the same at every step."""
-        alone = all(bundle.kernel == "image" for bundle in self.populations[population])
+        alone = all(bundle.method == "image" for bundle in self.populations[population])
         return 1 if alone and self.image.frames == 1 else self.model.timesteps
 
     def ram(self) -> dict[str, int]:
@@ -186,30 +197,30 @@ class Layout:
             "counts for the readout": 2 * self.counts,
         }
 
-    def bundles(self) -> Iterator[Bundle]:
+    def bundles(self) -> Iterator[BundleLayout]:
         """All bundles, in order."""
         for bundles in self.populations:
             yield from bundles
 
 
-def lay_out(model: PackedModel, *, kernel: Literal["events", "sliced"] | None = None) -> Layout:
-    """Lay out a model; ``kernel`` forces one for every bundle that reads spikes, else the cheaper is chosen.
+def lay_out(model: PackedModel, *, method: Literal["events", "sliced"] | None = None) -> Layout:
+    """Lay out a model; ``method`` forces one for every bundle that reads spikes, else the cheaper is chosen.
 
     Raises:
-        InputError: the network is too large for a small device, or the forced kernel cannot do a bundle.
+        InputError: the network is too large for a small device, or the forced method cannot do a bundle.
     """
     shapes = population_shapes(model)
     grids, grid_index = _grids(model, shapes)
     grid_of = tuple(grid_index[shape[1:]] for shape in shapes)
     image_pad = max(s.kernel // 2 for s in _all_synapses(model) if s.sources == (IMAGE,))
     image = Image(model.timesteps if model.input.frames else 1, *model.input.shape, image_pad)
-    maps, folds, populations = _maps(model, shapes, grids, grid_of, image, kernel)
-    memory = plan(_buffers(model, maps, folds, populations, grids, image))
+    maps, folds, populations = _maps(model, shapes, grids, grid_of, image, method)
+    memory = plan_memory(_buffers(model, maps, folds, populations, grids, image))
     spiking = [
         (bundle, grids[grid_of[index]])
         for index, bundles in enumerate(populations)
         for bundle in bundles
-        if bundle.kernel in ("events", "sliced")
+        if bundle.method in ("events", "sliced")
     ]
     layout = Layout(
         model=model,
@@ -222,10 +233,10 @@ def lay_out(model: PackedModel, *, kernel: Literal["events", "sliced"] | None = 
         grid_of=grid_of,
         memory=memory,
         sum_bits=16 if all(_fits_int16(bundle.synapses) for bundle, _ in spiking) else 32,
-        counters=max((_counters(b.synapses) for b, _ in spiking if b.kernel == "sliced"), default=4),
+        counters=max((_counters(b.synapses) for b, _ in spiking if b.method == "sliced"), default=4),
         row_weights=max(_row_weights(populations), _most(model.readout.codes), 1),
         sums=max((2 * grid.margin + 32 * grid.words for _, grid in spiking), default=1),
-        events=max((model.timesteps * g.height * g.width for b, g in spiking if b.kernel == "events"), default=1),
+        events=max((model.timesteps * g.height * g.width for b, g in spiking if b.method == "events"), default=1),
     )
     _check_sizes(layout)
     return layout
@@ -264,8 +275,8 @@ def _maps(
     grids: Sequence[Grid],
     grid_of: Sequence[int],
     image: Image,
-    kernel: Literal["events", "sliced"] | None,
-) -> tuple[tuple[Map, ...], tuple[Fold, ...], tuple[tuple[Bundle, ...], ...]]:
+    method: Literal["events", "sliced"] | None,
+) -> tuple[tuple[Map, ...], tuple[Fold, ...], tuple[tuple[BundleLayout, ...], ...]]:
     """The map of every population, then those of folds, each made once; and the bundles that read them."""
     maps = [
         Map(f"population {index}", grid, shape[0], 1)
@@ -285,7 +296,7 @@ def _maps(
                         maps.append(Map(name, grid_of[index], shapes[source][0], stride**2))
                 sources = tuple(folds[source, stride].target for source in sources)
             where = f"population {index}, synapses {number}"
-            bundles.append(_bundle(model, synapses, sources, grids[grid_of[index]], image, kernel, where))
+            bundles.append(_bundle(model, synapses, sources, grids[grid_of[index]], image, method, where))
         populations.append(tuple(bundles))
     return tuple(maps), tuple(folds.values()), tuple(populations)
 
@@ -298,14 +309,14 @@ def _bundle(
     image: Image,
     forced: Literal["events", "sliced"] | None,
     where: str,
-) -> Bundle:
+) -> BundleLayout:
     if synapses.kernel == 0:
-        return Bundle(synapses, sources, "identity", (), {})
+        return BundleLayout(synapses, sources, "identity", (), {})
     reach = synapses.kernel // 2
     steps = range(-reach, reach + 1)
     if synapses.sources == (IMAGE,):
         taps = tuple((dy * image.pitch + dx, 0) for dy in steps for dx in steps)
-        return Bundle(synapses, (), "image", taps, {})
+        return BundleLayout(synapses, (), "image", taps, {})
     s = synapses.stride
     taps = tuple((dy // s * grid.pitch + dx // s, dy % s * s + dx % s) for dy in steps for dx in steps)
     costs: dict[Literal["events", "sliced"], float] = {
@@ -316,7 +327,7 @@ def _bundle(
     if forced is not None and forced not in costs:
         raise InputError(f"C export: {where}: its sums need more than {_MAX_COUNTERS} bits, too many for 'sliced'")
     cheapest = min(costs, key=lambda name: costs[name])
-    return Bundle(synapses, sources, cheapest if forced is None else forced, taps, costs)
+    return BundleLayout(synapses, sources, cheapest if forced is None else forced, taps, costs)
 
 
 def _spikes(model: PackedModel, synapses: Synapses, grid: Grid) -> float:
@@ -351,11 +362,11 @@ def _most(codes: NDArray[np.int8]) -> int:
     return int(np.count_nonzero(codes.reshape(len(codes), -1), axis=1).max())
 
 
-def _row_weights(populations: Sequence[Sequence[Bundle]]) -> int:
+def _row_weights(populations: Sequence[Sequence[BundleLayout]]) -> int:
     """Words that the weights of one output channel take; to sort them takes as many again."""
     most = 0
-    for bundle in (bundle for bundles in populations for bundle in bundles if bundle.kernel != "identity"):
-        sorts = bundle.kernel == "sliced" and bundle.synapses.bits > 1
+    for bundle in (bundle for bundles in populations for bundle in bundles if bundle.method != "identity"):
+        sorts = bundle.method == "sliced" and bundle.synapses.bits > 1
         most = max(most, _most(bundle.synapses.codes) * (2 if sorts else 1))
     return most
 
@@ -364,7 +375,7 @@ def _buffers(
     model: PackedModel,
     maps: Sequence[Map],
     folds: Sequence[Fold],
-    populations: Sequence[Sequence[Bundle]],
+    populations: Sequence[Sequence[BundleLayout]],
     grids: Sequence[Grid],
     image: Image,
 ) -> list[Buffer]:
@@ -374,7 +385,7 @@ def _buffers(
     seen = 0
     for step, bundles in enumerate(populations):
         for bundle in bundles:
-            if bundle.kernel == "image":
+            if bundle.method == "image":
                 seen = step
             for index in bundle.maps:
                 last[index] = max(last[index], step)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Buffer", "Plan", "plan"]
+__all__ = ["Buffer", "MemoryPlan", "plan_memory"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Where each buffer begins, in words; ``words`` of memory in all."""
 
     buffers: tuple[Buffer, ...]
@@ -44,9 +44,9 @@ _ORDERS: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
 )
 
 
-def plan(buffers: Sequence[Buffer]) -> Plan:
+def plan_memory(buffers: Sequence[Buffer]) -> MemoryPlan:
     """Place the buffers: each at the lowest place that is free for its whole life; the best of a few orders."""
-    best: Plan | None = None
+    best: MemoryPlan | None = None
     for order in _ORDERS:
         offsets = [0] * len(buffers)
         placed: list[int] = []
@@ -66,6 +66,6 @@ def plan(buffers: Sequence[Buffer]) -> Plan:
             placed.append(index)
         words = max((offset + buffer.size for offset, buffer in zip(offsets, buffers, strict=True)), default=0)
         if best is None or words < best.words:
-            best = Plan(tuple(buffers), tuple(offsets), words)
+            best = MemoryPlan(tuple(buffers), tuple(offsets), words)
     assert best is not None
     return best

@@ -163,7 +163,7 @@ def _kernel_rows(layout: Layout) -> list[str]:
         for number, bundle in enumerate(bundles):
             sources = ", ".join("image" if source < 0 else str(source) for source in bundle.synapses.sources)
             costs = ", ".join(f"{name} {cost:,.0f}" for name, cost in sorted(bundle.costs.items())) or "–"
-            rows.append(f"| population {index}, synapses {number} | {sources} | {bundle.kernel} | {costs} |")
+            rows.append(f"| population {index}, synapses {number} | {sources} | {bundle.method} | {costs} |")
     return rows
 
 

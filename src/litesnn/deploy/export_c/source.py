@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litesnn.deploy import bits as bitstrings
-from litesnn.deploy.export_c.layout import Bundle, Layout
+from litesnn.deploy.export_c.layout import BundleLayout, Layout
 from litesnn.deploy.packed import PackedModel, Population, neuron_of
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.version import __version__
@@ -30,7 +30,7 @@ _NO_WEIGHTS = "{0, 0, 0, 0, 0, 0, SNN_ALL_KEPT, 0}"
 def model_header(layout: Layout) -> str:
     """``model.h``: what the runtime is compiled for, and what a program wants to know about the network."""
     model = layout.model
-    kinds = {bundle.kernel for bundle in layout.bundles()}
+    kinds = {bundle.method for bundle in layout.bundles()}
     channels, height, width = model.input.shape
     fixed = model.fraction is not None
     bits = f"{model.fraction} fractional bits" if fixed else ""
@@ -226,10 +226,10 @@ class _ModelWriter:
             ]
         )
 
-    def _bundle(self, bundle: Bundle, words: int) -> str:
+    def _bundle(self, bundle: BundleLayout, words: int) -> str:
         synapses = bundle.synapses
         scale = self._numbers(synapses.scale)
-        if bundle.kernel == "identity":
+        if bundle.method == "identity":
             return f"{{{_NO_WEIGHTS}, {self._sources(bundle.maps)}, 0, {scale}, SNN_IDENTITY, 1, {synapses.shift}}}"
         weights = self._weights(synapses.codes, synapses.bits, synapses.kernel**2)
         table = (bundle.taps, words)
@@ -238,7 +238,7 @@ class _ModelWriter:
             self.tap_count += len(bundle.taps)
         maps = self._sources(bundle.maps) if bundle.maps else "0"
         return (
-            f"{{{weights}, {maps}, &taps[{self.taps[table]}], {scale}, {_KINDS[bundle.kernel]}, "
+            f"{{{weights}, {maps}, &taps[{self.taps[table]}], {scale}, {_KINDS[bundle.method]}, "
             f"{synapses.stride}, {synapses.shift}}}"
         )
 

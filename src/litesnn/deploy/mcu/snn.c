@@ -7,23 +7,12 @@
 
 #include "snn_internal.h"
 
-uint32_t snn_arena[SNN_ARENA_WORDS];
-uint32_t snn_row[SNN_ROW_WEIGHTS];
-snn_sum snn_sums[SNN_SUMS];
-uint16_t snn_events[SNN_EVENT_COUNT];
-
 static snn_real currents[SNN_CURRENTS]; /* [T or 1, H, W] of one channel */
 static uint16_t counts[SNN_COUNTS];     /* spikes [C, T] that the readout weighs */
 
 #if SNN_TRACE
 void (*snn_watch)(int population);
 #endif
-
-uint32_t snn_lowest_one(uint32_t word) {
-    static const uint8_t index[32] = {0,  1,  28, 2,  29, 14, 24, 3, 30, 22, 20, 15, 25, 17, 4,  8,
-                                      31, 27, 13, 23, 21, 19, 16, 7, 26, 12, 18, 6,  11, 5,  10, 9};
-    return index[(word & (0u - word)) * 0x077CB531u >> 27]; /* de Bruijn sequence: few small cores count zeros */
-}
 
 /* The steps of the input: clip(round(32 * (x - mean) / std), -127, 127), halves to even. Returns 0 if not finite. */
 static int quantize(snn_input x, uint32_t channel, int8_t *steps) {

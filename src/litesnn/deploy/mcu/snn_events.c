@@ -11,6 +11,13 @@
 
 #if SNN_WITH_EVENTS
 
+/* The index of the lowest one of a word that is not 0. */
+static uint32_t lowest_one(uint32_t word) {
+    static const uint8_t index[32] = {0,  1,  28, 2,  29, 14, 24, 3, 30, 22, 20, 15, 25, 17, 4,  8,
+                                      31, 27, 13, 23, 21, 19, 16, 7, 26, 12, 18, 6,  11, 5,  10, 9};
+    return index[(word & (0u - word)) * 0x077CB531u >> 27]; /* de Bruijn sequence: few small cores count zeros */
+}
+
 /* The lanes of all spikes of a plane into snn_events; how many they are. */
 static uint32_t list_spikes(const uint32_t *plane, uint32_t words) {
     uint32_t count = 0;
@@ -18,7 +25,7 @@ static uint32_t list_spikes(const uint32_t *plane, uint32_t words) {
     for (i = 0; i < words; i++) {
         uint32_t word = plane[i];
         while (word) {
-            snn_events[count++] = (uint16_t)(32u * i + snn_lowest_one(word));
+            snn_events[count++] = (uint16_t)(32u * i + lowest_one(word));
             word &= word - 1;
         }
     }

@@ -6,7 +6,7 @@
 
 #include "snn.h"
 
-/* Static memory: sizes are the export's plan. */
+/* Static memory, in snn_memory.c: sizes are the export's plan. */
 extern uint32_t snn_arena[SNN_ARENA_WORDS]; /* spikes and the image */
 extern uint32_t snn_row[SNN_ROW_WEIGHTS];   /* the weights of one output channel */
 extern snn_sum snn_sums[SNN_SUMS];          /* sums of weights, for all lanes of one output channel */
@@ -38,7 +38,5 @@ uint32_t snn_decode(const snn_weights *weights, snn_cursor *cursor, uint32_t row
  * pixels mean something. They may change snn_row. */
 void snn_events_row(const snn_bundle *bundle, uint32_t count, uint32_t margin);
 void snn_sliced_row(const snn_bundle *bundle, uint32_t count, uint32_t margin);
-
-uint32_t snn_lowest_one(uint32_t word); /* its index; the word is not 0 */
 
 #endif
