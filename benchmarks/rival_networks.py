@@ -106,7 +106,7 @@ class ActivationRange(nn.Module):
         return step
 
 
-class Block(nn.Module):
+class RivalBlock(nn.Module):
     """A part of a network, in both its forms."""
 
     def integer(self, x: Codes) -> Codes:
@@ -118,7 +118,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
 
-class QuantizedLayer(Block):
+class QuantizedLayer(RivalBlock):
     """Convolution, batch norm and, if asked, ReLU; then 8 bits. Zeros around the input keep H × W for stride 1."""
 
     def __init__(
@@ -178,7 +178,7 @@ class QuantizedLayer(Block):
         return size
 
 
-class ResidualBlock(Block):
+class ResidualBlock(RivalBlock):
     """Two layers of 3 × 3, and a shortcut around them: of 1 × 1 where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, bits: int) -> None:
@@ -216,7 +216,7 @@ class ResidualBlock(Block):
         return size
 
 
-class Dropout(Block):
+class Dropout(RivalBlock):
     """Dropout, which a device does not have."""
 
     def __init__(self, share: float) -> None:
@@ -236,7 +236,7 @@ class Dropout(Block):
         return size
 
 
-class Pool(Block):
+class Pool(RivalBlock):
     """The mean over all pixels, rounded to the steps of what it averages."""
 
     def __init__(self, before: ActivationRange) -> None:
@@ -263,7 +263,7 @@ class Pool(Block):
         return 1, 1
 
 
-class Head(nn.Module):
+class RivalHead(nn.Module):
     """The classifier, of 8 bits where there are bits; its int32 sums are not rounded any more."""
 
     def __init__(self, inputs: int, classes: int, *, bits: int) -> None:
@@ -294,12 +294,12 @@ class Head(nn.Module):
 class Rival(nn.Module):
     """Blocks, then the mean over all pixels and a classifier."""
 
-    def __init__(self, blocks: Sequence[Block], channels: int, classes: int, *, bits: int) -> None:
+    def __init__(self, blocks: Sequence[RivalBlock], channels: int, classes: int, *, bits: int) -> None:
         super().__init__()
         last = next(block for block in reversed(blocks) if isinstance(block, QuantizedLayer | ResidualBlock))
         self.bits = bits
         self.blocks = nn.ModuleList([*blocks, Pool(last.range)])
-        self.head = Head(channels, classes, bits=bits if bits == FLOAT else 8)
+        self.head = RivalHead(channels, classes, bits=bits if bits == FLOAT else 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encoded inputs [B, C, H, W], of frames [B, T, C, H, W] with all channels side by side → logits [B, K]."""
@@ -328,8 +328,8 @@ class Rival(nn.Module):
         self.head.count(counts)
         return counts
 
-    def _parts(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+    def _parts(self) -> list[RivalBlock]:
+        return [block for block in self.blocks if isinstance(block, RivalBlock)]
 
 
 @dataclass(frozen=True)
@@ -359,12 +359,12 @@ def build_rival(name: str, inputs: int, classes: int, *, width: float, bits: int
 
 
 def _resnet(per_width: int, *, first_bits: int | None) -> Callable[[int, int, float, int], Rival]:
-    """ResidualBlock networks of 16, 32 and 64 channels with so many blocks each."""
+    """Residual networks of 16, 32 and 64 channels with so many blocks each."""
 
     def build(inputs: int, classes: int, width: float, bits: int) -> Rival:
         sizes = [_scaled(channels, width) for channels in (16, 32, 64)]
         outer = bits if first_bits is None or bits == FLOAT else first_bits
-        blocks: list[Block] = [QuantizedLayer(inputs, sizes[0], bits=outer)]
+        blocks: list[RivalBlock] = [QuantizedLayer(inputs, sizes[0], bits=outer)]
         before = sizes[0]
         for stage, channels in enumerate(sizes):
             for index in range(per_width):
@@ -379,7 +379,7 @@ def _resnet(per_width: int, *, first_bits: int | None) -> Callable[[int, int, fl
 def _ds_cnn(inputs: int, classes: int, width: float, bits: int) -> Rival:
     """Depthwise separable convolutions of 64 channels, with dropout before the first and after the last."""
     channels = _scaled(64, width)
-    blocks: list[Block] = [QuantizedLayer(inputs, channels, (4, 10), stride=2, bits=8 if bits != FLOAT else bits)]
+    blocks: list[RivalBlock] = [QuantizedLayer(inputs, channels, (4, 10), stride=2, bits=8 if bits != FLOAT else bits)]
     blocks.append(Dropout(0.2))
     for _ in range(4):
         blocks.append(QuantizedLayer(channels, channels, groups=channels, bits=8 if bits != FLOAT else bits))

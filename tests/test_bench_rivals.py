@@ -163,10 +163,10 @@ def test_the_whole_of_it(problem: Problem, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("network", ["resnet8", "ds-cnn"])
 def test_a_killed_training_ends_as_the_unbroken_one(network: str, problem: Problem, tmp_path: Path) -> None:
-    for name, limits in (("whole", [None]), ("broken", ["0", "0", "0", None])):
+    for name, limits in (("whole", [None]), ("broken", ["0", "0", None])):
         for limit in limits:
             more = [] if limit is None else ["--time-limit", limit]
-            said = arguments(problem, tmp_path / name, "--bits", "4", "--network", network, *more)
+            said = arguments(problem, tmp_path / name, "--epochs", "3", "--bits", "4", "--network", network, *more)
             assert rivals.rivals(said) == (0 if limit is None else 3)
     whole, broken = (result_of(tmp_path / name) for name in ("whole", "broken"))
     for result in (whole, broken):
@@ -189,11 +189,12 @@ def test_batches_are_those_of_a_litesnn_run(
 
     monkeypatch.setattr(rivals, "shuffled_batches", watched)
     runs = ["--runs", str(tmp_path), "--device", "cpu", "--network", "resnet8", "--width", "0.25"]
-    assert rivals.rivals([*runs, "--like", str(finished)]) == 0
     recipe = RunFolder(finished).recipe()
+    options = rivals.parser().parse_args([*runs, "--like", str(finished)])
+    assert rivals.RivalTraining(options, Session()).settings["epochs"] == recipe.train.epochs
+    assert rivals.rivals([*runs, "--like", str(finished), "--epochs", "2"]) == 0
     assert [(rows, size, seed) for rows, size, seed, _ in seen] == [
-        (96, recipe.train.batch_size, generator_for(recipe.seed, "train", epoch).initial_seed())
-        for epoch in range(recipe.train.epochs)
+        (96, recipe.train.batch_size, generator_for(recipe.seed, "train", epoch).initial_seed()) for epoch in range(2)
     ]
     assert seen[0][3] == recipe.augment
     with pytest.raises(InputError, match="--like has a recipe and data of its own"):
