@@ -45,29 +45,38 @@ class _Spike(torch.autograd.Function):
         return torch.where((u > 0) & (u < 1), grads[0] * slope, torch.zeros_like(u))
 
 
-def lif(currents: Sequence[Tensor]) -> list[Tensor]:
-    """Spikes of every timestep."""
+def spike(u: Tensor, levels: int = 1) -> Tensor:
+    """The sum of the binary spikes of D neurons whose membranes are u, u − 1, …: at most one of them has a slope."""
+    found: Tensor = sum(_Spike.apply(u - level) for level in range(levels))  # type: ignore[assignment, no-untyped-call]
+    return found
+
+
+def lif(currents: Sequence[Tensor], levels: int = 1) -> list[Tensor]:
+    """Spikes 0…D of every timestep."""
     u = s = torch.zeros_like(currents[0])
     spikes = []
     for x in currents:
-        u = (0.2 * u) * (1 - s) + x
-        s = _Spike.apply(u)  # type: ignore[no-untyped-call]
+        left = (0.2 * u) * (1 - s) if levels == 1 else torch.where(s > 0, torch.zeros_like(u), 0.2 * u)
+        u = left + x
+        s = spike(u, levels)
         spikes.append(s)
     return spikes
 
 
 def stepped(module: Neurons, currents: Sequence[Tensor]) -> list[Tensor]:
     """Spikes of every timestep [B, C, …] of any neurons, by their model's step: one neuron is like every other."""
-    model = module.model
+    model, levels = module.model, module.levels
     if model.key == "lif":
-        return lif(currents)
+        return lif(currents, levels)
     raw = {learned.name: getattr(module, learned.name) for learned in model.learned}
     learned = {each.name: each.value(raw[each.name]) for each in model.learned}
     columns = {name: value.view(-1, 1, 1) if value.dim() else value for name, value in learned.items()}
     state: tuple[Tensor, ...] = (torch.zeros_like(currents[0]),) * model.states
     spikes = []
     for x in currents:
-        state, s = model.step(state, x, {"leak": 0.2, "threshold": 0.5} | columns, _Spike.apply)
+        state, s = model.step(
+            state, x, {"leak": 0.2, "threshold": 0.5, "levels": levels} | columns, lambda u: spike(u, levels)
+        )
         spikes.append(s)
     return spikes
 

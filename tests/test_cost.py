@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,9 +15,9 @@ from litesnn.costs.energy import energy_record
 from litesnn.costs.size import AFFINE_BITS, layer_bytes, model_size_bits, packed_bits, position_bits
 from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import size_bound
-from litesnn.snn.cost import Meter, conv_output, synops, tap_spikes
+from litesnn.snn.cost import WAYS, Meter, Way, conv_output, synops, tap_spikes
 from litesnn.snn.network import Network
-from tiny import genotype, input_info, lively_network, quantized_images
+from tiny import genotype, input_info, lively_network, quantized_images, values_of
 
 bit_widths = (1, 2, 3, 4)
 pruning_keeps = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98)
@@ -83,6 +85,56 @@ def test_meter_by_hand() -> None:
     spikes[1, 0, 0, 1] = 1
     meter.add_rate("a", spikes)
     assert meter.rates["a"].tolist() == [0, 0.25]
+
+
+def test_meter_of_graded_spikes_by_hand() -> None:
+    meter = Meter(WAYS)
+    meter.add(["a"], torch.tensor([[10.0]]), torch.tensor([[20.0]]))
+    meter.add(["a"], torch.tensor([[14.0]]), torch.tensor([[28.0]]), "virtual")
+    meter.add(["a"], torch.tensor([[8.0]]), torch.tensor([[16.0]]), "values")
+    assert (meter.synops().tolist(), meter.bit_synops().tolist()) == ([10], [20])
+    assert [float(meter.layers_by(way)["a"].synops) for way in (None, *WAYS)] == [10, 14, 8]
+    fired, planes = torch.full((1, 2, 1, 1), 0.5), torch.full((1, 2, 1, 1), 0.75)
+    meter.add_rate("graded", fired, planes)
+    meter.add_rate("binary", fired, fired)
+    assert {name: rate.tolist() for name, rate in meter.rates.items()} == {"graded": [0.5], "binary": [0.5]}
+    assert {name: rate.tolist() for name, rate in meter.spikes.items()} == {"graded": [0.75], "binary": [0.5]}
+    assert list(meter.graded) == ["graded"]
+    assert Meter().layers_by("virtual") == {}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("integer", [True, False])
+def test_work_of_graded_spikes_is_counted_one_by_one(integer: bool) -> None:
+    """From recorded spikes and codes: each bit plane, each unit of a spike, and each spike above 0."""
+    gene = genotype(
+        levels=(1,), edges=((0, 0, "conv3x3"), (1, 2, "conv1x1"), (1, 2, "skip")), timesteps=2, spike_levels=3
+    )
+    network = lively_network(gene, input_info())
+    meter, record = Meter(WAYS), {}  # type: tuple[Meter, dict[str, Tensor]]
+    x = quantized_images((2, 6, 5), 2)
+    network.backbone.run(x, 2, network.mixes(), integer=integer, meter=meter, record=record)
+    assert all(values_of(spikes) == {0, 1, 2, 3} for spikes in record.values())
+    counts: dict[Way | None, Callable[[Tensor], Tensor]]
+    counts = {None: lambda s: s % 2 + s // 2, "virtual": lambda s: s, "values": lambda s: (s > 0).float()}
+    groups = network.backbone.cell(0)
+    for way, count in counts.items():
+        layers = meter.layers_by(way)
+        for node, key, source, stride in ((0, "0_0_conv3x3", "stem", 2), (1, "1_2_conv1x1", "cell 1 node 0", 1)):
+            folded = groups.folded(node, network.mixes()[0].compression).connections[0]
+            assert folded.codes is not None
+            weights = (folded.codes != 0).float()
+            met = F.conv2d(count(record[source]).flatten(0, 1), weights, stride=stride, padding=weights.shape[-1] // 2)
+            expected = met.reshape(2, 2, *met.shape[1:]).sum((2, 3, 4)).mean(1)  # [T]
+            torch.testing.assert_close(layers[f"cell 1 {key}"].synops, expected)
+            torch.testing.assert_close(layers[f"cell 1 {key}"].bit_synops, 2 * expected)
+        handed = count(record["cell 1 node 0"]).sum((2, 3, 4)).mean(1)
+        torch.testing.assert_close(layers["cell 1 1_2_skip"].bit_synops, handed)
+        last = count(torch.cat([record["cell 1 node 0"], record["cell 1 node 1"]], dim=2)).sum((2, 3, 4)).mean(1)
+        torch.testing.assert_close(layers["classifier"].bit_synops, 4 * 3 * last)
+    for name, spikes in record.items():
+        torch.testing.assert_close(meter.rates[name], counts["values"](spikes).mean((1, 2, 3, 4)))
+        torch.testing.assert_close(meter.spikes[name], counts[None](spikes).mean((1, 2, 3, 4)))
 
 
 def test_sizes_by_hand() -> None:

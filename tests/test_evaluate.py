@@ -19,6 +19,7 @@ from litesnn.data.batches import Samples
 from litesnn.data.sources import Data, Split, load
 from litesnn.deploy.pack import pack
 from litesnn.errors import InputError
+from litesnn.genotype import ArithmeticName
 from litesnn.network_file import build_network, load_network, save_network
 from litesnn.runs import RunFolder
 from litesnn.search.derive import derive
@@ -146,6 +147,43 @@ def test_rates_and_counts_against_the_spikes_themselves() -> None:
     last = [record[f"cell 2 node {node}"] for node in (0, 1)]
     assert found.synops["classifier"] == pytest.approx(3 * sum(float(spikes.sum()) for spikes in last) / 6)
     assert found.accuracy_at == [int((step.argmax(1) == torch.arange(6) % 3).sum()) / 6 for step in logits]
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "fixed"])
+def test_graded_spikes_are_counted_by_planes_by_values_and_as_virtual_timesteps(
+    monkeypatch: pytest.MonkeyPatch, arithmetic: ArithmeticName
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
+    info = input_info((2, 5, 4))
+    network = lively_network(genotype(timesteps=3, spike_levels=3, arithmetic=arithmetic), info, seed=4)
+    x = quantized_images(info.shape, batch=6)
+    record: dict[str, Tensor] = {}
+    with torch.no_grad():
+        network(x, record=record)
+    found = measure(network, Samples(x.to(torch.int8), torch.arange(6) % 3))
+    fired = {name: float((spikes > 0).float().mean()) for name, spikes in record.items()}
+    planes = {name: float((spikes % 2 + spikes // 2).mean()) for name, spikes in record.items()}
+    assert found.rates == pytest.approx(fired, rel=1e-5)
+    assert found.spikes == pytest.approx(planes, rel=1e-5)
+    assert all(0 < found.rates[name] < found.spikes[name] for name in found.rates)
+    last = torch.cat([record[f"cell 2 node {node}"] for node in (0, 1)], dim=2)
+    sums = [float(3 * spikes.sum() / 6) for spikes in (last % 2 + last // 2, last, last > 0)]
+    ours = [each["classifier"] for each in (found.synops, found.virtual_synops, found.macs)]
+    assert ours == pytest.approx(sums)
+    assert found.bit_macs["classifier"] == pytest.approx(4 * sums[2])
+    summary = found.summary(info.classes)
+    assert summary["synops_virtual"] == sum(found.virtual_synops.values()) > summary["synops"]
+    assert summary["bit_synops_virtual"] == sum(found.virtual_bit_synops.values()) > summary["bit_synops"]
+    assert found.virtual_synops.keys() == found.macs.keys() == found.synops.keys()
+    assert found.other_work("stem") == {}
+
+
+def test_binary_spikes_have_no_other_counts() -> None:
+    found = measure(lively_network(genotype(), input_info(SHAPE)), SAMPLES)
+    others = found.virtual_synops, found.virtual_bit_synops, found.macs, found.bit_macs, found.spikes
+    assert not any(others)
+    assert "synops_virtual" not in found.summary(("a", "b", "c"))
+    assert found.other_work("classifier") == {}
 
 
 @pytest.mark.parametrize("size", [1, 7, 29, 30])

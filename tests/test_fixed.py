@@ -37,7 +37,8 @@ from litesnn.errors import InputError, LitesnnError
 from litesnn.genotype import Genotype
 from litesnn.network_file import build_network, load_network, save_network
 from litesnn.search.joint import build_supernet
-from litesnn.snn.arithmetic import ARITHMETICS, FRACTION, Exact
+from litesnn.snn.arithmetic import ARITHMETICS, FRACTION, Exact, FoldedGroup
+from litesnn.snn.cell import Cell
 from litesnn.snn.compconv import Connection
 from litesnn.snn.network import Network
 from litesnn.snn.neuron import lif_integer
@@ -155,6 +156,38 @@ def test_all_classes_get_the_same_multiplier() -> None:
     (part,) = group.connections
     assert len(set(part.scale.tolist())) == 1
     assert (int(part.scale[0]) * 10**6 >> part.shift) + 1 + 4 * int(group.offset.abs().max()) < 2**23
+
+
+def test_sums_of_graded_spikes_fit_as_those_of_binary_ones_do() -> None:
+    """Bounds take the largest spike: at D = 7 the largest sums are 7 times as large."""
+    networks = [lively_network(genotype(arithmetic="fixed", spike_levels=levels), input_info()) for levels in (1, 7)]
+    for cells in zip(*(network.backbone.cells for network in networks), strict=True):
+        exacts: list[list[Exact]] = [[], []]
+        for cell, network, found in zip(cells, networks, exacts, strict=True):
+            assert isinstance(cell, Cell)
+            cell.arithmetic = _Keeping(found)  # type: ignore[assignment]
+            cell.folded(1, network.mixes()[0].compression)
+        for one, two in zip(*exacts, strict=True):
+            assert torch.equal(7 * one.largest, two.largest)
+            (part,) = FIXED.fold([two], torch.zeros_like(two.largest)).connections
+            assert (part.scale.abs() * two.largest < 2**31).all()
+    readouts = [network.backbone.folded_classifier().connections[0] for network in networks]
+    assert readouts[0].codes is not None
+    height, width = networks[0].backbone.map_size(1)
+    for readout, levels in zip(readouts, (1, 7), strict=True):
+        sums = readouts[0].codes.double().abs().sum(1) * height * width * 3 * levels
+        assert (readout.scale.abs() * sums < 2**31).all()
+
+
+class _Keeping:
+    """The fixed arithmetic, that keeps what it is given to round."""
+
+    def __init__(self, found: list[Exact]) -> None:
+        self.found = found
+
+    def fold(self, connections: Any, bias: Tensor) -> FoldedGroup:
+        self.found.extend(connections)
+        return FIXED.fold(connections, bias)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -343,9 +376,10 @@ def test_a_network_beyond_all_measure_is_clipped_and_still_agrees(part: str) -> 
 
 
 @torch.no_grad()
-def test_fixed_point_follows_training_closely() -> None:
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_fixed_point_follows_training_closely(spike_levels: int) -> None:
     """Leak and threshold are those of training: spikes differ only where a membrane is next to the threshold."""
-    gene = genotype(levels=(0,), bits=4, keep=1.0, timesteps=4, arithmetic="fixed")
+    gene = genotype(levels=(0,), bits=4, keep=1.0, timesteps=4, arithmetic="fixed", spike_levels=spike_levels)
     network = lively_network(gene, input_info())
     x = network.encode(images((2, 6, 5), 8)).float()
     records: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
@@ -353,7 +387,7 @@ def test_fixed_point_follows_training_closely() -> None:
     network.backbone.run(x, 4, network.mixes(), integer=False, record=records[1])
     for name, spikes in records[0].items():
         assert (spikes != records[1][name]).float().mean() < 0.01
-        assert 0.02 < spikes.mean() < 0.98
+        assert 0.02 < spikes.mean() < 0.98 * spike_levels
     other = lively_network(gene.model_copy(update={"arithmetic": "float"}), input_info())
     other.backbone.run(x, 4, other.mixes(), integer=False, record=records[0])
     assert any(not torch.equal(spikes, records[1][name]) for name, spikes in records[0].items())  # another leak

@@ -11,8 +11,9 @@ from torch import Tensor
 from device_reads import no_reads
 from litesnn.data.batches import generator_for
 from litesnn.data.sources import load
+from litesnn.genotype import Genotype
 from litesnn.search import joint as module
-from litesnn.search.derive import choose, learned_preferences
+from litesnn.search.derive import choose, derive, learned_preferences
 from litesnn.search.joint import SearchLoop, build_supernet, read_search, search
 from litesnn.snn.cost import Meter
 from litesnn.snn.execution import Execution
@@ -174,6 +175,31 @@ def test_firing_rates_of_every_population_are_kept(problem: Problem, tmp_path: P
     names = {"stem", *(f"cell {cell} node {node}" for cell in (1, 2) for node in (0, 1))}
     assert set(info["rates"]) == names
     assert all(len(rates) == 2 and all(0 <= rate <= 1 for rate in rates) for rates in info["rates"].values())
+
+
+@pytest.mark.parametrize("update", ["alternating", "joint"])
+def test_what_is_kept_of_graded_spikes_are_those_of_all_bit_planes(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str
+) -> None:
+    """The derivation prices work with them; firing rates are less. It gives a genotype of such neurons."""
+    meters: list[Meter] = []
+
+    class Kept(Meter):
+        def __init__(self) -> None:
+            super().__init__()
+            meters.append(self)
+
+    monkeypatch.setattr(module, "Meter", Kept)
+    settings = {**ONE, "search.update": update, "search.epoch_steps": 1, "model.spike_levels": 3}
+    run, data, session = begin(tmp_path / "run", problem.data, settings)
+    context = StageContext.of(run, data, session)
+    search(context)
+    _, info = load_tensors(run.output("search"), "search")
+    last = meters[-1]
+    for name, spikes in info["rates"].items():
+        assert spikes == pytest.approx(last.spikes[name].tolist())
+        assert sum(spikes) > float(last.rates[name].detach().sum())
+    assert Genotype.from_json(derive(context).read_text()).spike_levels == 3
 
 
 @pytest.mark.parametrize("update", ["alternating", "joint"])

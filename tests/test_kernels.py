@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -12,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from litesnn.errors import LitesnnError
+from litesnn.neurons.hard_reset import LIF
+from litesnn.snn import native_library, select_kernels
 from litesnn.snn.kernels import CompiledKernels, Incoming, Node, TorchKernels
 from litesnn.snn.membrane import Neuron
+from litesnn.snn.memory_estimate import _held_maps
 from litesnn.snn.native_kernels import NativeKernels
 from litesnn.snn.native_library import instruction_sets, use_instruction_set
+from litesnn.snn.population import Neurons
 from litesnn.snn.select_kernels import kernels_for
 
 PLAIN, NATIVE = TorchKernels(), NativeKernels()
@@ -43,12 +49,45 @@ def test_the_cpu_takes_c_and_other_types_take_torch() -> None:
     assert isinstance(kernels_for(torch.zeros(1), compiled=True), CompiledKernels)
 
 
+def test_triton_is_left_out_for_neurons_that_it_has_no_loops_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, torch's own kernels compute them."""
+    monkeypatch.setattr(select_kernels, "_has_triton", lambda: True)
+    found = [select_kernels._in_triton(neuron) for neuron in (Neuron(), Neuron(reset=0.1), Neuron(levels=2))]
+    assert found == [True, False, False]
+    meta = torch.device("meta")
+    held = [
+        _held_maps(Neurons(LIF, 2, 0.2, levels), device) for device in (meta, torch.device("cpu")) for levels in (1, 3)
+    ]
+    assert held == [0, 8, 0, 0]
+
+
+def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = Path(native_library.__file__).with_name("csrc") / "training.h"
+    assert re.findall(r"#define LSNN_TRAINING_ABI (\d+)", header.read_text()) == [str(native_library.ABI)]
+    monkeypatch.setattr(native_library, "ABI", native_library.ABI + 1)
+    version = rf"version {native_library.ABI - 1} of the training kernels, expected {native_library.ABI}: install"
+    with pytest.raises(LitesnnError, match=version) as caught:
+        native_library.library.__wrapped__()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_neuron_has_the_fields_of_the_header() -> None:
+    header = (Path(native_library.__file__).with_name("csrc") / "training.h").read_text()
+    body = re.search(r"typedef struct {([^}]*)} lsnn_neuron;", header)
+    assert body is not None
+    kinds = {"double": ctypes.c_double, "int32_t": ctypes.c_int32}
+    rows = [(kind, name) for kind, names in re.findall(r"(\w+) ([^;]*);", body[1]) for name in names.split(", ")]
+    assert [(name, kinds[kind]) for kind, name in rows] == list(native_library.CNeuron._fields_)
+
+
 # Rows below, at and above a block of 64; columns below, at and above a vector and a chunk of 64.
 sizes = pytest.mark.parametrize(
     ("steps", "pixels", "columns"),
     [(1, 1, 1), (2, 3, 15), (3, 31, 16), (2, 32, 17), (1, 65, 63), (4, 16, 64), (2, 70, 130)],
 )
-neurons_of_all_kinds = pytest.mark.parametrize("neuron", [Neuron(), Neuron(leak=0.7, reset=0.35)], ids=["hard", "soft"])
+neurons_of_all_kinds = pytest.mark.parametrize(
+    "neuron", [Neuron(), Neuron(leak=0.7, reset=0.35), Neuron(levels=3)], ids=["hard", "soft", "graded"]
+)
 types = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 
 
@@ -95,7 +134,7 @@ def test_a_node(
         torch.testing.assert_close(rates, wide[:, 1 : columns + 1].mean(0))
         spikes.append(wide)
     assert torch.equal(spikes[0], spikes[1])  # the same roundings in the same order
-    assert 0 < spikes[0][:, 1 : columns + 1].mean() < 1 or spikes[0].numel() < 100
+    assert 0 < spikes[0][:, 1 : columns + 1].mean() < neuron.levels or spikes[0].numel() < 100
 
 
 @sizes
@@ -124,7 +163,7 @@ def test_the_way_back_through_a_node(
         more = [random_map(20 + n, rows, columns, n, dtype) for n in range(scaled)]
         factors, of_spikes = random(5, scaled, columns, dtype=dtype), random(6, 2, columns, dtype=dtype)
         incoming = Incoming(gradients, more, factors, of_spikes)
-        spikes = random(3, rows, columns, dtype=dtype).gt(0).to(dtype)
+        spikes = random(3, rows, columns, dtype=dtype).mul(neuron.levels).round().clamp(0, neuron.levels)
         plain = sum(gradients) + (factors[:, None] * torch.stack(more)).sum(0) + of_spikes[0] * spikes + of_spikes[1]
         torch.testing.assert_close(incoming.total(spikes), plain)
     found = []
@@ -159,7 +198,7 @@ def test_neurons_alone(
     neuron: Neuron, dtype: torch.dtype, tolerance: float, steps: int, neurons: int, constant: bool, seed: int
 ) -> None:
     current = 0.4 + 0.5 * random(seed, 1 if constant else steps, neurons, dtype=dtype)
-    current = current.expand(steps, neurons)
+    current = (neuron.levels * current).expand(steps, neurons)
     ours, plain = NATIVE.lif(current, neuron), PLAIN.lif(current, neuron)
     assert torch.equal(ours[0], plain[0])
     assert torch.equal(ours[1], plain[1])
@@ -196,7 +235,7 @@ def test_instruction_sets_and_threads_change_no_bit_of_a_map(neuron: Neuron) -> 
         use_instruction_set(instruction_sets()[0])
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0][:2], other[:2], strict=True))
-        torch.testing.assert_close(found[0][2:], other[2:])
+        torch.testing.assert_close(found[0][2:], other[2:], rtol=1.3e-6, atol=1e-5 * neuron.levels)
     for start in range(3, len(found), 3):  # the same threads add up in the same order
         for first, later in zip(found[:3], found[start : start + 3], strict=True):
             assert all(torch.equal(one, two) for one, two in zip(first[2:], later[2:], strict=True))

@@ -17,7 +17,7 @@ from litesnn.genotype import Genotype
 from litesnn.network_file import build_network
 from litesnn.snn.cost import Meter
 from litesnn.snn.network import Network, encode
-from tiny import genotype, genotypes, images, input_info, lively_network, quantized_images, shapes
+from tiny import genotype, genotypes, images, input_info, lively_network, quantized_images, shapes, values_of
 
 
 def test_encode_by_hand() -> None:
@@ -33,8 +33,9 @@ def test_encode_takes_each_channel_with_its_own_numbers() -> None:
     assert found.dtype == torch.int8
 
 
-def test_training_is_the_oracles() -> None:
-    gene = genotype(levels=(0, 0, 1))
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_training_is_the_oracles(spike_levels: int) -> None:
+    gene = genotype(levels=(0, 0, 1), spike_levels=spike_levels)
     network = lively_network(gene, input_info()).double().train()
     x = quantized_images((2, 6, 5), 3).double()
     mixtures = [oracle.Mixture({(cell.bits, cell.keep): 1.0}) for cell in gene.cells]
@@ -44,9 +45,10 @@ def test_training_is_the_oracles() -> None:
     torch.testing.assert_close(network.float()(x).logits, ours.float(), rtol=0.2, atol=0.2)
 
 
-def test_training_and_evaluation_agree_but_for_rounding() -> None:
-    """Given the running statistics, the two arithmetics differ only where a membrane is next to the threshold."""
-    gene = genotype(levels=(0,), bits=4, keep=1.0, timesteps=1)
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_training_and_evaluation_agree_but_for_rounding(spike_levels: int) -> None:
+    """Given the running statistics, the two arithmetics differ only where a membrane is next to a threshold."""
+    gene = genotype(levels=(0,), bits=4, keep=1.0, timesteps=1, spike_levels=spike_levels)
     network = lively_network(gene, input_info())
     x, records = quantized_images((2, 6, 5), 8), ({}, {})  # type: tuple[Tensor, tuple[dict[str, Tensor], ...]]
     with torch.no_grad():
@@ -55,7 +57,8 @@ def test_training_and_evaluation_agree_but_for_rounding() -> None:
     assert list(records[0]) == ["stem", "cell 1 node 0", "cell 1 node 1"]
     for name, spikes in records[0].items():
         assert (spikes != records[1][name]).float().mean() < 0.01
-        assert 0.02 < spikes.mean() < 0.98
+        assert 0.02 < spikes.mean() < 0.98 * spike_levels
+        assert values_of(spikes) == set(range(spike_levels + 1))
 
 
 @torch.no_grad()
@@ -174,6 +177,15 @@ def test_networks_that_fire_agree_as_well(bits: int, keep: float, stride: Litera
     rates = {name: float(spikes.mean()) for name, spikes in record.items()}
     assert len(rates) == 9
     assert all(0.01 < rate < 0.99 for rate in rates.values()), rates
+
+
+def test_logits_begin_as_large_whatever_the_largest_spike() -> None:
+    """Currents begin D times as large, and the classifier's gain at a D-th."""
+    networks = [build_network(genotype(spike_levels=levels), input_info(), 0) for levels in (1, 4)]
+    gains = [float(network.backbone.classifier_gain.detach()) for network in networks]
+    assert gains[0] == 4 * gains[1]
+    for one, two in zip(*(network.backbone.stem.norm.weight.detach() for network in networks), strict=True):
+        assert (float(one), float(two)) == (0.5, 2.0)
 
 
 @torch.no_grad()

@@ -95,6 +95,24 @@ def test_counts_against_the_packed_model(gene: Genotype, seed: int, arithmetic: 
     assert neurons <= found["membrane_updates"] <= model.timesteps * neurons
 
 
+def test_graded_spikes_are_multiplied_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litesnn.deploy.integerize.require_packable", lambda *_: None)
+    network = lively_network(genotype(spike_levels=3), input_info(SHAPE), 2)
+    x = quantized_images(SHAPE, batch=3)
+    found, watch = metrics_of(network, x)
+    model = integerize(network)
+    spikes: dict[str, Tensor] = {}
+    network(x, record=spikes)
+    fired = list(spikes.values())
+    image, spiking = (operations(model, x, fired, image=image, dense=False) for image in (True, False))
+    assert found["effective_macs"] == pytest.approx(image + spiking, rel=1e-5)
+    assert found["effective_acs"] == found["effective_bit_acs"] == 0
+    assert found["effective_bit_macs"] > 4 * image + 2 * spiking
+    zeros = sum(int((spike == 0).sum()) for spike in fired)
+    assert found["activation_sparsity"] == pytest.approx(zeros / sum(spike.numel() for spike in fired), abs=1e-6)
+    assert watch.updates > 0
+
+
 def operations(model: PackedModel, x: Tensor, fired: list[Tensor], *, image: bool, dense: bool) -> float:
     """Operations per sample of all layers that read the image, or spikes: a convolution of ones with ones."""
     total = 0.0

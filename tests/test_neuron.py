@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from litesnn.snn.neuron import lif, surrogate_slope
+from litesnn.snn.neuron import lif, lif_integer, surrogate_slope
+from tiny import values_of
 
 
 def spikes(*currents: float) -> list[int]:
@@ -36,6 +37,51 @@ def spikes(*currents: float) -> list[int]:
 )
 def test_membranes_by_hand(currents: tuple[float, ...], expected: list[int]) -> None:
     assert spikes(*currents) == expected
+
+
+@pytest.mark.parametrize(
+    ("currents", "expected"),
+    [
+        # a spike is the number of thresholds 0.5, 1.5, 2.5 that are passed, strictly, and at most 3
+        ((0.5,), [0]),
+        ((1.5,), [1]),
+        ((1.51,), [2]),
+        ((2.5,), [2]),
+        ((9.0,), [3]),
+        ((-9.0,), [0]),
+        # any spike resets to zero: what was left over of 1.4 does not help 0.45
+        ((1.4, 0.45, 0.45), [1, 0, 1]),
+        # without one, 0.4 leaks to 0.08: 1.45 more passes the second threshold, 1.41 does not
+        ((0.4, 1.45), [0, 2]),
+        ((0.4, 1.41), [0, 1]),
+    ],
+)
+def test_graded_spikes_by_hand(currents: tuple[float, ...], expected: list[int]) -> None:
+    assert [int(s) for s in lif(torch.tensor(currents), levels=3)] == expected
+
+
+def test_graded_spikes_in_integers_by_hand() -> None:
+    """Thresholds 8, 24, 40 of a unit of 16; 8 leaks to 2, and is no spike."""
+    x = torch.tensor([[8, 9, 24, 25, 40, 41], [6, 7, 7, 7, 9, 900]], dtype=torch.int32)
+    found = lif_integer(x, threshold=8, levels=3, unit=16)
+    assert found.tolist() == [[0, 1, 1, 2, 2, 3], [0, 0, 0, 0, 1, 3]]
+    assert torch.equal(lif_integer(x, threshold=8, levels=1, unit=16), (found > 0).float())
+
+
+def test_the_slope_of_graded_spikes_repeats_from_threshold_to_threshold() -> None:
+    peak = 3 / (2 * math.tanh(1.5))
+    side, end = (peak * (1 - math.tanh(3 * away) ** 2) for away in (0.25, 0.5))
+    u = torch.tensor([-0.1, 0.0, 0.25, 0.5, 1.0, 1.25, 1.5, 2.0, 2.5, 2.75, 3.0, 3.5], dtype=torch.float64)
+    expected = [0, 0, side, peak, end, side, peak, end, peak, side, 0, 0]
+    assert surrogate_slope(u, levels=3).tolist() == pytest.approx(expected, abs=1e-15)
+
+
+def test_gradient_of_graded_spikes_by_hand() -> None:
+    # u = 0.4, then 0.2·0.4 + 1.3 = 1.38: a spike of 1 on the second slope, and the leak's path alone; then 0.7
+    current = torch.tensor([0.4, 1.3, 0.7], dtype=torch.float64, requires_grad=True)
+    second, third = (float(surrogate_slope(torch.tensor(u, dtype=torch.float64))) for u in (0.38, 0.7))
+    ours = [torch.autograd.grad(lif(current, levels=3)[t], current)[0].tolist() for t in (1, 2)]
+    assert ours == [pytest.approx([second * 0.2, second, 0]), pytest.approx([0, 0, third])]
 
 
 def test_neurons_do_not_see_each_other() -> None:
@@ -85,18 +131,22 @@ def test_gradient_behind_a_spike_by_hand() -> None:
     assert gradient.tolist() == pytest.approx([-second * 0.2 * 0.6 * first, second])
 
 
-@given(st.integers(1, 7), st.integers(0, 2**31))
-def test_spikes_and_gradients_are_the_oracles(timesteps: int, seed: int) -> None:
+@given(st.integers(1, 7), st.integers(0, 2**31), st.sampled_from([1, 2, 3, 7]))
+def test_spikes_and_gradients_are_the_oracles(timesteps: int, seed: int, levels: int) -> None:
     rng = torch.Generator().manual_seed(seed)
-    current = (0.7 * torch.randn(timesteps, 2, 11, generator=rng, dtype=torch.float64) + 0.3).requires_grad_()
+    current = 0.7 * torch.randn(timesteps, 2, 11, generator=rng, dtype=torch.float64) + 0.3
+    current = (levels * current).requires_grad_()
     weights = torch.randn(timesteps, 2, 11, generator=rng, dtype=torch.float64)
-    ours, theirs = lif(current), torch.stack(oracle.lif(list(current)))
+    ours, theirs = lif(current, levels=levels), torch.stack(oracle.lif(list(current), levels))
     assert torch.equal(ours, theirs)
     gradients = [torch.autograd.grad((s * weights).sum(), current)[0] for s in (ours, theirs)]
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
 
 
-def test_float32_spikes_are_the_oracles_bit_for_bit() -> None:
-    current = torch.randn(6, 1000, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.4
-    assert torch.equal(lif(current), torch.stack(oracle.lif(list(current))))
+@pytest.mark.parametrize("levels", [1, 3])
+def test_float32_spikes_are_the_oracles_bit_for_bit(levels: int) -> None:
+    current = levels * (torch.randn(6, 1000, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.4)
+    ours = lif(current, levels=levels)
+    assert torch.equal(ours, torch.stack(oracle.lif(list(current), levels)))
+    assert values_of(ours) == set(range(levels + 1))

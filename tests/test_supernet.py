@@ -39,7 +39,7 @@ def make_supernet(gene: Genotype, shape: tuple[int, int, int], classes: int = 3,
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         supernet = Supernet(gene, nodes=gene.nodes, choices=choices, shape=shape, classes=classes)
-    liven(supernet, seed)
+    liven(supernet, seed, gene.spike_levels)
     return supernet.train()
 
 
@@ -76,9 +76,12 @@ def packed_bits_of(supernet: Supernet) -> Tensor:
 
 
 @settings(max_examples=15)
-@given(genotypes(every_edge=True), shapes, st.integers(0, 2**31))
-def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[int, int, int], seed: int) -> None:
+@given(genotypes(every_edge=True), shapes, st.integers(0, 2**31), st.sampled_from([1, 1, 3]))
+def test_a_decided_supernet_is_the_derived_network(
+    gene: Genotype, shape: tuple[int, int, int], seed: int, spike_levels: int
+) -> None:
     """Invariants 1 and 2."""
+    gene = gene.model_copy(update={"spike_levels": spike_levels})
     supernet = make_supernet(gene, shape, seed=seed)
     decide(supernet, gene)
     network = derived_from(supernet, gene, shape)
@@ -96,6 +99,7 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
         torch.testing.assert_close(meters[0].layers[name].bit_synops, layer.bit_synops)
     for name, rate in meters[1].rates.items():
         torch.testing.assert_close(meters[0].rates[name], rate)
+        torch.testing.assert_close(meters[0].spikes[name], meters[1].spikes[name])
 
     layers = network.layers()
     # The search counts κ·params, the network whole weights: at most half a weight apart, or one for tiny layers.
@@ -109,26 +113,31 @@ def test_a_decided_supernet_is_the_derived_network(gene: Genotype, shape: tuple[
         for edge in gene.edges
         if network.backbone.cell(index).connection(edge).conv is None
     )
-    packed = 8 * most_layer_bytes(network) + AFFINE_BITS * (biases + identities)
+    binary = derived_from(supernet, gene.model_copy(update={"spike_levels": 1}), shape)  # of the same bytes
+    packed = 8 * most_layer_bytes(binary) + AFFINE_BITS * (biases + identities)
     most = float(packed_bits_of(supernet).detach())
     assert abs(packed - most) <= sum(layer.bits + 40 + 16 for layer in layers)
     if all(cell.keep == 1 for cell in gene.cells):
         assert most <= packed + 1e-3 * packed
 
 
-def test_the_networks_compared_above_spike() -> None:
-    shape, gene = (2, 6, 5), genotype(edges=((0, 0, "conv3x3"), (0, 1, "skip")))
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_the_networks_compared_above_spike(spike_levels: int) -> None:
+    shape, gene = (2, 6, 5), genotype(edges=((0, 0, "conv3x3"), (0, 1, "skip")), spike_levels=spike_levels)
     supernet = make_supernet(gene, shape)
     decide(supernet, gene)
     meter = Meter()
     supernet(quantized_images(shape), meter=meter)
     assert all(0 < float(rate.detach().mean()) < 1 for rate in meter.rates.values())
     assert float(expected(supernet, "bit_synops", meter).detach()) > 0
+    more = [float(meter.spikes[name].detach().mean() - rate.detach().mean()) for name, rate in meter.rates.items()]
+    assert all((each > 0) == (spike_levels > 1) for each in more)
 
 
-def test_the_whole_supernet_is_the_oracles_with_every_gradient() -> None:
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_the_whole_supernet_is_the_oracles_with_every_gradient(spike_levels: int) -> None:
     shape = (1, 5, 4)
-    gene = genotype(timesteps=3, levels=(0, 1), width=2)
+    gene = genotype(timesteps=3, levels=(0, 1), width=2, spike_levels=spike_levels)
     supernet = make_supernet(gene, shape, seed=3).double()
     rng = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -224,8 +233,11 @@ def test_sizes_are_expectations_over_the_candidates() -> None:
     assert float(packed_bits_of(supernet).detach()) == pytest.approx(float(sizes[1]), rel=1e-5)
 
 
-def test_costs_pull_on_bits_keeps_widths_and_ops() -> None:
-    supernet = build_supernet(recipe(), (1, 8, 8), 3)
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_costs_pull_on_bits_keeps_widths_and_ops(spike_levels: int) -> None:
+    made = recipe()
+    model = made.model.model_copy(update={"spike_levels": spike_levels})
+    supernet = build_supernet(made.model_copy(update={"model": model}), (1, 8, 8), 3)
     mixes, meter = supernet.mixes(), Meter()
     supernet(quantized_images((1, 8, 8)), mixes, meter=meter)
     for cost in (packed_bits_of(supernet), expected(supernet, "bit_synops", meter)):

@@ -48,6 +48,7 @@ def genotype(
     stride: Literal[1, 2, 4] = 1,
     arithmetic: ArithmeticName = "float",
     neuron: str = "lif",
+    spike_levels: int = 1,
 ) -> Genotype:
     """A genotype of which a test changes what it is about."""
     return Genotype(
@@ -58,6 +59,7 @@ def genotype(
         classifier_bits=4,
         arithmetic=arithmetic,
         neuron=neuron,
+        spike_levels=spike_levels,
     )
 
 
@@ -100,8 +102,11 @@ def genotypes(draw: st.DrawFn, *, every_edge: bool = False, arithmetic: Arithmet
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 
 
-def liven(module: nn.Module, seed: int) -> None:
-    """Statistics, gains and biases as a training may leave them, so that neither all nor no neurons fire."""
+def liven(module: nn.Module, seed: int, levels: int = 1) -> None:
+    """Statistics, gains and biases as a training may leave them, so that neither all nor no neurons fire.
+
+    ``levels``: the largest spike; currents come as far.
+    """
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in module.modules():
@@ -111,17 +116,22 @@ def liven(module: nn.Module, seed: int) -> None:
                 assert layer.running_var is not None
                 layer.running_mean.copy_(torch.randn(size, generator=rng) * 0.3)
                 layer.running_var.copy_(torch.rand(size, generator=rng) * 2 + 0.1)
-                layer.weight.copy_(torch.rand(size, generator=rng) + 0.3)
-                layer.bias.copy_(torch.randn(size, generator=rng) * 0.5 + 0.2)
+                layer.weight.copy_(levels * (torch.rand(size, generator=rng) + 0.3))
+                layer.bias.copy_(levels * (torch.randn(size, generator=rng) * 0.5 + 0.2))
         for name, parameter in module.named_parameters():
             if name.endswith(("classifier_bias", "scores")):
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
 
 
+def values_of(spikes: Tensor) -> set[int]:
+    """The values that spikes have."""
+    return {int(spike) for spike in spikes.detach().flatten().tolist()}
+
+
 def lively_network(gene: Genotype, info: InputInfo, seed: int = 0) -> Network:
     """A network with random weights and random statistics, in evaluation mode."""
     network = build_network(gene, info, seed)
-    liven(network, seed)
+    liven(network, seed, gene.spike_levels)
     return network.eval()
 
 

@@ -24,7 +24,7 @@ from litesnn.data.sources import DataSettings, FrontEnds
 from litesnn.errors import InputError
 from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
-from litesnn.neurons import DEFAULT, check_neuron, described_neurons
+from litesnn.neurons import DEFAULT, MOST_LEVELS, check_neuron, check_spike_levels, described_neurons
 from litesnn.quantizers import MIDRISE, QUANTIZERS, quantizer_named
 from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
@@ -80,6 +80,15 @@ class ModelSettings(_Settings):
         + "; ".join(f"{row.name}: {row.description}" for row in QUANTIZERS.values()),
     )
     neuron: str = Field(DEFAULT, description=f"neuron. {described_neurons()}")
+    spike_levels: int = Field(
+        1,
+        ge=1,
+        le=MOST_LEVELS,
+        description=(
+            "largest spike D: with 1 neurons emit 0 or 1, with more an integer 0…D (graded spikes), the number of "
+            "thresholds 0.5, 1.5, … that the membrane is above; SynOps count a spike for each of its bits that is set"
+        ),
+    )
 
     @field_validator("ops")
     @classmethod
@@ -102,6 +111,11 @@ class ModelSettings(_Settings):
     @classmethod
     def _known_neuron(cls, neuron: str, known: ValidationInfo) -> str:
         return check_neuron(neuron, known.data.get("arithmetic", "float"))
+
+    @field_validator("spike_levels")
+    @classmethod
+    def _possible_levels(cls, levels: int, known: ValidationInfo) -> int:
+        return check_spike_levels(levels, known.data.get("neuron", DEFAULT))
 
 
 class SearchSettings(_Settings):

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from litesnn.errors import InputError
-from litesnn.neurons import DEFAULT, check_neuron
+from litesnn.neurons import DEFAULT, MOST_LEVELS, check_neuron, check_spike_levels
 from litesnn.quantizers import MIDRISE, quantizer_named
 from litesnn.text import first_complaint
 
@@ -155,7 +155,7 @@ class Edge(_Record):
 
 def _without_defaults(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what it would not have had before there was a choice."""
-    defaults = {"arithmetic": "float", "quantizer": MIDRISE.name, "neuron": DEFAULT}
+    defaults = {"arithmetic": "float", "quantizer": MIDRISE.name, "neuron": DEFAULT, "spike_levels": 1}
     return {key: value for key, value in record.items() if key not in defaults or value != defaults[key]}
 
 
@@ -188,6 +188,7 @@ class Genotype(_Record):
     arithmetic: ArithmeticName = "float"
     quantizer: str = MIDRISE.name
     neuron: str = DEFAULT
+    spike_levels: int = Field(1, ge=1, le=MOST_LEVELS)
 
     @model_validator(mode="after")
     def _check(self) -> Genotype:
@@ -204,6 +205,7 @@ class Genotype(_Record):
         if levels != sorted(levels):
             raise ValueError("levels must not decrease from cell to cell")
         check_neuron(self.neuron, self.arithmetic)
+        check_spike_levels(self.spike_levels, self.neuron)
         return self
 
     @model_serializer(mode="wrap")
@@ -219,8 +221,10 @@ class Genotype(_Record):
 
     @property
     def kinds(self) -> str:
-        """The arithmetic, and the neuron unless it is the usual one, for people."""
-        return self.arithmetic if self.neuron == DEFAULT else f"{self.arithmetic}, {self.neuron}"
+        """The arithmetic, and the neuron and its spikes unless they are the usual ones, for people."""
+        neuron = () if self.neuron == DEFAULT else (self.neuron,)
+        spikes = () if self.spike_levels == 1 else (f"spikes 0…{self.spike_levels}",)
+        return ", ".join((self.arithmetic, *neuron, *spikes))
 
     @property
     def nodes(self) -> int:

@@ -10,10 +10,20 @@ from litesnn.neurons.hard_reset import LIF
 from litesnn.neurons.integrate_and_fire import IF
 from litesnn.neurons.learned_leak import PLIF
 from litesnn.neurons.learned_threshold import LIF_THRESHOLD
-from litesnn.neurons.model import Learned, Neuron, NeuronModel
+from litesnn.neurons.model import MOST_LEVELS, Learned, Neuron, NeuronModel
 from litesnn.neurons.soft_reset import LIF_SOFT
 
-__all__ = ["DEFAULT", "NEURONS", "Learned", "Neuron", "NeuronModel", "check_neuron", "described_neurons"]
+__all__ = [
+    "DEFAULT",
+    "MOST_LEVELS",
+    "NEURONS",
+    "Learned",
+    "Neuron",
+    "NeuronModel",
+    "check_neuron",
+    "check_spike_levels",
+    "described_neurons",
+]
 
 NEURONS: dict[str, NeuronModel] = {model.key: model for model in (LIF, LIF_SOFT, IF, PLIF, LIF_THRESHOLD)}
 """Every neuron by its key."""
@@ -29,6 +39,14 @@ def check_neuron(name: str, arithmetic: str) -> str:
         able = ", ".join(key for key, model in NEURONS.items() if arithmetic in model.arithmetics)
         raise ValueError(f"neuron {name!r} has no arithmetic {arithmetic!r}; expected one of {able}")
     return name
+
+
+def check_spike_levels(levels: int, neuron: str) -> int:
+    """Return ``levels`` if this neuron's spikes may have so many besides 0; else ``ValueError``."""
+    if levels > 1 and neuron in NEURONS and not NEURONS[neuron].graded:
+        able = ", ".join(key for key, model in NEURONS.items() if model.graded)
+        raise ValueError(f"neuron {neuron!r} has no graded spikes; expected spike_levels 1, or one of {able}")
+    return levels
 
 
 def described_neurons() -> str:

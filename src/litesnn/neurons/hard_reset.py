@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litesnn.neurons.model import Fire, Neuron, NeuronModel, Numbers, State
+from litesnn.neurons.model import Fire, Neuron, NeuronModel, Numbers, State, kept
 
 __all__ = ["LIF", "hard_reset"]
 
@@ -12,7 +12,7 @@ __all__ = ["LIF", "hard_reset"]
 def hard_reset(state: State, x: Any, numbers: Numbers, fire: Fire) -> tuple[State, Any]:
     """u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t."""
     u, s = state
-    u = numbers["leak"] * u * (1 - s) + x
+    u = numbers["leak"] * u * kept(s, numbers) + x
     s = fire(u)
     return (u, s), s
 
@@ -25,4 +25,5 @@ LIF = NeuronModel(
     arithmetics=("float", "fixed"),
     kernels=("c", "triton"),
     deployments=("reference", "engine", "c", "nir", "onnx"),
+    graded=True,
 )

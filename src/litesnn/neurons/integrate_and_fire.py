@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litesnn.neurons.model import Fire, Neuron, NeuronModel, Numbers, State
+from litesnn.neurons.model import Fire, Neuron, NeuronModel, Numbers, State, kept
 
 __all__ = ["IF"]
 
@@ -15,7 +15,7 @@ __all__ = ["IF"]
 def _integrate(state: State, x: Any, numbers: Numbers, fire: Fire) -> tuple[State, Any]:
     """u_t = u_{t−1} · (1 − s_{t−1}) + x_t."""
     u, s = state
-    u = u * (1 - s) + x
+    u = u * kept(s, numbers) + x
     s = fire(u)
     return (u, s), s
 
@@ -27,4 +27,5 @@ IF = NeuronModel(
     packed=lambda numbers: Neuron(leak=1.0),
     kernels=("c", "triton"),
     deployments=("reference", "engine", "c", "onnx"),
+    graded=True,
 )

@@ -18,4 +18,5 @@ PLIF = NeuronModel(
     learned=(Learned("leak", "population", lambda known: logit(known["leak"]), lambda w: w.sigmoid()),),
     packed=lambda numbers: Neuron(leak=numbers["leak"]),
     deployments=("reference", "engine", "c", "nir", "onnx"),
+    graded=True,
 )

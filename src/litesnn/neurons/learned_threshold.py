@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litesnn.neurons.model import THRESHOLD, Fire, Learned, Neuron, NeuronModel, Numbers, State
+from litesnn.neurons.model import THRESHOLD, Fire, Learned, Neuron, NeuronModel, Numbers, State, kept
 
 __all__ = ["LIF_THRESHOLD"]
 
@@ -22,7 +22,7 @@ def _scale(numbers: Numbers) -> Any:
 def _step(state: State, x: Any, numbers: Numbers, fire: Fire) -> tuple[State, Any]:
     """u_t = leak · u_{t−1} · (1 − s_{t−1}) + x_t, and a spike where u_t > θ_c."""
     u, s = state
-    u = numbers["leak"] * u * (1 - s) + x
+    u = numbers["leak"] * u * kept(s, numbers) + x
     s = fire(u * _scale(numbers))
     return (u, s), s
 
@@ -37,4 +37,5 @@ LIF_THRESHOLD = NeuronModel(
     arithmetics=("float", "fixed"),
     kernels=("c", "triton"),
     deployments=("reference", "engine", "c", "nir", "onnx"),
+    graded=True,
 )

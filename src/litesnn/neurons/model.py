@@ -6,7 +6,7 @@ where there is nothing faster training runs it under autograd. Nothing here need
 
 Every neuron fires where its membrane is strictly above :data:`THRESHOLD`, since currents are normalised to it. A model
 with another threshold scales its membrane, or all of its currents, instead; the surrogate slope is then that of the
-scaled membrane.
+scaled membrane. A graded spike is the number of thresholds 0.5, 1.5, …, D − 0.5 that the membrane is above.
 
 Shapes: T timesteps, C channels.
 """
@@ -18,7 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["LEAK", "SHARPNESS", "THRESHOLD", "Fire", "Learned", "Neuron", "NeuronModel", "Numbers", "State", "logit"]
+__all__ = [
+    "LEAK",
+    "MOST_LEVELS",
+    "SHARPNESS",
+    "THRESHOLD",
+    "Fire",
+    "Learned",
+    "Neuron",
+    "NeuronModel",
+    "Numbers",
+    "State",
+    "kept",
+    "logit",
+]
 
 LEAK = 0.2
 THRESHOLD = 0.5
@@ -31,7 +44,10 @@ Numbers = Mapping[str, Any]
 """Of a neuron: ``leak`` and ``threshold`` as the deployed arithmetic has them, or learned, and whatever else is."""
 
 Fire = Callable[[Any], Any]
-"""Membranes to spikes (0 or 1); in training with the surrogate slope."""
+"""Membranes to spikes (0 or 1, or graded ones 0…D); in training with the surrogate slope."""
+
+MOST_LEVELS = 7
+"""The largest graded spike, which has three bits."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +57,16 @@ class Neuron:
     ``leak``: what is left of the membrane after one timestep, in [0, 1]; it fires strictly above ``threshold``.
 
     ``reset``: what a spike takes from the membrane of the next timestep; ``None``: all of it.
+
+    ``levels``: D, the largest spike. A spike is one of 0…D, the number of ``threshold``, ``threshold`` + 1, … that the
+    membrane is above; more than one level has a hard reset.
     """
 
     leak: float = LEAK
     threshold: float = THRESHOLD
     sharpness: float = SHARPNESS
     reset: float | None = None
+    levels: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,7 @@ class NeuronModel:
         arithmetics: the deployed arithmetics in which it can be computed.
         kernels: what trains it besides torch: ``c``, ``triton``.
         deployments: what else computes it bit for bit: ``reference``, ``engine``, ``c``, ``nir``, ``onnx``.
+        graded: whether its spikes may have more levels than 0 and 1; its step then resets by :func:`kept`.
     """
 
     key: str
@@ -96,6 +117,14 @@ class NeuronModel:
     arithmetics: tuple[str, ...] = ("float",)
     kernels: tuple[str, ...] = ()
     deployments: tuple[str, ...] = ()
+    graded: bool = False
+
+
+def kept(spikes: Any, numbers: Numbers) -> Any:
+    """The part of a membrane that a hard reset leaves: 1 − s. Of graded spikes, 1 where there is none, and 0 elsewhere,
+    without a gradient.
+    """
+    return 1 - spikes if numbers.get("levels", 1) == 1 else spikes == 0
 
 
 def logit(probability: float) -> float:

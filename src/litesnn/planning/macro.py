@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 RATE = 0.2
-"""Firing rate that is expected before anything was measured. Trained networks of these recipes had 0.1 to 0.3."""
+"""Firing rate that is expected before anything was measured. Trained networks of these recipes had 0.1 to 0.3.
+
+Of graded spikes, that of each bit plane.
+"""
 
 _FIRST_MAP = 16
 """Height and width, or the square root of both, of the maps on which the first cells work best for their time."""
@@ -129,8 +132,9 @@ def uniform_cost(cost: Cost, recipe: Recipe, info: InputInfo, *, bits: int) -> f
     def at_first(price: Any) -> float:
         return float(price[0]) if cost.is_work else float(price)
 
+    spikes = RATE * recipe.model.spike_levels.bit_length()
     cells = max(
-        sum(at_first(row[0].prices[cost.key]) for row in priced_options(only, info, edges, RATE))
+        sum(at_first(row[0].prices[cost.key]) for row in priced_options(only, info, edges, spikes))
         for edges in costliest_wirings(only)
     )
     return cells + at_first(fixed_prices(only, info, 1)[cost.key])

@@ -613,6 +613,7 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
         neuron=model.neuron,
+        spike_levels=model.spike_levels,
     )
 
 

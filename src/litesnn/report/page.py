@@ -233,6 +233,11 @@ def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str,
         tiles.append(("Packed size", si(metrics.packed_bytes, "B"), note))
     if metrics.bit_synops is not None:
         note = f"{si(metrics.synops)} SynOps per inference" if metrics.synops is not None else "per inference"
+        if metrics.synops_virtual is not None:
+            note += (
+                f", one for each bit of a spike; {si(metrics.synops_virtual)} as {metrics.spike_levels} virtual "
+                "timesteps of binary spikes"
+            )
         tiles.append(("Bit-SynOps", si(metrics.bit_synops), note))
     tiles.append(("Timesteps", f"T = {genotype.timesteps}", "per inference"))
     if metrics.energy is not None:
@@ -679,7 +684,7 @@ def _example_cards(examples: Examples, names: Sequence[str]) -> list[ExampleCard
 
 def _frames(spikes: npt.NDArray[np.uint8]) -> tuple[tuple[str, str], ...]:
     """One (PNG of the share of channels that fire at each place, firing rate) per timestep. ``spikes`` [T, C, H, W]."""
-    maps = spikes.astype(np.float64).mean(axis=1)  # [T, H, W]
+    maps = (spikes > 0).astype(np.float64).mean(axis=1)  # [T, H, W]
     # The square root lifts single spikes among many channels above the threshold of sight.
     return tuple((diagrams.png_levels(np.sqrt(frame)), _percent(float(frame.mean()), 0)) for frame in maps)
 
@@ -709,7 +714,10 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
 
 def _neuron(genotype: Genotype | Compressed) -> str:
     """The neuron of a network of ours; a user's module has its own."""
-    return "" if isinstance(genotype, Compressed) else f"{genotype.neuron}: {NEURONS[genotype.neuron].meaning}"
+    if isinstance(genotype, Compressed):
+        return ""
+    spikes = "" if genotype.spike_levels == 1 else f"; graded spikes 0…{genotype.spike_levels}"
+    return f"{genotype.neuron}: {NEURONS[genotype.neuron].meaning}{spikes}"
 
 
 def _versions(metrics: Metrics) -> dict[str, str]:

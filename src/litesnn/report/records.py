@@ -58,7 +58,7 @@ class Layer(_Record):
 
 
 class FiringRateRow(_Record):
-    """One population of neurons; ``firing_rate`` is spikes per neuron and timestep."""
+    """One population of neurons; ``firing_rate`` is the share of them that fire, the mean over the timesteps."""
 
     name: str
     firing_rate: float
@@ -237,6 +237,8 @@ class Metrics(_Record):
     kept_weights: _Count | None = None
     synops: float | None = None
     bit_synops: float | None = None
+    spike_levels: _Count = 1
+    synops_virtual: float | None = None
     stem_macs: float | None = None
     energy: Energy | None = None
     layers: tuple[Layer, ...] = ()

@@ -654,6 +654,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
         neuron=model.neuron,
+        spike_levels=model.spike_levels,
     )
 
 
@@ -726,7 +727,7 @@ def _source_widths(index: int, recipe: Recipe) -> list[int]:
 
 
 def _rate(rates: Mapping[str, Sequence[float]], index: int, nodes: int) -> FloatArray:
-    """Firing rate per timestep [T] of a cell's output, or of the stem for negative indices."""
+    """Spikes per neuron and timestep [T] of a cell's output, or of the stem for negative indices."""
     names = ["stem"] if index < 0 else [f"cell {index + 1} node {node}" for node in range(nodes)]
     means: FloatArray = np.mean([rates[name] for name in names], axis=0)
     return means

@@ -86,7 +86,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Rate:
-    """Stands for the firing rate per timestep [T] of a population among the values of a step."""
+    """Stands for the spikes per neuron and timestep [T] of a population among the values of a step."""
 
     population: str
 
@@ -210,6 +210,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
         arithmetic=model.arithmetic,
         quantizer=model.quantizer,
         neuron=model.neuron,
+        spike_levels=model.spike_levels,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):
@@ -264,12 +265,15 @@ class SearchLoop(Generic[NetT]):
 
     @property
     def rates(self) -> dict[str, list[float]]:
-        """Firing rate per timestep of each population in the last step with costs. Reading waits for the device."""
+        """Spikes per neuron and timestep of each population in the last step with costs; reading waits for the device.
+
+        They are firing rates, or of graded spikes those of all bit planes.
+        """
         return {name: rate.tolist() for name, rate in self._rates.items()}
 
     @property
     def activity(self) -> Activity:
-        """Firing rates of the last step with costs. Reading waits for the device."""
+        """Spikes of the last step with costs. Reading waits for the device."""
         return Activity(self.rates, {name: work.tolist() for name, work in self._whole.items()})
 
     @activity.setter
@@ -360,7 +364,7 @@ class SearchLoop(Generic[NetT]):
             values: dict[_Value, Tensor] = {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
             for key, used in costs.items():
                 values[key] = used
-            values |= {_Rate(name): rate for name, rate in meter.rates.items()}
+            values |= {_Rate(name): rate for name, rate in meter.spikes.items()}
             return total, values | {_Whole(name): work for name, work in meter.whole.items()}
 
         return forward
@@ -559,7 +563,7 @@ def learn(context: SearchContext) -> Learned:
 
 
 def read_search(run: RunFolder, shape: tuple[int, int, int], classes: int) -> tuple[Supernet, dict[str, list[float]]]:
-    """The searched supernet, and the firing rate per timestep of each of its populations.
+    """The searched supernet, and of each of its populations the spikes per neuron and timestep.
 
     Raises:
         InputError: the file is missing or damaged, or belongs to another recipe.

@@ -44,10 +44,11 @@ _WHOLE = "all weights of "
 
 @dataclass(frozen=True)
 class Activity:
-    """Firing rates and work of a search.
+    """Spikes and work of a search.
 
-    ``rates``: firing rate per timestep [T] of each population; ``whole``: of a user's module the SynOps per timestep
-    [T] that each of its layers would cost if all its weights were kept.
+    ``rates``: spikes per neuron and timestep [T] of each population, which work is estimated from: its firing rate, or
+    if spikes are graded the spikes of all bit planes, which may be more than one. ``whole``: of a user's module the
+    SynOps per timestep [T] that each of its layers would cost if all its weights were kept.
     """
 
     rates: Mapping[str, Sequence[float]]
@@ -92,10 +93,10 @@ class Learned:
 
 @dataclass(frozen=True)
 class Preferences:
-    """The preferences of a search, as log-probabilities, and the firing rates that it saw.
+    """The preferences of a search, as log-probabilities, and the spikes that it saw.
 
     ``alpha`` [E, O]; ``compression`` [L, bits, keeps]; ``width`` [L, widths]; ``psi`` [T], −∞ for a T that must not be
-    chosen; ``rates``: population → [T].
+    chosen; ``rates``: population → [T], as of :class:`Activity`.
     """
 
     alpha: FloatArray

@@ -108,7 +108,7 @@ class Arithmetic(Protocol):
         ...
 
     def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
-        """Currents [T, B, O, H, W] → spikes 0. or 1. of the same shape, float32.
+        """Currents [T, B, O, H, W] → spikes 0. … D of the same shape, float32.
 
         In fixed point neurons have the leak of :attr:`leak`.
         """
@@ -173,7 +173,8 @@ class _Fixed:
 
     def fire(self, currents: Tensor, neuron: Neuron) -> Tensor:
         reset = None if neuron.reset is None else round(neuron.reset * 2**self.fraction)
-        return lif_integer(currents, threshold=round(neuron.threshold * 2**self.fraction), reset=reset)
+        threshold, unit = round(neuron.threshold * 2**self.fraction), 2**self.fraction
+        return lif_integer(currents, threshold=threshold, reset=reset, levels=neuron.levels, unit=unit)
 
     def logits(self, totals: Tensor, folded: FoldedGroup) -> Tensor:
         (part,) = folded.connections

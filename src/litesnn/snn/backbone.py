@@ -104,8 +104,11 @@ class Backbone(nn.Module):
         quantizer = QUANTIZERS[genotype.quantizer]
         both_ends = ends_of(genotype.quantizer)
         stem = genotype.stem
-        self.stem = Connection(shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends)
-        self.stem_neurons = Neurons(NEURONS[genotype.neuron], stem.channels, self.arithmetic.leak)
+        levels = genotype.spike_levels
+        self.stem = Connection(
+            shape[0], stem.channels, kernel=STEM_KERNEL, stride=stem.stride, quantizer=both_ends, levels=levels
+        )
+        self.stem_neurons = Neurons(NEURONS[genotype.neuron], stem.channels, self.arithmetic.leak, levels)
         older = newer = Source(stem.channels, level=0)
         self.cells = nn.ModuleList()
         for gene in genotype.cells:
@@ -118,13 +121,14 @@ class Backbone(nn.Module):
                 arithmetic=self.arithmetic,
                 quantizer=quantizer,
                 neuron=genotype.neuron,
+                levels=levels,
             )
             self.cells.append(cell)
             older, newer = newer, cell.output
         self.classifier = CompConv(newer.channels, classes, kernel=1, quantizer=both_ends)
         self.classifier_bias = nn.Parameter(torch.zeros(classes))
         # Mean firing rates differ by a few percent between classes; the gain brings logits to order one at the start.
-        self.classifier_gain = nn.Parameter(torch.tensor(INITIAL_GAIN))
+        self.classifier_gain = nn.Parameter(torch.tensor(INITIAL_GAIN / levels))
 
     @property
     def device(self) -> torch.device:
@@ -174,7 +178,7 @@ class Backbone(nn.Module):
         height, width = self.map_size(self.genotype.cells[-1].level)
         scale = self.classifier_gain.double() * unit.double() / (height * width)
         timesteps = self.genotype.timesteps
-        largest = codes.double().abs().sum(dim=(1, 2, 3)) * (height * width * timesteps)
+        largest = codes.double().abs().sum(dim=(1, 2, 3)) * (height * width * timesteps * self.genotype.spike_levels)
         exact = Exact(codes.flatten(1), scale.expand(len(codes)), largest)
         return self.arithmetic.fold_readout(exact, self.classifier_bias.double(), timesteps)
 
@@ -201,11 +205,11 @@ class Backbone(nn.Module):
             tap: index of a cell whose spikes are returned as well.
         """
         spikes = self._stem_spikes(x, timesteps, integer=integer)
-        state = State.of(spikes, counted=meter is not None)
+        state = State.of(spikes, self.genotype.spike_levels, counted=meter is not None)
         if record is not None:
             record["stem"] = spikes
         if meter is not None:
-            meter.add_rate("stem", state.mean)
+            meter.add_rate("stem", state.firing, state.mean)
         older = newer = state
         tapped = None
         for index, mix in enumerate(mixes):
@@ -223,9 +227,11 @@ class Backbone(nn.Module):
             classifier, compression = self.classifier, self.classifier_compression()
             masks = [mask[None] for mask in classifier.masks(compression)]
             (mask,) = masks_of_codes([classifier], compression, masks)
-            used = synops(tap_spikes(newer.mean, 1, 1), mask[0].sum(0))[None]
             bits = classifier.quantizer.code_bits(self.genotype.classifier_bits)
-            meter.add(["classifier"], used, used * bits)
+            for way in (None, *(meter.ways if self.genotype.spike_levels > 1 else ())):
+                mean = newer.mean if way is None else newer.mean_by(way)
+                used = synops(tap_spikes(mean, 1, 1), mask[0].sum(0))[None]
+                meter.add(["classifier"], used, used * bits, way)
         return Output(self._read_out(newer.spikes, integer=integer), tapped)
 
     def _stem_spikes(self, x: Tensor, timesteps: int, *, integer: bool) -> Tensor:

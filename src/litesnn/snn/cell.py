@@ -10,7 +10,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +22,7 @@ from litesnn.neurons import DEFAULT, NEURONS
 from litesnn.quantizers.midrise import MIDRISE
 from litesnn.quantizers.quantizer import Quantizer
 from litesnn.snn.arithmetic import Arithmetic, FoldedGroup
-from litesnn.snn.batch_mean import with_batch_mean
+from litesnn.snn.batch_mean import batch_mean, plane_spikes, whether_fired, with_batch_mean
 from litesnn.snn.cell_function import CellPlan, Convolution, Statistics, Term, run_cell, uses_moments
 from litesnn.snn.compconv import (
     CompConv,
@@ -39,7 +39,7 @@ from litesnn.snn.compconv import (
 )
 from litesnn.snn.constants import constant, indices
 from litesnn.snn.conv1x1_moments import Moments
-from litesnn.snn.cost import Meter, tap_spikes
+from litesnn.snn.cost import Meter, Way, tap_spikes
 from litesnn.snn.execution import Execution
 from litesnn.snn.population import Neurons
 
@@ -56,27 +56,44 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """Spikes [T, B, C, H, W], and their means over the batch [T, C, H, W] if costs are counted (else nothing).
+    """Spikes [T, B, C, H, W], and means over the batch [T, C, H, W] if costs are counted (else nothing).
+
+    ``mean``: of spikes as work counts them: those of all bit planes of a graded spike. ``firing``: of whether neurons
+    fire at all, which is the same where spikes are binary.
 
     ``moments``: of their pixels, by stride, for all cells that read them; the first one puts them there.
     """
 
     spikes: Tensor
     mean: Tensor
+    firing: Tensor
     moments: dict[int, Moments] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, spikes: Tensor, *, counted: bool) -> State:
-        """A state; ``counted``: with means, which are over the batches of all processes."""
+    def of(cls, spikes: Tensor, levels: int = 1, *, counted: bool) -> State:
+        """A state of spikes 0…D, D = ``levels``; ``counted``: with means, over the batches of all processes."""
         if not counted:
-            return cls(spikes, spikes.new_empty(0))
-        spikes, mean = with_batch_mean(spikes)
-        return cls(spikes, mean if processes.count() == 1 else processes.total(mean) / processes.count())
+            nothing = spikes.new_empty(0)
+            return cls(spikes, nothing, nothing)
+        spikes, mean = with_batch_mean(spikes, plane_spikes(levels))
+        mean = _over_all_processes(mean)
+        if levels == 1:
+            return cls(spikes, mean, mean)
+        spikes, firing = with_batch_mean(spikes, whether_fired(levels))
+        return cls(spikes, mean, _over_all_processes(firing))
+
+    def mean_by(self, way: Way) -> Tensor:
+        """The mean [T, C, H, W] of graded spikes as another way of computing counts them, without a gradient."""
+        return self.firing if way == "values" else _over_all_processes(batch_mean(self.spikes))
 
     @property
     def flat(self) -> Tensor:
         """[T·B, C, H, W]: one call for all timesteps."""
         return self.spikes.flatten(0, 1)
+
+
+def _over_all_processes(mean: Tensor) -> Tensor:
+    return mean if processes.count() == 1 else processes.total(mean) / processes.count()
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,7 @@ class Cell(nn.Module):
         arithmetic: the deployed arithmetic; training takes its leak.
         quantizer: of all weights.
         neuron: the key of the neuron model.
+        levels: D, the largest spike.
     """
 
     def __init__(
@@ -125,9 +143,10 @@ class Cell(nn.Module):
         arithmetic: Arithmetic,
         quantizer: Quantizer = MIDRISE,
         neuron: str = DEFAULT,
+        levels: int = 1,
     ) -> None:
         super().__init__()
-        self.arithmetic, self.quantizer = arithmetic, quantizer
+        self.arithmetic, self.quantizer, self.levels = arithmetic, quantizer, levels
         self.level, self.width, self.edges = level, width, tuple(edges)
         self.nodes = 1 + max(edge.node for edge in edges)
         self.connections = nn.ModuleDict()
@@ -144,8 +163,11 @@ class Cell(nn.Module):
                 identity=identity,
                 groups=op.groups(source.channels, width),
                 quantizer=quantizer,
+                levels=levels,
             )
-        self.populations = nn.ModuleList(Neurons(NEURONS[neuron], width, arithmetic.leak) for _ in range(self.nodes))
+        self.populations = nn.ModuleList(
+            Neurons(NEURONS[neuron], width, arithmetic.leak, levels) for _ in range(self.nodes)
+        )
         self._groupings = {one_state: _group_edges(self, one_state=one_state) for one_state in (False, True)}
 
     @property
@@ -184,7 +206,8 @@ class Cell(nn.Module):
     def folded(self, node: int, compression: Compression) -> FoldedGroup:
         """The deployed form of a node's connections."""
         connections = [self.connection(edge) for edge in self.edges_into(node)]
-        return fold(connections, compression, self.arithmetic, factor=self.neurons(node).deployed_scale())
+        factor = self.neurons(node).deployed_scale()
+        return fold(connections, compression, self.arithmetic, largest_input=self.levels, factor=factor)
 
     def forward(
         self,
@@ -212,7 +235,7 @@ class Cell(nn.Module):
             spikes, reached = self._deployed(older, newer, mix.compression)
         else:
             spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
-        out = State.of(spikes, counted=meter is not None)
+        out = State.of(spikes, self.levels, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
         if meter is not None:
@@ -310,8 +333,25 @@ class Cell(nn.Module):
 
         ``reached`` [keeps, I, k, k]: of every edge with weights, how many of them each position of a kernel has.
         """
-        nodes = torch.split(out.mean, self.width, dim=1)
-        means = [older.mean, newer.mean, *nodes]
+        means = [older.mean, newer.mean, *torch.split(out.mean, self.width, dim=1)]
+        for names, synops, bit_synops in self._work(means, mix, reached, name):
+            meter.add(names, synops, bit_synops)
+        for way in meter.ways if self.levels > 1 else ():
+            means = [older.mean_by(way), newer.mean_by(way), *torch.split(out.mean_by(way), self.width, dim=1)]
+            for names, synops, bit_synops in self._work(means, mix, reached, name):
+                meter.add(names, synops, bit_synops, way)
+        firing = torch.split(out.firing, self.width, dim=1)
+        spikes = torch.split(out.mean, self.width, dim=1) if self.levels > 1 else firing
+        for node, (fired, counted) in enumerate(zip(firing, spikes, strict=True)):
+            meter.add_rate(f"{name} node {node}", fired, counted)
+
+    def _work(
+        self, means: Sequence[Tensor], mix: CellMix, reached: dict[int, Tensor], name: str
+    ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Names, SynOps and Bit-SynOps per timestep [edges, T] of edges that read the same state in the same way.
+
+        ``means`` [T, C, H, W]: of the spikes of every state.
+        """
         for reader, rows in self._groupings[False].readers:
             taps = tap_spikes(means[reader.source], max(reader.kernel, 1), reader.stride)
             if reader.kernel == 0:
@@ -322,9 +362,7 @@ class Cell(nn.Module):
             if mix.edge_shares is not None:
                 shares = mix.edge_shares[indices(rows, mix.edge_shares.device), None]
                 synops, bit_synops = synops * shares, bit_synops * shares
-            meter.add([f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops)
-        for node, mean in enumerate(nodes):
-            meter.add_rate(f"{name} node {node}", mean)
+            yield [f"{name} {edge_key(self.edges[row])}" for row in rows], synops, bit_synops
 
 
 @dataclass(frozen=True)

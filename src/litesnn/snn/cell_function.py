@@ -393,8 +393,8 @@ class _Forward(_Way):
         self._use(self._rows(index), mean, variance)
 
     def _measured(self, source: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of a state [C]; of spikes, which are 0 or 1, the one follows from the other."""
-        if source < 2:
+        """Mean and variance of a state [C]; of spikes that are 0 or 1 the one follows from the other."""
+        if source < 2 or self.settings.neurons[source - 2].levels > 1:
             return self.kernels.mean_variance(self.states[source])
         rate = self.rates[source - 2]
         return rate, rate * (1 - rate)

@@ -288,6 +288,7 @@ class Connection(nn.Module):
         identity: hand the spikes on without weights; needs equal channels and stride 1.
         groups: of the convolution.
         quantizer: of the weights.
+        levels: D, the largest spike of the neurons behind.
     """
 
     def __init__(
@@ -298,6 +299,7 @@ class Connection(nn.Module):
         stride: int = 1,
         *,
         identity: bool = False,
+        levels: int = 1,
         groups: int = 1,
         quantizer: Quantizer = MIDRISE,
     ) -> None:
@@ -306,8 +308,8 @@ class Connection(nn.Module):
         self.conv = None if identity else CompConv(inputs, outputs, kernel, stride, groups=groups, quantizer=quantizer)
         self.norm = nn.BatchNorm2d(outputs)
         # Currents are normalised to the threshold, not to one, so that neurons start out neither silent nor
-        # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021).
-        nn.init.constant_(self.norm.weight, THRESHOLD)
+        # saturated (threshold-dependent batch normalisation, Zheng et al., AAAI 2021). Graded spikes have D thresholds.
+        nn.init.constant_(self.norm.weight, THRESHOLD * levels)
 
     @property
     def kernel(self) -> int:

@@ -1,5 +1,8 @@
 """Counts of a forward pass: SynOps and Bit-SynOps of every layer, and firing rates.
 
+A graded spike is as many spikes as there are ones among its bits, one for each bit plane that adds a weight for it; a
+neuron that emits one fires once, whatever its size. There are other ways to compute with it (:data:`Way`).
+
 All counts are per inference and per sample. Shapes: T timesteps, C channels, H × W pixels.
 """
 
@@ -8,18 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "WAYS",
     "Axis",
     "Meter",
+    "Way",
     "conv_output",
     "synops",
     "tap_spikes",
     "taps_along",
 ]
+
+
+Way = Literal["virtual", "values"]
+"""How graded spikes 0…D may be computed with besides bit planes: as binary spikes of D virtual timesteps, where a spike
+k is k spikes; or as values, where it takes one multiplication by a weight."""
+
+WAYS: tuple[Way, ...] = ("virtual", "values")
 
 
 def conv_output(size: int, stride: int) -> int:
@@ -98,36 +111,63 @@ class LayerSynops:
 
 
 class Meter:
-    """Collects what a forward pass costs; pass one to count, pass none and nothing is computed."""
+    """Collects what a forward pass costs; pass one to count, pass none and nothing is computed.
 
-    def __init__(self) -> None:
-        self._blocks: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+    Args:
+        ways: in which graded spikes are counted besides. Where spikes are binary, those are no others.
+
+    Attributes:
+        rates: firing rate per timestep [T] of each population: the share of its neurons that fire.
+        graded: of each population whose spikes are graded, spikes per neuron and timestep [T] in all bit planes.
+    """
+
+    def __init__(self, ways: Sequence[Way] = ()) -> None:
+        self.ways = tuple(ways)
+        self._blocks: dict[Way | None, list[tuple[tuple[str, ...], Tensor, Tensor]]] = {None: []}
         self.rates: dict[str, Tensor] = {}
+        self.graded: dict[str, Tensor] = {}
         self.whole: dict[
             str, Tensor
         ] = {}  # SynOps [T] that layers would cost with all weights, where that was asked for
 
     @property
+    def spikes(self) -> dict[str, Tensor]:
+        """Spikes per neuron and timestep [T] of each population, as work counts them.
+
+        These are the firing rates, or of graded spikes those of all bit planes, which may be more than one.
+        """
+        return {**self.rates, **self.graded}
+
+    @property
     def layers(self) -> dict[str, LayerSynops]:
         """The cost of every layer, by name."""
+        return self.layers_by(None)
+
+    def layers_by(self, way: Way | None) -> dict[str, LayerSynops]:
+        """The same by one of :attr:`ways`; empty if no spikes are graded."""
         return {
             name: LayerSynops(used, bit_used)
-            for names, *block in self._blocks
+            for names, *block in self._blocks.get(way, ())
             for name, used, bit_used in zip(names, *block, strict=True)
         }
 
-    def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor) -> None:
-        """Record the SynOps and Bit-SynOps per timestep of some layers, [layers, T] each."""
-        self._blocks.append((tuple(names), layer_synops, layer_bit_synops))
+    def add(self, names: Sequence[str], layer_synops: Tensor, layer_bit_synops: Tensor, way: Way | None = None) -> None:
+        """Record SynOps and Bit-SynOps per timestep of some layers, [layers, T] each; by ``way`` if there is one."""
+        self._blocks.setdefault(way, []).append((tuple(names), layer_synops, layer_bit_synops))
 
-    def add_rate(self, name: str, mean_spikes: Tensor) -> None:
-        """Record a population's firing rate per timestep [T] from its mean spikes [T, C, H, W]."""
-        self.rates[name] = mean_spikes.mean(dim=(1, 2, 3))
+    def add_rate(self, name: str, firing: Tensor, spikes: Tensor | None = None) -> None:
+        """Record how often a population fires per timestep.
+
+        ``firing`` [T, C, H, W]: the mean of whether its neurons fire; ``spikes``: of their spikes, if that is another.
+        """
+        self.rates[name] = firing.mean(dim=(1, 2, 3))
+        if spikes is not None and spikes is not firing:
+            self.graded[name] = spikes.mean(dim=(1, 2, 3))
 
     def synops(self) -> Tensor:
         """Σ over layers of SynOps, per timestep [T]."""
-        return torch.cat([used for _, used, _ in self._blocks]).sum(0)
+        return torch.cat([used for _, used, _ in self._blocks[None]]).sum(0)
 
     def bit_synops(self) -> Tensor:
         """Σ over layers of SynOps × bits, per timestep [T]."""
-        return torch.cat([bit_used for _, _, bit_used in self._blocks]).sum(0)
+        return torch.cat([bit_used for _, _, bit_used in self._blocks[None]]).sum(0)

@@ -57,7 +57,8 @@ def _held_maps(neurons: Neurons, device: torch.device) -> int:
     dynamics = neurons.dynamics()
     if isinstance(dynamics, Stepped):
         return _STEPPED_MAPS
-    fast = dynamics.reset is None or not isinstance(kernels_for(torch.empty(0, device=device), dynamics), TorchKernels)
+    plain = dynamics.reset is None and dynamics.levels == 1
+    fast = plain or not isinstance(kernels_for(torch.empty(0, device=device), dynamics), TorchKernels)
     return 0 if fast else _TORCH_MAPS
 
 

@@ -92,4 +92,6 @@ def _node(node: Node, out: Tensor, scales: Tensor, bias: Tensor) -> tuple[object
 
 def _neuron(neuron: Neuron) -> object:
     soft = neuron.reset is not None
-    return ctypes.byref(CNeuron(neuron.leak, neuron.threshold, neuron.sharpness, neuron.reset or 0.0, soft))
+    return ctypes.byref(
+        CNeuron(neuron.leak, neuron.threshold, neuron.sharpness, neuron.reset or 0.0, soft, neuron.levels)
+    )

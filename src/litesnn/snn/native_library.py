@@ -35,7 +35,7 @@ __all__ = [
     "workers",
 ]
 
-ABI = 7  # LSNN_TRAINING_ABI of training.h
+ABI = 8  # LSNN_TRAINING_ABI of training.h
 
 _ENDINGS = {torch.float32: "f", torch.float64: "d"}
 
@@ -70,6 +70,7 @@ class CNeuron(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_double) for name in ("leak", "threshold", "sharpness", "reset")),
         ("soft", ctypes.c_int32),
+        ("levels", ctypes.c_int32),
     )
 
 

@@ -22,19 +22,22 @@ __all__ = ["LEAK", "LEAK_SHIFT", "SHARPNESS", "THRESHOLD", "fire", "lif", "lif_i
 LEAK_SHIFT = 2
 
 
-def lif(current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, reset: float | None = None) -> Tensor:
-    """Spikes (0. or 1.) of LIF neurons.
+def lif(
+    current: Tensor, *, leak: float = LEAK, threshold: float = THRESHOLD, reset: float | None = None, levels: int = 1
+) -> Tensor:
+    """Spikes (0. or 1., or with more levels 0. … D) of LIF neurons.
 
     Args:
         current: input currents [T, ...], float.
         leak: what is left of the membrane after one timestep, in [0, 1].
         threshold: a neuron fires when its membrane is strictly above it.
         reset: what a spike takes from the membrane of the next timestep; ``None``: all of it (hard reset).
+        levels: D, the largest spike; more than 1 has a hard reset.
 
     Returns:
-        Spikes [T, ...] of the same type. The gradient goes through the reset as well as through the leak.
+        Spikes [T, ...] of the same type. The gradient goes through the leak, and through the reset of binary spikes.
     """
-    return fire(current, Neuron(leak, threshold, reset=reset))
+    return fire(current, Neuron(leak, threshold, reset=reset, levels=levels))
 
 
 def fire(current: Tensor, neuron: Neuron) -> Tensor:
@@ -43,13 +46,15 @@ def fire(current: Tensor, neuron: Neuron) -> Tensor:
     return spikes
 
 
-def lif_integer(current: Tensor, *, threshold: int, reset: int | None = None) -> Tensor:
-    """Spikes (0. or 1., float32) of LIF neurons in fixed point; no gradient.
+def lif_integer(current: Tensor, *, threshold: int, reset: int | None = None, levels: int = 1, unit: int = 1) -> Tensor:
+    """Spikes (0. or 1., or with more levels 0. … D; float32) of LIF neurons in fixed point; no gradient.
 
     Args:
         current: input currents [T, ...], int32. The membranes must fit int32 too: currents up to 2^30 see to it.
         threshold: a neuron fires when its membrane is strictly above it.
         reset: what a spike takes from the membrane of the next timestep; ``None``: all of it (hard reset).
+        levels: D, the largest spike; more than 1 has a hard reset.
+        unit: the distance of their thresholds.
     """
     spikes = torch.empty(current.shape, dtype=torch.float32, device=current.device)
     membrane = torch.zeros_like(current[0])
@@ -59,6 +64,8 @@ def lif_integer(current: Tensor, *, threshold: int, reset: int | None = None) ->
             membrane -= reset * spikes[t - 1].to(membrane.dtype)
         fired = membrane > threshold
         spikes[t] = fired
+        for level in range(1, levels):
+            spikes[t] += membrane > threshold + level * unit
         if reset is None:
             membrane.masked_fill_(fired, 0)  # what a reset neuron leaks is zero
     return spikes

@@ -7,6 +7,7 @@ pixels, P = B·H·W.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,11 +35,13 @@ class Neurons(nn.Module):
         model: a row of the table.
         channels: C.
         leak: that of the deployed arithmetic, unless the model has another.
+        levels: D, the largest spike.
     """
 
-    def __init__(self, model: NeuronModel, channels: int, leak: float) -> None:
+    def __init__(self, model: NeuronModel, channels: int, leak: float, levels: int = 1) -> None:
         super().__init__()
-        self.model, self.constants = model, {"leak": leak, "threshold": THRESHOLD}
+        self.model, self.levels = model, levels
+        self.constants = {"leak": leak, "threshold": THRESHOLD, "levels": levels}
         for learned in model.learned:
             size = (channels,) if learned.each == "channel" else ()
             self.register_parameter(learned.name, Undecayed(torch.full(size, learned.start(self.constants))))
@@ -62,8 +65,8 @@ class Neurons(nn.Module):
         if self.model.packed is not None:
             neuron = self.model.packed(numbers)
             if not isinstance(neuron.leak, Tensor) and not isinstance(neuron.reset, Tensor):
-                return neuron
-        return Stepped(self.model.step, self.model.states, numbers)
+                return replace(neuron, levels=self.levels)
+        return Stepped(self.model.step, self.model.states, numbers, self.levels)
 
     def forward(self, currents: Tensor) -> Tensor:
         """Scaled currents [T, P, C] → spikes [T, P, C], in training."""
@@ -104,7 +107,7 @@ class Neurons(nn.Module):
         return self._dynamics(numbers)
 
     def fire(self, currents: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Currents [T, B, C, H, W] with folded scales → spikes 0. or 1. of the same shape, as they are deployed."""
+        """Currents [T, B, C, H, W] with folded scales → spikes 0. … D of the same shape, as they are deployed."""
         dynamics = self.deployed()
         if isinstance(dynamics, Neuron):
             return arithmetic.fire(currents, dynamics)

@@ -20,7 +20,7 @@ _PLAIN = Neuron()
 def kernels_for(tensor: Tensor, neuron: Neuron = _PLAIN, *, compiled: bool = False) -> Kernels:
     """The fastest kernels for tensors of this device and type and for these neurons, or those that torch compiles.
 
-    Triton knows neurons that are reset to zero; on a GPU others take torch's own kernels.
+    Triton knows neurons that are reset to zero and have binary spikes; on a GPU others take torch's own kernels.
     """
     if compiled:
         return CompiledKernels()
@@ -28,11 +28,15 @@ def kernels_for(tensor: Tensor, neuron: Neuron = _PLAIN, *, compiled: bool = Fal
         from litesnn.snn.native_kernels import NativeKernels  # not before it is needed: it loads a library
 
         return NativeKernels()
-    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and neuron.reset is None and _has_triton():
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and _in_triton(neuron):
         from litesnn.snn.triton_kernels import TritonKernels
 
         return TritonKernels()
     return TorchKernels()
+
+
+def _in_triton(neuron: Neuron) -> bool:
+    return neuron.reset is None and neuron.levels == 1 and _has_triton()
 
 
 @cache

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from litesnn.neurons.model import Fire, Numbers, State
 from litesnn.snn.kernels import Incoming, Node, currents_of
-from litesnn.snn.membrane import THRESHOLD, surrogate_slope
+from litesnn.snn.membrane import spikes_of, surrogate_slope
 
 __all__ = ["Stepped", "fire_backward", "fire_node", "step_through"]
 
@@ -31,11 +31,13 @@ class Stepped:
         step: one timestep, as :attr:`litesnn.neurons.NeuronModel.step`.
         states: how many numbers the state of a neuron has.
         numbers: for the step; tensors are learned, one number or one for each channel [C].
+        levels: D, the largest spike.
     """
 
     step: Callable[[State, Any, Numbers, Fire], tuple[State, Any]]
     states: int
     numbers: Mapping[str, Any]
+    levels: int = 1
 
     @property
     def learned(self) -> dict[str, Tensor]:
@@ -49,24 +51,28 @@ class Stepped:
 
 class _Fire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, membrane: Tensor) -> Tensor:
+    def forward(ctx: Any, membrane: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(membrane)
-        return (membrane > THRESHOLD).to(membrane.dtype)
+        ctx.levels = levels
+        return spikes_of(membrane, levels=levels)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Tensor:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         (membrane,) = ctx.saved_tensors
-        slope: Tensor = surrogate_slope(membrane)
-        return slope.mul_(grads[0])
+        return surrogate_slope(membrane, levels=ctx.levels).mul_(grads[0]), None
 
 
 def step_through(current: Tensor, neuron: Stepped) -> Tensor:
-    """Spikes (0. or 1.) [T, …, C] of currents [T, …, C], differentiable in currents and learned numbers."""
+    """Spikes (0. … D) [T, …, C] of currents [T, …, C], differentiable in currents and learned numbers."""
+
+    def fire(membrane: Tensor) -> Tensor:
+        return _Fire.apply(membrane, neuron.levels)  # type: ignore[no-any-return, no-untyped-call]
+
     state = (torch.zeros_like(current[0]),) * neuron.states
     spikes = []
     for x in current:
-        state, fired = neuron.step(state, x, neuron.numbers, _Fire.apply)
+        state, fired = neuron.step(state, x, neuron.numbers, fire)
         spikes.append(fired)
     return torch.stack(spikes)
 

@@ -11,7 +11,7 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.network_file import load_network
 from litesnn.runs import METRICS_VERSION, RunFolder, budgets_kept
-from litesnn.snn.cost import Meter
+from litesnn.snn.cost import WAYS, LayerSynops, Meter, Way
 from litesnn.snn.network import InputInfo, Network
 from litesnn.snn.predictor import Predictor
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
@@ -76,6 +76,8 @@ def evaluate(context: StageContext) -> Path:
     run.start("evaluate")
     metrics = preamble(recipe, data, len(test), again_command(run, recipe))
     metrics["arithmetic"] = network.genotype.arithmetic
+    if network.genotype.spike_levels > 1:
+        metrics["spike_levels"] = network.genotype.spike_levels
     with Watch(network) as watch:
         measured = measure(network, test)
     watch.add_up()
@@ -156,7 +158,12 @@ def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, A
 
 @dataclass(frozen=True)
 class SplitMeasurements:
-    """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population."""
+    """Measurements of a split. Per sample: ``synops`` by layer; ``rates``: mean firing rate by population.
+
+    SynOps of graded spikes are those of bit planes. Of graded spikes there are besides, by layer, the SynOps of as many
+    virtual timesteps of binary spikes, and the multiplications of a spike by a weight; by population, spikes per neuron
+    and timestep, those of all bit planes. Of binary spikes all these are empty.
+    """
 
     loss: float
     accuracy_at: list[float]  # accuracy of y_t for t = 1…T
@@ -165,6 +172,11 @@ class SplitMeasurements:
     bit_synops: dict[str, float]
     rates: dict[str, float]
     predicted: tuple[int, ...] = ()  # the class of each row
+    virtual_synops: Mapping[str, float] = field(default_factory=dict)
+    virtual_bit_synops: Mapping[str, float] = field(default_factory=dict)
+    macs: Mapping[str, float] = field(default_factory=dict)
+    bit_macs: Mapping[str, float] = field(default_factory=dict)
+    spikes: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """The part of ``metrics.json`` that comes from here."""
@@ -177,6 +189,24 @@ class SplitMeasurements:
             "timesteps": len(self.accuracy_at),
             "synops": sum(self.synops.values()),
             "bit_synops": sum(self.bit_synops.values()),
+            **self._of_virtual_timesteps(),
+        }
+
+    def _of_virtual_timesteps(self) -> dict[str, float]:
+        if not self.virtual_synops:
+            return {}
+        synops, bit_synops = (sum(each.values()) for each in (self.virtual_synops, self.virtual_bit_synops))
+        return {"synops_virtual": synops, "bit_synops_virtual": bit_synops}
+
+    def other_work(self, layer: str) -> dict[str, float]:
+        """What a layer of graded spikes costs in the other ways; nothing of binary spikes, or of the input."""
+        if layer not in self.virtual_synops:
+            return {}
+        return {
+            "synops_virtual": self.virtual_synops[layer],
+            "bit_synops_virtual": self.virtual_bit_synops[layer],
+            "macs": self.macs[layer],
+            "bit_macs": self.bit_macs[layer],
         }
 
 
@@ -189,13 +219,13 @@ def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
     confusion = torch.zeros(classes**2, dtype=torch.int64)
     predicted = torch.zeros(count, dtype=torch.int64)
     loss = 0.0
-    synops: defaultdict[str, float] = defaultdict(float)
-    bit_synops: defaultdict[str, float] = defaultdict(float)
+    work: dict[Way | None, _Work] = {way: _Work() for way in (None, *WAYS)}
     rates: defaultdict[str, float] = defaultdict(float)
+    spikes: defaultdict[str, float] = defaultdict(float)
     part, row = rows.part(), processes.part(count).start
     with processes.apart():
         for x, y in part.batches(_BATCH):
-            meter, share = Meter(), len(y) / count
+            meter, share = Meter(WAYS), len(y) / count
             logits = network(x, meter=meter).logits  # [T, B, K]
             loss += float(F.cross_entropy(logits[-1], y, reduction="sum")) / count
             guesses = logits.argmax(2)  # [T, B]
@@ -203,24 +233,46 @@ def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
             predicted[row : row + len(y)] = guesses[-1].cpu()
             row += len(y)
             confusion += torch.bincount((y * classes + guesses[-1]).cpu(), minlength=classes**2)
-            for name, layer in meter.layers.items():
-                synops[name] += float(layer.synops.double().sum()) * share
-                bit_synops[name] += float(layer.bit_synops.double().sum()) * share
+            for way, found in work.items():
+                found.add(meter.layers_by(way), share)
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
+            for name, per_neuron in meter.graded.items():
+                spikes[name] += float(per_neuron.double().mean()) * share
     return SplitMeasurements(
         loss=processes.total_(torch.tensor(loss, dtype=torch.float64)).item(),
         accuracy_at=[int(value) / count for value in processes.total_(correct)],
         confusion=processes.total_(confusion).view(classes, classes).tolist(),
-        synops=_summed(synops),
-        bit_synops=_summed(bit_synops),
+        synops=_summed(work[None].synops),
+        bit_synops=_summed(work[None].bit_synops),
         rates=_summed(rates),
         predicted=tuple(processes.total_(predicted).tolist()),
+        virtual_synops=_summed(work["virtual"].synops),
+        virtual_bit_synops=_summed(work["virtual"].bit_synops),
+        macs=_summed(work["values"].synops),
+        bit_macs=_summed(work["values"].bit_synops),
+        spikes=_summed(spikes),
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """SynOps and Bit-SynOps by layer, summed over the batches of a split."""
+
+    synops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bit_synops: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, layers: Mapping[str, LayerSynops], share: float) -> None:
+        """Add those of a batch, by its share of the split."""
+        for name, layer in layers.items():
+            self.synops[name] += float(layer.synops.double().sum()) * share
+            self.bit_synops[name] += float(layer.bit_synops.double().sum()) * share
 
 
 def _summed(values: Mapping[str, float]) -> dict[str, float]:
     """Every value summed over all processes, which have the same keys."""
+    if not values:
+        return {}
     totals = processes.total_(torch.tensor(list(values.values()), dtype=torch.float64))
     return dict(zip(values, totals.tolist(), strict=True))
 
@@ -323,12 +375,14 @@ def _sizes(network: Network, measured: SplitMeasurements, packed: Packed) -> dic
             "kept": layer.kept,
             "synops": measured.synops.get(layer.name),
             "bit_synops": measured.bit_synops.get(layer.name),
+            **measured.other_work(layer.name),
         }
         for layer in network.layers()
     ]
     shapes = population_shapes(packed.model)
     neurons = [
         {"name": name, "channels": c, "height": h, "width": w, "firing_rate": measured.rates[name]}
+        | ({"spikes": measured.spikes[name]} if measured.spikes else {})
         for name, (c, h, w) in zip(measured.rates, shapes, strict=True)
     ]
     return {

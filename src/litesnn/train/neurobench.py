@@ -8,7 +8,8 @@ In: a network, watched while it runs over a split with the deployed arithmetic. 
 - connection sparsity: the share of weights that are zero.
 - activation sparsity: the share of neurons and timesteps without a spike.
 - effective MACs and ACs: non-zero inputs times non-zero weights, borders and strides respected; multiply-accumulates
-  for the input (the stem; once per sample, or of frames once per timestep), accumulates for spikes.
+  for the input (the stem; once per sample, or of frames once per timestep) and for graded spikes, which are no zeros
+  and ones, accumulates for binary spikes.
   ``effective_bit_macs`` and ``effective_bit_acs`` weigh them with the bits of the weights. Dense: all inputs with all
   weights.
 - membrane updates: every neuron at the first timestep, then those whose membrane, after its reset, is another than the
@@ -165,7 +166,8 @@ def neurobench_metrics(
     Args:
         model: the packed form of the network that was watched.
         watch: what it saw.
-        layers: the rows of the same name in the metrics, with weights, synops and bit_synops.
+        layers: the rows of the same name in the metrics, with weights, synops and bit_synops, and if they read graded
+            spikes macs and bit_macs.
         neurons: likewise, with channels, height, width and firing_rate.
         packed_bytes: bytes of the packed file.
     """
@@ -175,6 +177,8 @@ def neurobench_metrics(
     sizes = [row["channels"] * row["height"] * row["width"] for row in neurons]
     spikes = sum(size * row["firing_rate"] for size, row in zip(sizes, neurons, strict=True))
     macs = _effective_macs(model, watch)
+    bit_macs = macs * model.populations[0].synapses[0].bits
+    graded, binary = ([row for row in synaptic if ("macs" in row) == is_graded] for is_graded in (True, False))
     parameters = _parameters(model)
     return {
         "parameters": parameters,
@@ -182,10 +186,10 @@ def neurobench_metrics(
         "footprint_float32": 4 * parameters,
         "connection_sparsity": 1 - kept / weights,
         "activation_sparsity": 1 - spikes / sum(sizes),
-        "effective_macs": macs,
-        "effective_acs": sum(row["synops"] or 0 for row in synaptic),
-        "effective_bit_macs": macs * model.populations[0].synapses[0].bits,
-        "effective_bit_acs": sum(row["bit_synops"] or 0 for row in synaptic),
+        "effective_macs": macs + sum(row["macs"] for row in graded),
+        "effective_acs": sum(row["synops"] or 0 for row in binary),
+        "effective_bit_macs": bit_macs + sum(row["bit_macs"] for row in graded),
+        "effective_bit_acs": sum(row["bit_synops"] or 0 for row in binary),
         "dense": _dense_operations(model),
         "membrane_updates": watch.updates / watch.samples,
     }

@@ -23,7 +23,7 @@
 #define LSNN_API
 #endif
 
-#define LSNN_TRAINING_ABI 7 /* raised whenever an LSNN_API function of any header in this folder changes */
+#define LSNN_TRAINING_ABI 8 /* raised whenever an LSNN_API function of any header in this folder changes */
 
 /* Columns of a matrix. */
 typedef struct {
@@ -32,10 +32,11 @@ typedef struct {
 } lsnn_map;
 
 /* A LIF neuron: s = u > threshold; ds/du as in litesnn.snn.membrane. With hard reset u = leak · u · (1 − s) + x, and with
- * soft reset, where `soft` is not 0, u = leak · u − reset · s + x. */
+ * soft reset, where `soft` is not 0, u = leak · u − reset · s + x. With more than one of `levels` spikes are graded: s is
+ * the number of threshold, threshold + 1, … that u is above, any spike resets, and no gradient goes through the reset. */
 typedef struct {
     double leak, threshold, sharpness, reset;
-    int32_t soft;
+    int32_t soft, levels;
 } lsnn_neuron;
 
 LSNN_API int32_t lsnn_training_abi(void);
