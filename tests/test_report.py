@@ -225,6 +225,28 @@ def test_the_last_of_the_best_epochs_is_marked(tmp_path: Path) -> None:
     assert "The dot marks epoch 9, the one that was kept." in words
 
 
+def test_firing_flips_and_gradients_are_drawn_layer_by_layer(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    watched = {
+        "firing_rate": 0.1234,
+        "flips": {"stem": 0.01, "cell 1": 0.0312, "classifier": 0.0},
+        "gradient_share": {"stem": 0.5, "cell 1 node 0": 0.2, "cell 1 node 1": 0.4},
+    }
+    lines = [json.loads(line) | (watched if number > 3 else {}) for number, line in _numbered(run / "train.jsonl")]
+    (run / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _change(run / "metrics.json", firing_rate=0.131, firing_rate_target=0.12)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    words = " ".join(page.words)
+    assert "13.1\u202f%" in words
+    assert "of all neurons, in a timestep; the target is 12.0\u202f%" in words
+    assert "from 12.3\u202f% to 12.3\u202f%; the target is 12.0\u202f%." in words
+    assert "Thick: the mean, 1.37\u202f% in the last epoch." in words
+    assert "Thick: the mean, 40.0\u202f% in the last epoch." in words  # of stem 50 % and cell 1, 30 %
+    assert {"Firing rate", "Codes that change", "Neurons with a gradient"} <= set(page.words)
+    assert not any("\n" in word and "nan" in word for word in page.words)
+
+
 def _numbered(path: Path) -> list[tuple[int, str]]:
     return list(enumerate(path.read_text().splitlines(), start=1))
 

@@ -96,6 +96,7 @@ class Runtime(StrEnum):
 
     torch = "torch"
     native = "native"
+    reference = "reference"
 
 
 class Interpreter(StrEnum):
@@ -386,15 +387,57 @@ def train(
 
 @_command()
 def evaluate(
-    run: RunArgument,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|MODEL", help="a run folder; or a packed model, a file or a name that models lists"),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="measure the packed model on the test rows of this data set instead, named as for design"
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="with --data: a recipe whose [data] says which rows and classes are meant"),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="with --data: change a key of it, as in data.test_limit=1000"),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: Annotated[
-        Runtime, typer.Option("--engine", help="native: run the packed network in C instead, and time it beside torch")
-    ] = Runtime.torch,
+        Runtime | None,
+        typer.Option(
+            "--engine",
+            help="torch, or native: run the packed network in C, and time it beside torch. With --data: native, or the "
+            "NumPy reference, which it equals",
+            show_default="torch, with --data native",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="with --data: one JSON object instead of tables")] = False,
 ) -> None:
-    """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
+    """Measure a run's trained network on its test split, or any packed model on any data set (--data).
+
+    Exit code 3 if a run breaks its budget.
+    """
+    if data is not None:
+        _measure_packed(run, data, recipe, changes, model, device, threads, engine or Runtime.native, as_json=as_json)
+        return
+    with_data = {
+        "--recipe": recipe,
+        "--set": changes,
+        "--json": as_json,
+        "--engine reference": engine is Runtime.reference,
+    }
+    if said := [option for option, value in with_data.items() if value]:
+        raise InputError(f"{said[0]} is for a packed model; expected --data too, the data set to measure it on")
+    from litesnn.models import find_model
+
+    if find_model(run).is_file():
+        raise InputError(f"{run} is no run folder; expected --data too, the data set to measure a packed model on")
     _allow(model)
     folder = _folder(run)
     if engine is Runtime.native:
@@ -547,6 +590,23 @@ def predict(
     if errors:
         sys.stdout.flush()
         raise errors[-1]
+
+
+@_command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="a network of the list, to print all that is known of it")] = None,
+) -> None:
+    """List the packed networks that come with litesnn, or print the record of one. Commands take a name as a path."""
+    from litesnn.models import read_record, shipped_models
+
+    if name is not None:
+        print(json.dumps(read_record(name).model_dump(), indent=2))
+        return
+    from rich.console import Console
+
+    from litesnn.commands.evaluation_tables import models_table
+
+    Console().print(models_table([read_record(each) for each in shipped_models()]))
 
 
 @_command()
@@ -779,6 +839,50 @@ def _evaluate_native(folder: RunFolder, threads: int) -> None:
         metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads)
     Console().print(engine_table(metrics))
     check_budgets(metrics)
+
+
+def _measure_packed(
+    path: Path,
+    data: str,
+    recipe: str | None,
+    changes: list[str] | None,
+    model: str | None,
+    device: str,
+    threads: int | None,
+    engine: Runtime,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure a packed model on a data set, and print what came out."""
+    if model is not None:
+        raise InputError("--model is for a run folder; a packed model needs no module: leave out --model or --data")
+    if engine is Runtime.torch:
+        raise InputError("--engine torch cannot run a packed model; expected native or reference")
+    if device not in ("auto", "cpu"):
+        raise InputError(f"a packed model runs on the CPU; expected no --device, but it is {device!r}")
+    from litesnn.config import parse_change
+    from litesnn.packed_evaluation import evaluate as measure
+
+    raise_again()
+    said = dict(map(parse_change, changes or []))
+    name: Any = engine.value
+
+    def first() -> None:
+        found = measure(path, data, recipe=recipe, changes=said, engine=name, threads=threads or 1)
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2))
+            return
+        from rich.console import Console
+
+        from litesnn.commands.evaluation_tables import evaluation_tables
+
+        console = Console()
+        for note in found.notes:
+            _print_line(console, f"{found.data}: {note}")
+        for table in evaluation_tables(found):
+            console.print(table)
+
+    _first_does(first)
 
 
 def _conclude(folder: RunFolder) -> None:

@@ -21,6 +21,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
+from litesnn.models import find_model
 from litesnn.network_file import load_network
 from litesnn.prediction_inputs import input_files
 from litesnn.raw_inputs import probabilities
@@ -60,6 +61,10 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         others["additions"] = "additions of the native engine", engine["additions"]
     for name, value in others.values():
         table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:,.2f}", "", "")
+    if (rate := metrics.get("firing_rate")) is not None:
+        target = metrics.get("firing_rate_target")
+        beside = ("", "") if target is None else (f"{target:.1%}", _KEPT[rate <= target])
+        table.add_row("neurons that fire in a timestep", f"{rate:.1%}", *beside)
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
         table.add_row(f"[{colour}]warning[/]", Text(plain(warning["label"]), style=colour), "", "")
@@ -89,6 +94,7 @@ def info_table(path: Path) -> Table:
         if not run.done("pack") and (run / "recipe.toml").exists() and "pack" not in run.needs():
             raise InputError(f"{run.path}: its module cannot be packed; metrics.json says why, and what its layers are")
         path = run.output("pack") if run.done("pack") else run.need("train")
+    path = find_model(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     model = integerize(load_network(path)) if path.name == STAGES["train"].output else read(path)

@@ -40,6 +40,7 @@ from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
 from litesnn.network_file import input_fields, input_from
 from litesnn.neurons import DEFAULT
+from litesnn.neurons.model import SHARPNESS
 from litesnn.quantizers import QUANTIZERS
 from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import SearchSpace, read_into, search_with
@@ -56,6 +57,7 @@ from litesnn.train.evaluate import (
     validation_curve,
 )
 from litesnn.train.fit import AuxiliaryHead, fit_learner
+from litesnn.train.quantized_layers import QuantizedLayer
 from litesnn.train.teacher import teacher_record
 from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.training_loop.context import StageContext
@@ -81,6 +83,8 @@ def try_out(recipe: Recipe, data: Data) -> Recipe:
     build_module(recipe.module, recipe.seed)
     recipe = recipe.model_copy(update={"module": pin_loaded(recipe.module)})
     given = _given(recipe, input_info(data))
+    if recipe.train.firing_rate is not None and not any(given.neuron_calls.values()):
+        raise InputError(f"train.firing_rate: {given.origin} has no neurons of which it is known when they fire")
     require_small_enough(Candidates(given, recipe), recipe, lambda *choice: _finish(given, *choice))
     return recipe
 
@@ -146,6 +150,11 @@ class _Tuned(nn.Module):
     def weights(self) -> list[nn.Parameter]:
         """All other parameters."""
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
+
+    def quantized(self) -> list[QuantizedLayer]:
+        """All layers, each in a group of its own."""
+        layers, genes = self.network.given.layers, self.network.choice.layers
+        return [QuantizedLayer(gene.name, layers[gene.name], gene.bits, gene.keep) for gene in genes]
 
 
 def fit(context: StageContext) -> Path:
@@ -372,8 +381,13 @@ def _require_sensible(recipe: Recipe) -> None:
     quantizer = QUANTIZERS[recipe.model.quantizer]
     if quantizer.has_zero or not quantizer.at_both_ends:
         raise InputError(f"model.quantizer: {quantizer.name!r} is not there for users' modules")
+    for key, default in (("short_epochs", 0), ("small_images", 0), ("init", "normal"), ("init_stem", "normal")):
+        if getattr(recipe.train, key) != default:
+            raise InputError(f"train.{key} is for networks of ours, not for users' modules; expected {default!r}")
     if recipe.model.neuron != DEFAULT:
         raise InputError(f"model.neuron: a user's module keeps its neurons; expected {DEFAULT!r}")
+    if recipe.train.surrogate_sharpness != SHARPNESS:
+        raise InputError(f"train.surrogate_sharpness: a user's module keeps its neurons; expected {SHARPNESS:g}")
 
 
 def _plan(session: Session) -> Callable[..., StepPlan]:

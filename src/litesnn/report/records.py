@@ -251,6 +251,8 @@ class Metrics(_Record):
     spike_levels: _Count = 1
     synops_virtual: float | None = None
     stem_macs: float | None = None
+    firing_rate: float | None = None
+    firing_rate_target: float | None = None
     energy: Energy | None = None
     layers: tuple[Layer, ...] = ()
     neurons: tuple[FiringRateRow, ...] = ()
@@ -320,6 +322,9 @@ class TrainEpoch(_Epoch):
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     learning_rate: float | None = None
+    firing_rate: float | None = None
+    flips: dict[str, float] = {}
+    gradient_share: dict[str, float] = {}
     best: bool = False
 
 
