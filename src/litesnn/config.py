@@ -210,6 +210,54 @@ class TrainSettings(_Settings):
     weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
     nesterov: bool = Field(False, description="Nesterov's momentum instead of the plain one")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises from 0")
+    schedule: Literal["cosine", "one-cycle"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up. cosine: half a cosine; one-cycle: a line"
+    )
+    bias_lr: float = Field(
+        1.0,
+        gt=0,
+        description="learning rate of biases and of the offsets of norms, in multiples of that of the weights; decay "
+        "takes as much of them in a step as at 1",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="how far an average of the weights reaches back, which is then validated, kept and deployed: the "
+        "share of the training after which a step counts 1/e of the last one; 0: no average",
+    )
+    statistics_batches: int = Field(
+        16,
+        ge=1,
+        description="training batches from which batch statistics are made anew before a validation, of averaged "
+        "weights (ema) and after epochs of fewer timesteps or small images",
+    )
+    short_epochs: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the epochs, the first ones, that train with short_timesteps; validation has all",
+    )
+    short_timesteps: int = Field(1, ge=1, le=63, description="timesteps of those epochs, if the network has more")
+    small_images: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the epochs, the first ones, that train with images of half the height and width",
+    )
+    init: Literal["normal", "identity"] = Field(
+        "normal",
+        description="first weights of the cells' convolutions. normal: drawn (Kaiming); identity: where the filter is "
+        "larger than 1x1, output channels hand on the input channel of their number, with small noise",
+    )
+    init_stem: Literal["normal", "whitening"] = Field(
+        "normal",
+        description="first weights of the stem. normal: drawn (Kaiming); whitening: the principal components of the "
+        "training images' patches, each and its negative, the largest first",
+    )
+    freeze_stem: float = Field(
+        0.0, ge=0, lt=1, description="share of the epochs, the first ones, in which a whitening stem keeps its filters"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each target that is spread evenly over all classes"
     )
@@ -250,6 +298,14 @@ class TrainSettings(_Settings):
     def _nesterov_has_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_have_a_meaning(self) -> Self:
+        if self.short_timesteps != 1 and self.short_epochs == 0:
+            raise ValueError("short_timesteps needs short_epochs above 0")
+        if self.freeze_stem > 0 and self.init_stem == "normal":
+            raise ValueError("freeze_stem needs init_stem 'whitening'")
         return self
 
 

@@ -219,7 +219,7 @@ class Job:
     def finish(self) -> None:
         """Run every stage that is not done. Raises ``InputError`` at once if its end cannot be reached."""
         if (recipe := self.run.recipe()).module is None:
-            require_packable(recipe.model.neuron, recipe.model.ops, recipe.model.spike_levels)
+            require_packable(recipe.model.neuron, recipe.model.ops)
         require_equal_parts(self.run.recipe(), STAGES)
         for stage in STAGES:
             if not processes.first_does(partial(self._is_done, stage)):

@@ -372,7 +372,7 @@ def held(
 
 def _is_rate(key: str) -> bool:
     name = key.rpartition(".")[2]
-    return name.endswith("lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
+    return (name.endswith("lr") and name != "bias_lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

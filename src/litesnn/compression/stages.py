@@ -378,6 +378,9 @@ def _require_sensible(recipe: Recipe) -> None:
     quantizer = QUANTIZERS[recipe.model.quantizer]
     if quantizer.has_zero or not quantizer.at_both_ends:
         raise InputError(f"model.quantizer: {quantizer.name!r} is not there for users' modules")
+    for key, default in (("short_epochs", 0), ("small_images", 0), ("init", "normal"), ("init_stem", "normal")):
+        if getattr(recipe.train, key) != default:
+            raise InputError(f"train.{key} is for networks of ours, not for users' modules; expected {default!r}")
     if recipe.model.neuron != DEFAULT:
         raise InputError(f"model.neuron: a user's module keeps its neurons; expected {DEFAULT!r}")
     if recipe.train.surrogate_sharpness != SHARPNESS:

@@ -80,11 +80,14 @@ def meter_for(keys: Iterable[str]) -> Meter | None:
     return Meter(costs=wanted != {FIRING_RATE}) if wanted else None
 
 
-def used(keys: Iterable[str], meter: Meter, network: Predictor) -> dict[str, Tensor]:
-    """Work per sample by the keys of costs, and the firing rate by its own, scalars with a gradient."""
+def used(keys: Iterable[str], meter: Meter, network: Predictor, times: float = 1.0) -> dict[str, Tensor]:
+    """Work per sample by the keys of costs, and the firing rate by its own, scalars with a gradient.
+
+    What the meter has counted as work stands for so many ``times`` as much.
+    """
     wanted = dict.fromkeys(keys)
     work = [key for key in wanted if key != FIRING_RATE]
-    found = dict(work_costs(work, Fixed(meter, network.analog_macs))) if work else {}
+    found = dict(work_costs(work, Fixed(meter, network.analog_macs, times))) if work else {}
     return found | ({FIRING_RATE: meter.firing_rate()} if FIRING_RATE in wanted else {})
 
 

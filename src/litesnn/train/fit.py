@@ -5,7 +5,9 @@ work and the firing rate, and ``train.jsonl`` (one row per epoch).
 
     loss = CE(y_T) + auxiliary weight · CE(auxiliary head) + constraints on work and firing rate
 
-Cosine learning rates; the pruning scores go on learning, ever slower. Shapes: T timesteps, B batch, C channels.
+The learning rates fall; the pruning scores go on learning, ever slower. What is validated, kept and deployed may be an
+average of the weights (:mod:`litesnn.train.averaging`), and the first epochs may be cheaper than the others
+(:mod:`litesnn.train.phases`). Shapes: T timesteps, B batch, C channels.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from torch import Tensor, nn
 from litesnn import processes
 from litesnn.config import Recipe
 from litesnn.costs.work import BIT_SYNOPS
-from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
+from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches, steps_per_epoch
 from litesnn.errors import InputError
-from litesnn.files import JsonLog, validated
+from litesnn.files import validated
 from litesnn.genotype import Genotype
 from litesnn.network_file import build_network, load_network, save_network
 from litesnn.snn.cost import Meter
@@ -37,11 +39,14 @@ from litesnn.snn.memory_estimate import MemoryEstimate, estimate_step
 from litesnn.snn.network import Network
 from litesnn.snn.population import set_sharpness
 from litesnn.snn.predictor import Predictor
-from litesnn.snn.undecayed import decay_groups
+from litesnn.train.averaging import Averages, renew_statistics
 from litesnn.train.evaluate import measure, silence
 from litesnn.train.firing import FIRING_RATE, eased, held_limits, meter_for, rank_limits, used, why_missed
 from litesnn.train.flip_optimizer import flip_optimizer
+from litesnn.train.initial import begin_weights
 from litesnn.train.observe import Observer
+from litesnn.train.parameter_groups import weight_groups
+from litesnn.train.phases import Pace, Phase, Phases, stem_filters
 from litesnn.train.quantized_layers import QuantizedLayer, quantized_layers
 from litesnn.training_loop.checkpoint import load_state, save_state
 from litesnn.training_loop.context import StageContext
@@ -51,7 +56,7 @@ from litesnn.training_loop.memory import StepPlan
 from litesnn.training_loop.micro_batches import backward_in_parts
 from litesnn.training_loop.progress import Epoch, EpochLog, RunningMeans, progress_bar
 from litesnn.training_loop.schedule import SavedSchedule, Schedule
-from litesnn.training_loop.session import cosine_lr, parameters
+from litesnn.training_loop.session import cosine_lr, one_cycle_lr, parameters
 
 __all__ = [
     "AuxiliaryHead",
@@ -68,6 +73,8 @@ __all__ = [
 LearnerT = TypeVar("LearnerT", bound="Learner")
 
 _EVALUATION_BATCH = 256
+
+_RATES = {"cosine": cosine_lr, "one-cycle": one_cycle_lr}
 
 
 def auxiliary_cell(cells: int) -> int | None:
@@ -162,15 +169,17 @@ class TrainLoop(Generic[LearnerT]):
         self.execution, self.micro_batches = execution, micro_batches
         device = trainee.network.device
         options = partial(optimizer_options, device, execution)
+        rate = options(settings.lr)
         flips = flip_optimizer(settings, trainee.quantized())
         flipped = {id(weight) for weight in ([] if flips is None else parameters([flips]))}
+        others = [weight for weight in trainee.weights() if id(weight) not in flipped]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                decay_groups([weight for weight in trainee.weights() if id(weight) not in flipped]),
+                weight_groups(trainee.module, others, settings, rate),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
-                **options(settings.lr),
+                **rate,
             ),
             "scores": torch.optim.Adam(trainee.scores(), **options(settings.score_lr, adam=True)),
         }
@@ -181,7 +190,24 @@ class TrainLoop(Generic[LearnerT]):
         # a training batch counts as so many times its cost, as measured after the epoch before.
         self._deployed_ratios = {key: torch.ones((), device=device) for key in self.limits}
         self._ease = torch.ones((), device=device)  # for the firing rate alone
+        self._phase = Phase()
         self._compute = recorded(self._plain_step, device, execution)
+
+    @property
+    def phase(self) -> Phase:
+        """What steps leave out."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        before, self._phase = self._phase, phase
+        if phase == before:
+            return
+        for parameter in stem_filters(self.trainee.module):
+            parameter.requires_grad_(not phase.frozen)
+        if phase.times != before.times:  # what was measured is of other steps
+            self.deployed_ratios = dict.fromkeys(self.limits, 1.0)
+        self._compute = recorded(self._plain_step, self.trainee.network.device, self.execution)
 
     @property
     def multipliers(self) -> dict[str, float]:
@@ -204,11 +230,12 @@ class TrainLoop(Generic[LearnerT]):
         What it returns is to be read before the next step.
         """
         settings = self.settings
-        set_lr(self.optimizers["weights"], cosine_lr(settings.lr, settings.lr_min, progress, warmup=settings.warmup))
+        rate = _RATES[settings.schedule](settings.lr, settings.lr_min, progress, warmup=settings.warmup)
+        set_lr(self.optimizers["weights"], rate)
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
         if FIRING_RATE in self.limits:
             self._ease.fill_(eased(self.limits[FIRING_RATE].limit, progress))
-        return self._compute(x, y)
+        return self._compute(self._phase.inputs(x), y)
 
     def _plain_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         settings, trainee = self.settings, self.trainee
@@ -226,13 +253,13 @@ class TrainLoop(Generic[LearnerT]):
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a (micro-)batch, and what is logged of it."""
         trainee, meter = self.trainee, meter_for(self.limits)
-        output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution)
+        output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options)
         loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
         values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if meter is not None:
-            for key, value in used(self.limits, meter, trainee.network).items():
+            for key, value in used(self.limits, meter, trainee.network, self._phase.times).items():
                 values[f"train_{key}"] = value
                 loss = loss + self.limits[key].loss(value * self._factor(key))
         return loss, values
@@ -252,6 +279,7 @@ def fit(context: StageContext) -> Path:
     recipe, session = context.recipe, context.session
     genotype = Genotype.read(context.run.need("derive"))
     network = build_network(genotype, context.info, recipe.seed)
+    begin_weights(network, recipe.train, lambda: session.samples(context.data.train, context.info).x)
     trainee = Trainee(network, recipe).to(session.device)
 
     plan = partial(session.plan, "train", partial(train_footprint, network))
@@ -291,10 +319,12 @@ def fit_learner(
     processes.equalize(module.state_dict().values())
     plan = plan_steps(min(recipe.train.batch_size, len(train)))
     training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
+    averages = Averages(network.module, recipe.train.ema)
+    phases = Phases(recipe.train, network.timesteps, network.info.shape[1:])
     checkpoint, best_path = run.checkpoint("train"), run.best
-    done, best, schedule = 0, None, Schedule(recipe.train.epochs)
+    done, best, schedule, ratios = 0, None, Schedule(recipe.train.epochs), training.deployed_ratios
     if checkpoint.exists() and best_path.exists():  # a finished training gives up one, then the other
-        found = load_state(checkpoint, "train state", module, training.optimizers)
+        found = load_state(checkpoint, "train state", module, training.optimizers, averages.tensors)
         saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
         done, best = saved.epoch, saved.best
         schedule = saved.schedule.schedule()
@@ -302,7 +332,9 @@ def fit_learner(
             if key not in saved.multipliers or key not in saved.deployed_ratios:
                 raise InputError(f"{checkpoint} is damaged: it has no multiplier of {key}")
             limit.multiplier = saved.multipliers[key]
-        training.deployed_ratios = saved.deployed_ratios
+        ratios = saved.deployed_ratios
+    training.phase = phases.at(schedule, done)
+    training.deployed_ratios = ratios
     size = recipe.train.batch_size
     steps = steps_per_epoch(train, size, recipe.train.epoch_steps)
     ours = network if isinstance(network, Network) else None
@@ -317,23 +349,38 @@ def fit_learner(
     log = EpochLog(run, "train", done_epochs=done, tensorboard=session.tensorboard)
     bound, most = (0.0, 0) if recipe.made is None else (recipe.made.training, recipe.made.most_epochs)
     most = max(most, recipe.train.epochs)
-    taken = JsonLog.numbers(run / "train.jsonl", "seconds") if done else []  # seconds of each epoch
-    with progress_bar(session.console) as bar:
-        task = bar.add_task("train", total=schedule.epochs * steps, completed=done * steps, status="")
+    pace = Pace(phases, run / "train.jsonl", done)
+
+    def augmented(purpose: str, epoch: int, most: int) -> Iterable[tuple[Tensor, Tensor]]:
+        order = generator_for(recipe.seed, purpose, epoch)
+        mirrored = mirrored_rows(recipe.augment, train, recipe.seed, epoch)
+        return shuffled_batches(train, size, order, recipe.augment, most=most, mirrored=mirrored)
+
+    with progress_bar(session.console) as bar:  # in steps of the whole network
+        total, completed = (phases.epochs(schedule, epochs) * steps for epochs in (schedule.epochs, done))
+        task = bar.add_task("train", total=total, completed=round(completed), status="")
         for epoch in itertools.count(done):
             if epoch >= schedule.epochs:
                 break
             started, means = time.perf_counter(), RunningMeans()
             module.train()
             observer.begin(epoch)
-            order = generator_for(recipe.seed, "train", epoch)
-            batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
-            for step, (x, y) in enumerate(batches):
+            for step, (x, y) in enumerate(augmented("train", epoch, steps)):
+                progress = schedule.at(epoch + step / steps)
                 observer.before_step(step)
-                means.add(training.step(x, y, schedule.at(epoch + step / steps)))
+                means.add(training.step(x, y, progress))
                 observer.after_step(step)
-                bar.advance(task)
-            trained, measured = means.means(), validate(network, validation, training.limits)
+                averages.update(progress, schedule.at(epoch + (step + 1) / steps))
+                bar.advance(task, training.phase.share)
+            trained = means.means()
+            stepped = time.perf_counter() if phases.any else started
+            with averages.in_use():
+                if averages or training.phase.reduced:
+                    some = augmented("statistics", epoch, min(steps, recipe.train.statistics_batches))
+                    renew_statistics(
+                        *(network, (x for x, _ in some)), execution=plan.execution, micro_batches=plan.micro_batches
+                    )
+                measured, watched = validate(network, validation, training.limits), observer.row()
             require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
             rank = _rank(measured, rank_limits(recipe, training.limits))
             is_best = best is None or rank > tuple(best)
@@ -345,24 +392,27 @@ def fit_learner(
                 key: measured[key] / max(trained[f"train_{key}"], 1e-6 * limit.limit)
                 for key, limit in training.limits.items()
             }
-            row |= trained | measured | {"multipliers": multipliers, "best": is_best} | observer.row()
+            row |= trained | measured | {"multipliers": multipliers, "best": is_best} | watched
             row["micro_batches"], row["options"] = plan.micro_batches, session.options()
+            row |= pace.add(row["seconds"], round(stepped - started, 3), training.phase)
             row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
             log.write(row)
             accuracy = f"validation accuracy {measured['validation_accuracy']:.1%}"
             bar.update(task, status=f"epoch {epoch + 1} of {schedule.epochs}, {accuracy}")
             if is_best:
-                save(best_path)
+                with averages.in_use():
+                    save(best_path)
             memory: dict[str, Any] = {"epoch": epoch + 1, "best": best, "multipliers": multipliers}
-            memory["deployed_ratios"] = training.deployed_ratios
-            taken.append(row["seconds"])
-            changed = schedule.after(epoch + 1, taken, bound, most=most)
+            ahead = pace.ahead(schedule.at(epoch + 1))
+            changed = schedule.after(epoch + 1, pace.taken, bound, most=most, ahead=ahead)
             if changed != schedule:
                 session.warn(changed.describe_change(schedule))
-                bar.update(task, total=changed.epochs * steps)
+                bar.update(task, total=phases.epochs(changed, changed.epochs) * steps)
             schedule = changed
+            training.phase = phases.at(schedule, epoch + 1)
+            memory["deployed_ratios"] = training.deployed_ratios
             memory["schedule"] = asdict(schedule)
-            save_state(checkpoint, "train state", module, training.optimizers, memory)
+            save_state(checkpoint, "train state", module, training.optimizers, memory, averages.tensors)
             session.tell(Epoch("train", epoch + 1, schedule.epochs, row))
     log.close()
     chosen = measure(load(best_path), validation)

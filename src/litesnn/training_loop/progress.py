@@ -132,7 +132,7 @@ class EpochLines:
         self._names.append(description)
         return TaskID(len(self._names) - 1)
 
-    def advance(self, task_id: TaskID) -> None:
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """A step is done, which is worth no line."""
 
     def update(self, task_id: TaskID, *, status: str | None = None, **_: object) -> None:
