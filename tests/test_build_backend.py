@@ -40,6 +40,11 @@ def wants_zig() -> bool:
     return answers.pop()
 
 
+def model_files() -> set[str]:
+    """The files of the networks that come with the package."""
+    return {path.name for path in (ROOT / "src/litesnn/models").iterdir() if path.suffix in (".safetensors", ".json")}
+
+
 def test_without_a_compiler_zig_is_required(programs: Path) -> None:
     assert wants_zig()
 
@@ -85,6 +90,7 @@ def test_source_archive_has_what_a_build_needs(tmp_path: Path, monkeypatch: pyte
     with tarfile.open(tmp_path / litesnn_build.build_sdist(str(tmp_path))) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "src/litesnn/deploy/csrc").iterdir()}
+    sources |= {f"src/litesnn/models/{name}" for name in model_files()}
     needed = {"CMakeLists.txt", "build_backend/litesnn_build.py", "pyproject.toml", "README.md", "LICENSE"}
     assert needed | sources <= inside
     assert not [name for name in inside if name.endswith((".so", ".dylib", ".dll"))]
@@ -98,4 +104,5 @@ def test_one_wheel_for_every_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "-py3-none-" in name
     with zipfile.ZipFile(tmp_path / name) as wheel:
         libraries = [entry for entry in wheel.namelist() if "deploy/liblitesnn." in entry]
+        assert {f"litesnn/models/{name}" for name in model_files()} <= set(wheel.namelist())
     assert len(libraries) == 1

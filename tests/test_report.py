@@ -445,3 +445,14 @@ def test_the_neuron_and_the_quantizer_are_named(tmp_path: Path) -> None:
 )
 def test_a_unit_with_a_prefix_gets_no_second_one(nanojoules: float, words: str) -> None:
     assert plots.si(nanojoules, "nJ") == words
+
+
+def test_the_teacher_of_a_training_is_named(tmp_path: Path) -> None:
+    examples = write_fake_run(tmp_path)
+    assert "Teacher" not in Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    _change(tmp_path / "metrics.json", teacher={"name": "runs/big", "sha256": "0"})
+    assert "runs/big" in Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    _change(tmp_path / "metrics.json", teacher={"name": "auto", "epochs": 2, "validation_accuracy": 0.875})
+    (tmp_path / "teacher.jsonl").write_text('{"epoch": 1, "seconds": 60}\n{"epoch": 2, "seconds": 66}\n')
+    words = Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    assert "a residual network with ReLU, 2 epochs in 2.1 minutes, validation accuracy 87.5%" in words

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from litesnn.errors import BudgetExceeded, InputError, LitesnnError
     from litesnn.genotype import Genotype
     from litesnn.network_file import load
+    from litesnn.packed_evaluation import Evaluation, evaluate
     from litesnn.snn.network import Network
     from litesnn.training_loop.progress import Epoch
     from litesnn.version import __version__
@@ -30,6 +31,7 @@ __all__ = [
     "Design",
     "Engine",
     "Epoch",
+    "Evaluation",
     "Genotype",
     "InputError",
     "LitesnnError",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "compress",
     "design",
+    "evaluate",
     "load",
 ]
 
@@ -48,6 +51,7 @@ _HOMES = {
     "Design": "design",
     "Engine": "deploy.engine",
     "Epoch": "training_loop.progress",
+    "Evaluation": "packed_evaluation",
     "Genotype": "genotype",
     "InputError": "errors",
     "LitesnnError": "errors",
@@ -57,6 +61,7 @@ _HOMES = {
     "__version__": "version",
     "compress": "design",
     "design": "design",
+    "evaluate": "packed_evaluation",
     "load": "network_file",
 }
 """The module of each public name."""

@@ -96,6 +96,7 @@ class Runtime(StrEnum):
 
     torch = "torch"
     native = "native"
+    reference = "reference"
 
 
 class Interpreter(StrEnum):
@@ -132,6 +133,26 @@ ModelOption = Annotated[
         metavar="FILE.py:CLASS",
         help="a torch module with convolutions and spiking neurons; the file is run, and no other that a recipe names",
     ),
+]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="auto|RUN|FILE.py:CLASS",
+        help="a network to learn from: auto trains a small one first; a run, or its network.safetensors or "
+        "teacher.safetensors; or a torch module, whose file is run",
+    ),
+]
+CompressTeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="original|auto|RUN|FILE.py:CLASS",
+        help="a network to learn from: original is the module with its --weights; all others as for design",
+    ),
+]
+TeacherWeightsOption = Annotated[
+    Path | None, typer.Option("--teacher-weights", help="the weights of such a module, as a safetensors file")
 ]
 DataOption = Annotated[
     str | None,
@@ -199,6 +220,8 @@ def design(
     mode: ModeOption = None,
     changes: SetOption = None,
     from_run: FromOption = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -220,7 +243,13 @@ def design(
     )
     if dry_run and from_run is not None:
         raise InputError("--dry-run cannot say what --from leaves to do; leave out one")
-    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration, from_run=from_run)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, mode, changes),
+        duration=duration,
+        from_run=from_run,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _finish(_folder(run), begun, session, options=_how(context), from_run=from_run, dry_run=dry_run)
 
 
@@ -236,6 +265,8 @@ def compress(
     recipe: RecipeOption = None,
     seed: SeedOption = None,
     changes: SetOption = None,
+    teacher: CompressTeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -252,7 +283,13 @@ def compress(
             raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    begun = _begin(run, session, data, budget, recipe, seed, None, changes, model=model, weights=weights)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, None, changes),
+        model=model,
+        weights=weights,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _finish(_folder(run), begun, session)
 
 
@@ -266,6 +303,8 @@ def search(
     seed: SeedOption = None,
     mode: ModeOption = None,
     changes: SetOption = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -284,7 +323,12 @@ def search(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, mode, changes),
+        duration=duration,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _do_stage("search", _folder(run), session, begun)
 
 
@@ -295,10 +339,26 @@ def derive(run: RunArgument, model: ModelOption = None) -> None:
     _do_stage("derive", _folder(run), _session("cpu", None))
 
 
+@_command(help=STAGES["teacher"].meaning)
+def teacher(
+    run: RunArgument,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the teacher of a run."""
+    _do_stage("teacher", _folder(run), _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+
+
 @_command()
 def train(
     run: RunArgument,
     model: ModelOption = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="FILE.py:CLASS", help="the run's teacher, if it is a torch module"),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -310,6 +370,7 @@ def train(
 ) -> None:
     """Train the derived network from scratch."""
     _allow(model)
+    _allow_teacher(teacher, _folder(run))
     _do_stage(
         "train",
         _folder(run),
@@ -326,15 +387,57 @@ def train(
 
 @_command()
 def evaluate(
-    run: RunArgument,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|MODEL", help="a run folder; or a packed model, a file or a name that models lists"),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="measure the packed model on the test rows of this data set instead, named as for design"
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="with --data: a recipe whose [data] says which rows and classes are meant"),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="with --data: change a key of it, as in data.test_limit=1000"),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: Annotated[
-        Runtime, typer.Option("--engine", help="native: run the packed network in C instead, and time it beside torch")
-    ] = Runtime.torch,
+        Runtime | None,
+        typer.Option(
+            "--engine",
+            help="torch, or native: run the packed network in C, and time it beside torch. With --data: native, or the "
+            "NumPy reference, which it equals",
+            show_default="torch, with --data native",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="with --data: one JSON object instead of tables")] = False,
 ) -> None:
-    """Measure the trained network on the test split. Exit code 3 if it breaks its budget."""
+    """Measure a run's trained network on its test split, or any packed model on any data set (--data).
+
+    Exit code 3 if a run breaks its budget.
+    """
+    if data is not None:
+        _measure_packed(run, data, recipe, changes, model, device, threads, engine or Runtime.native, as_json=as_json)
+        return
+    with_data = {
+        "--recipe": recipe,
+        "--set": changes,
+        "--json": as_json,
+        "--engine reference": engine is Runtime.reference,
+    }
+    if said := [option for option, value in with_data.items() if value]:
+        raise InputError(f"{said[0]} is for a packed model; expected --data too, the data set to measure it on")
+    from litesnn.models import find_model
+
+    if find_model(run).is_file():
+        raise InputError(f"{run} is no run folder; expected --data too, the data set to measure a packed model on")
     _allow(model)
     folder = _folder(run)
     if engine is Runtime.native:
@@ -490,6 +593,23 @@ def predict(
 
 
 @_command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="a network of the list, to print all that is known of it")] = None,
+) -> None:
+    """List the packed networks that come with litesnn, or print the record of one. Commands take a name as a path."""
+    from litesnn.models import read_record, shipped_models
+
+    if name is not None:
+        print(json.dumps(read_record(name).model_dump(), indent=2))
+        return
+    from rich.console import Console
+
+    from litesnn.commands.evaluation_tables import models_table
+
+    Console().print(models_table([read_record(each) for each in shipped_models()]))
+
+
+@_command()
 def recipes(name: Annotated[str | None, typer.Argument(help="a recipe to print in full")] = None) -> None:
     """List the shipped recipes, or print every setting of one with its meaning."""
     from litesnn.config import describe_settings, load_recipe, shipped_recipes
@@ -582,6 +702,22 @@ def _allow(model: str | None) -> None:
         allow_module(model)
 
 
+def _allow_teacher(teacher: str | None, folder: RunFolder | None = None) -> None:
+    """Let the file of a teacher's class be run; only the one of the run in ``folder``, if there is one."""
+    if teacher is None:
+        return
+    from litesnn.compression.source import allow_module
+    from litesnn.compression.teachers import is_class, name_of_teacher
+
+    if folder is not None and (own := folder.recipe().train.teacher) != name_of_teacher(teacher):
+        raise InputError(
+            f"{folder.path}: its train.teacher is {own or 'not there'}, and not {teacher}; expected another run, for "
+            f"example with design --from {folder.path}"
+        )
+    if is_class(teacher):
+        allow_module(teacher)
+
+
 def _how(context: typer.Context) -> str:
     """The options of the command line that say how to compute, as they were given."""
     words: list[str] = []
@@ -617,6 +753,8 @@ def _begin(
     model: str | None = None,
     weights: Path | None = None,
     from_run: Path | None = None,
+    teacher: str | None = None,
+    teacher_weights: Path | None = None,
 ) -> Begun:
     """How the run begins that the options say."""
     from litesnn.config import parse_change
@@ -625,7 +763,8 @@ def _begin(
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
-    request = Request(data, budget, recipe, seed, duration, said, model, weights, from_run)
+    _allow_teacher(teacher)
+    request = Request(data, budget, recipe, seed, duration, said, model, weights, from_run, teacher, teacher_weights)
     return begin(_folder(run), request, session, spent=time.perf_counter() - _STARTED)
 
 
@@ -700,6 +839,50 @@ def _evaluate_native(folder: RunFolder, threads: int) -> None:
         metrics = evaluate_native(folder, Job(folder, _session("cpu", None)).data, threads=threads)
     Console().print(engine_table(metrics))
     check_budgets(metrics)
+
+
+def _measure_packed(
+    path: Path,
+    data: str,
+    recipe: str | None,
+    changes: list[str] | None,
+    model: str | None,
+    device: str,
+    threads: int | None,
+    engine: Runtime,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure a packed model on a data set, and print what came out."""
+    if model is not None:
+        raise InputError("--model is for a run folder; a packed model needs no module: leave out --model or --data")
+    if engine is Runtime.torch:
+        raise InputError("--engine torch cannot run a packed model; expected native or reference")
+    if device not in ("auto", "cpu"):
+        raise InputError(f"a packed model runs on the CPU; expected no --device, but it is {device!r}")
+    from litesnn.config import parse_change
+    from litesnn.packed_evaluation import evaluate as measure
+
+    raise_again()
+    said = dict(map(parse_change, changes or []))
+    name: Any = engine.value
+
+    def first() -> None:
+        found = measure(path, data, recipe=recipe, changes=said, engine=name, threads=threads or 1)
+        if as_json:
+            print(json.dumps(found.to_dict(), indent=2))
+            return
+        from rich.console import Console
+
+        from litesnn.commands.evaluation_tables import evaluation_tables
+
+        console = Console()
+        for note in found.notes:
+            _print_line(console, f"{found.data}: {note}")
+        for table in evaluation_tables(found):
+            console.print(table)
+
+    _first_does(first)
 
 
 def _conclude(folder: RunFolder) -> None:

@@ -31,11 +31,14 @@ from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
 
 __all__ = [
+    "AUTO",
+    "ORIGINAL",
     "MadeFor",
     "ModelSettings",
     "ModuleSettings",
     "Recipe",
     "SearchSettings",
+    "TeacherSettings",
     "TrainSettings",
     "describe_settings",
     "load_recipe",
@@ -45,6 +48,9 @@ __all__ = [
 ]
 
 RECIPE_VERSION: Literal[1] = 1
+
+AUTO, ORIGINAL = "auto", "original"
+"""What ``train.teacher`` may name besides files: a network that is trained first, and the module that is compressed."""
 
 _T = TypeVar("_T")
 
@@ -268,6 +274,28 @@ class TrainSettings(_Settings):
         1.0, gt=0, description="weight of the squared violation of a limit on work or of firing_rate (log-ratio)"
     )
     dual_lr: float = Field(0.05, gt=0, description="step of its multiplier")
+    loss: Literal["last", "tet"] = Field(
+        "last",
+        description="loss over time. last: cross entropy of the mean logits of all timesteps; tet: mean of the cross "
+        "entropies of each timestep's own logits (TET, ICLR 2022)",
+    )
+    self_distillation: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence of each timestep's logits from the mean of all, 0: none; "
+        "0.5 in arXiv 2501.15925",
+    )
+    teacher: str | None = Field(
+        None,
+        min_length=1,
+        description="another network whose logits are learned too. auto: a small one with ReLU, trained first as "
+        "[teacher] says; original: the module that litesnn compress was given; or a run folder, a network.safetensors, "
+        "or FILE.py:Class",
+    )
+    teacher_weight: float = Field(
+        0.2, gt=0, description="weight of the divergence of each timestep's logits from the teacher's"
+    )
+    temperature: float = Field(3.0, gt=0, description="temperature of both divergences")
     firing_rate: float | None = Field(
         None,
         gt=0,
@@ -310,7 +338,7 @@ class TrainSettings(_Settings):
 
 
 class ModuleSettings(_Settings):
-    """The module that ``litesnn compress`` was given."""
+    """A module that was given, to ``litesnn compress`` or as a teacher."""
 
     file: str = Field(description="the Python file, which is run")
     name: str = Field(description="the class in it, which is made without arguments")
@@ -321,10 +349,31 @@ class ModuleSettings(_Settings):
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
 
-    def options(self) -> str:
-        """The options of ``litesnn compress`` that name this module."""
-        words = ["--model", f"{self.file}:{self.name}"]
-        return shlex.join(words if self.weights is None else [*words, "--weights", self.weights])
+    def words(self, role: Literal["", "teacher"]) -> list[str]:
+        """The options of the command line that name this module, as what is compressed or as a teacher."""
+        words = [f"--{role or 'model'}", f"{self.file}:{self.name}"]
+        return words if self.weights is None else [*words, f"--{f'{role}-' if role else ''}weights", self.weights]
+
+
+class TeacherSettings(_Settings):
+    """The network that ``train.teacher = "auto"`` trains first, and what pins any other teacher."""
+
+    width: int = Field(32, ge=1, le=1024, description="auto: channels of the first level; the next have 2 and 4 times")
+    blocks: int = Field(1, ge=1, le=32, description="auto: residual blocks of each level, of two convolutions each")
+    epochs: int = Field(20, ge=1, description="auto: epochs of its training")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="auto: steps after which an epoch ends early; left out: at the last batch"
+    )
+    batch_size: int = Field(128, ge=2, description="auto: images per step")
+    lr: float = Field(0.1, gt=0, description="auto: largest learning rate (SGD, Nesterov, cosine to 0)")
+    momentum: float = Field(0.9, gt=0, lt=1, description="auto: momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="auto: weight decay of convolutions and classifier")
+    warmup: float = Field(0.1, ge=0, lt=1, description="auto: share of the steps in which the rate rises from 0")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="auto: share of each target that is spread evenly over all classes"
+    )
+    sha256: str | None = Field(None, description="of the network.safetensors of train.teacher when the run began")
+    module: ModuleSettings | None = Field(None, description="the class that train.teacher names, and its weights")
 
 
 class MadeFor(_Settings):
@@ -358,6 +407,7 @@ class Recipe(_Settings):
     module: ModuleSettings | None = Field(None, description="a user's module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
+    teacher: TeacherSettings = TeacherSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
 
     def __repr__(self) -> str:
@@ -365,6 +415,11 @@ class Recipe(_Settings):
         return f"Recipe({self.name!r}, {self.data.source!r}, {self.budget.describe()}, seed {self.seed}{made})"
 
     __str__ = __repr__
+
+    def command(self) -> str:
+        """``litesnn design`` or ``litesnn compress``, with the options that let the recipe's files be run."""
+        words = ["litesnn", "design"] if self.module is None else ["litesnn", "compress", *self.module.words("")]
+        return shlex.join(words if self.teacher.module is None else [*words, *self.teacher.module.words("teacher")])
 
     @property
     def timesteps(self) -> int:
@@ -435,6 +490,11 @@ class Recipe(_Settings):
             if first["type"] == "extra_forbidden":
                 raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
+        if recipe.train.teacher == ORIGINAL and (recipe.module is None or recipe.module.weights is None):
+            raise InputError(
+                f"{origin}: train.teacher is {ORIGINAL!r}, the module of litesnn compress with its weights; expected "
+                "--model and --weights too, or another teacher"
+            )
         quantizer, io_bits = QUANTIZERS[recipe.model.quantizer], recipe.model.io_bits
         wanted = [("search.bits", bits) for bits in recipe.search.bits]
         wanted += [("model.io_bits", io_bits)] if quantizer.at_both_ends else []

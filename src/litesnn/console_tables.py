@@ -21,6 +21,7 @@ from litesnn.deploy.integerize import integerize
 from litesnn.deploy.packed import IMAGE, PackedModel, population_shapes, read, size_table
 from litesnn.deploy.reference import Reference
 from litesnn.errors import InputError
+from litesnn.models import find_model
 from litesnn.network_file import load_network
 from litesnn.prediction_inputs import input_files
 from litesnn.raw_inputs import probabilities
@@ -93,6 +94,7 @@ def info_table(path: Path) -> Table:
         if not run.done("pack") and (run / "recipe.toml").exists() and "pack" not in run.needs():
             raise InputError(f"{run.path}: its module cannot be packed; metrics.json says why, and what its layers are")
         path = run.output("pack") if run.done("pack") else run.need("train")
+    path = find_model(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     model = integerize(load_network(path)) if path.name == STAGES["train"].output else read(path)

@@ -15,6 +15,7 @@ from litesnn.files import validated
 from litesnn.front_end import FRONT_ENDS, FrontEnd, InputKind, front_end_name, unnamed_front_end
 from litesnn.genotype import Genotype
 from litesnn.input_spec import InputSpec
+from litesnn.models import find_model
 from litesnn.runs import RunFolder
 from litesnn.snn.backbone import count_weights
 from litesnn.snn.network import InputInfo, Network
@@ -34,6 +35,8 @@ def load(path: str | Path) -> Network:
         InputError: there is no such network, or it is damaged.
     """
     path = Path(path)
+    if not path.exists() and find_model(path) != path:
+        raise InputError(f"{path} is packed and no torch module any more; litesnn.Engine({str(path)!r}) runs it")
     return load_network(RunFolder(path).need("train") if path.is_dir() else path)
 
 

@@ -11,6 +11,7 @@ from litesnn.deploy.exchange.onnx_graph import onnx_graph
 from litesnn.deploy.packed import PackedModel, read
 from litesnn.files import write_atomically
 from litesnn.genotype import EngineName, require_engine_of
+from litesnn.models import find_model
 from litesnn.runs import RunFolder
 
 __all__ = ["Exported", "export_nir", "export_onnx"]
@@ -50,6 +51,7 @@ def _export(path: Path, out: Path, engine: EngineName, encode: Callable[[PackedM
         run = RunFolder(path)
         packed = run.need("pack")
         require_engine_of(run.output("derive"), engine)
+    packed = find_model(packed)
     data = encode(read(packed))
     write_atomically(out, data)
     return Exported(out, len(data), packed.stat().st_size)

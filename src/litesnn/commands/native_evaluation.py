@@ -5,9 +5,7 @@ In: a run folder with a packed model. Out: ``engine`` in its ``metrics.json``, a
 
 from __future__ import annotations
 
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +20,7 @@ from litesnn.deploy.engine import Engine
 from litesnn.deploy.spike_costs import SpikeCosts
 from litesnn.design import renew_report, trained_network
 from litesnn.genotype import require_engine_of
+from litesnn.packed_evaluation import microseconds_per_input
 from litesnn.runs import RunFolder
 
 __all__ = ["engine_table", "evaluate_native"]
@@ -131,8 +130,9 @@ def _time(
     tensor = torch.from_numpy(x)
     rounds = []
     for _ in range(ROUNDS):
-        ours = _microseconds(lambda rows: engine(x[rows]), len(x), batch)
-        rounds.append((ours, _microseconds(lambda rows: network(tensor[rows]), len(x), batch)))
+        ours = microseconds_per_input(lambda rows: engine(x[rows]), len(x), batch, seconds=SAMPLE_SECONDS)
+        theirs = microseconds_per_input(lambda rows: network(tensor[rows]), len(x), batch, seconds=SAMPLE_SECONDS)
+        rounds.append((ours, theirs))
     return {
         "batch": batch,
         "engine_us": statistics.median(ours for ours, _ in rounds),
@@ -140,15 +140,3 @@ def _time(
         "ratio": statistics.median(theirs / ours for ours, theirs in rounds),
         "rounds": ROUNDS,
     }
-
-
-def _microseconds(predict: Callable[[slice], object], rows: int, batch: int) -> float:
-    """Time per image: one sample of calls on different batches, from the first row again when there are no more."""
-    starts = itertools.cycle(range(0, rows - batch + 1, batch))
-    predict(slice(0, batch))  # warms up
-    images, begun = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begun) < SAMPLE_SECONDS:
-        start = next(starts)
-        predict(slice(start, start + batch))
-        images += batch
-    return 1e6 * spent / images

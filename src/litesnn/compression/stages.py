@@ -28,6 +28,7 @@ from litesnn.compression.search import (
     require_small_enough,
 )
 from litesnn.compression.source import build_module, pin_loaded
+from litesnn.compression.teachers import teacher_of
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.energy import energy_record
@@ -57,6 +58,7 @@ from litesnn.train.evaluate import (
 )
 from litesnn.train.fit import AuxiliaryHead, fit_learner
 from litesnn.train.quantized_layers import QuantizedLayer
+from litesnn.train.teacher import teacher_record
 from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.memory import StepPlan
@@ -175,6 +177,7 @@ def fit(context: StageContext) -> Path:
         *(context, _Tuned(network), _plan(session)),
         save=save,
         load=lambda path: _load(path, recipe).to(session.device),
+        teacher=teacher_of(context),
     )
 
 
@@ -232,7 +235,7 @@ def evaluate(context: StageContext) -> Path:
     packed = None if given.graph is None else Packed.of(_packed(network, measured.rates))
     metrics["packed_bytes"] = network.estimated_bytes() if packed is None else len(packed.content)
     metrics["energy"] = energy_record(metrics["layers"], stems)
-    metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ())
+    metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ()) | teacher_record(run, recipe)
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
     note = silence(rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]

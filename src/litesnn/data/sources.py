@@ -44,7 +44,20 @@ from litesnn.front_end import EventFrames, FrontEnd, InputKind
 from litesnn.input_spec import InputSpec
 from litesnn.text import shape_text
 
-__all__ = ["SOURCES", "Data", "DataSettings", "FrontEnds", "Parts", "Source", "Split", "load", "open_source", "part"]
+__all__ = [
+    "SOURCES",
+    "Data",
+    "DataSettings",
+    "FrontEnds",
+    "Parts",
+    "Source",
+    "Split",
+    "UnreadTest",
+    "load",
+    "open_source",
+    "open_test",
+    "part",
+]
 
 _DEFAULTS = FrontEnds()
 _SHOWN_CLASSES = 5
@@ -261,11 +274,7 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
     mean, std = _normalisation(opened, train.x)
 
     def find_test() -> Rows:
-        rows = parts.test()
-        _check_labels(rows.labels, opened.classes, f"{settings.source}: test rows")
-        if settings.test_limit is not None:
-            rows = rows.take(stratified_limit(rows.labels, settings.test_limit))
-        return rows
+        return _test_rows(opened, parts, settings)
 
     def read_test() -> Split:
         rows = find_test()
@@ -289,6 +298,65 @@ def load(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> Data:
         front_end=opened.front_end,
         check_test=check_test,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class UnreadTest:
+    """The test rows of a data set, found and not read; nothing is decoded of the other rows.
+
+    ``front_end`` is what recordings become, ``notes`` what a reader of results should know about the splits.
+    """
+
+    settings: DataSettings
+    name: str
+    classes: tuple[str, ...]
+    kind: InputKind
+    front_end: FrontEnd | None
+    notes: tuple[str, ...]
+    rows: Rows = field(repr=False)
+
+    def read(self, shape: Shape) -> Split:
+        """Read and decode the rows for a network that takes [C, H, W] = ``shape``, of frames each of that shape.
+
+        Images in files are converted to C channels and rescaled to H × W, as those of a design are to the shape of its
+        training images; a line of the log says how many were.
+
+        Raises:
+            InputError: rows are damaged, or have another shape.
+        """
+        source, size = self.settings.source, self.settings.size
+        if size is not None and (size, size) != shape[1:]:
+            raise InputError(f"{source}: data.size = {size}, but the network takes {shape_text(shape)}")
+        split = _split(self.rows, shape, None)
+        if (found := _shape(split.x)) != shape:
+            fits = self.kind == "image" and found[0] == shape[0] and shape[1] == shape[2]
+            hint = f"; data.size = {shape[1]} rescales them" if fits else ""
+            raise InputError(
+                f"{source}: test rows: inputs are {shape_text(found)}, but the network takes {shape_text(shape)}{hint}"
+            )
+        return split
+
+
+def open_test(settings: DataSettings, front_ends: FrontEnds = _DEFAULTS) -> UnreadTest:
+    """Find the test rows of a data set: those of :meth:`Data.test`, without reading training and validation rows.
+
+    Raises:
+        InputError: the data set is missing, damaged or not understood, or a class has too few rows.
+    """
+    opened = open_source(settings, front_ends)
+    parts = part(opened, settings)
+    rows = _test_rows(opened, parts, settings)
+    name, front_end = _name(settings.source), opened.front_end
+    return UnreadTest(settings, name, opened.classes, opened.kind, front_end, parts.notes, rows)
+
+
+def _test_rows(opened: Opened, parts: Parts, settings: DataSettings) -> Rows:
+    """The test rows, none decoded. Raises ``InputError`` if labels are wrong."""
+    rows = parts.test()
+    _check_labels(rows.labels, opened.classes, f"{settings.source}: test rows")
+    if settings.test_limit is not None:
+        rows = rows.take(stratified_limit(rows.labels, settings.test_limit))
+    return rows
 
 
 @contextmanager

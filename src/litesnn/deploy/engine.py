@@ -63,7 +63,7 @@ class Engine:
     and in its child, which starts threads of its own.
 
     Args:
-        model: a packed model, or the path of its file.
+        model: a packed model, the path of its file, or the name of one that ``litesnn models`` lists.
         kernel: one of :func:`available_kernels`. Left out, the one that the environment variable ``LITESNN_KERNEL``
             names, or the fastest.
         method: "auto" takes, for every bundle of synapses, the method that its non-zero weights, its map and the firing

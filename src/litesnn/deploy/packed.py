@@ -102,6 +102,7 @@ from litesnn.deploy.packed_streams import (
 )
 from litesnn.errors import InputError
 from litesnn.files import write_atomically
+from litesnn.models import find_model
 
 __all__ = [
     "IMAGE",
@@ -267,7 +268,12 @@ def write(model: PackedModel, path: Path) -> None:
 
 
 def read(path: Path) -> PackedModel:
-    """Read a packed model. Raises ``InputError`` if the file is missing or damaged."""
+    """Read a packed model: a file, or one that comes with the package by its name.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = find_model(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

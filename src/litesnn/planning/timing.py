@@ -29,10 +29,11 @@ from litesnn.strategies import strategy_named
 from litesnn.train.averaging import renew_statistics
 from litesnn.train.fit import Trainee, TrainLoop, train_footprint, validate
 from litesnn.train.phases import Phases
+from litesnn.train.teacher import Teacher, TeacherLoop, build_residual
 from litesnn.training_loop.checkpoint import save_state
 from litesnn.training_loop.session import Session, input_info
 
-__all__ = ["Pace", "search_pace", "train_pace"]
+__all__ = ["Pace", "search_pace", "teacher_pace", "train_pace"]
 
 _WARM_UP = 2
 _LEAST_STEPS, _MOST_STEPS = 3, 200
@@ -92,15 +93,20 @@ def train_pace(
     *,
     workers: int = 1,
     seconds: float = math.inf,
+    teacher: Teacher | None = None,
 ) -> Pace:
-    """The time of a training step of this genotype, and of an image of its validation, as :func:`search_pace`."""
+    """The time of a training step of this genotype, and of an image of its validation, as :func:`search_pace`.
+
+    ``teacher`` is that of the recipe, or one that takes as long.
+    """
     info = input_info(data)
     network = build_network(genotype, info, recipe.seed)
     trainee = Trainee(network, recipe).to(session.device)
     trainee.train()
     batch = max(2, recipe.train.batch_size // workers)
     plan = session.plan("train", partial(train_footprint, network), batch)
-    loop = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
+    execution, micro_batches = plan.execution, plan.micro_batches
+    loop = TrainLoop(trainee, recipe, execution=execution, micro_batches=micro_batches, teacher=teacher)
     batches = _batches(session.samples(data.train, info, recipe.augment), batch, recipe)
     spans = Phases(recipe.train, genotype.timesteps, info.shape[1:]).spans()
     step = best = renewed = 0.0
@@ -122,6 +128,20 @@ def train_pace(
     validate(network, some)
     image = (time.perf_counter() - started) / len(some) / workers
     return Pace(step, best, image, plan.bytes, after)
+
+
+def teacher_pace(recipe: Recipe, data: Data, session: Session, *, seconds: float = math.inf) -> Pace:
+    """The time of a step of the teacher's training, and of an image of its validation, as :func:`search_pace`.
+
+    One process does it, however many share the rest.
+    """
+    info = input_info(data)
+    network = build_residual(recipe, info).to(session.device).train()
+    loop = TeacherLoop(network, recipe)
+    batches = _batches(session.samples(data.train, info, recipe.augment), recipe.teacher.batch_size, recipe)
+    step, best = _measured(lambda: loop.step(*next(batches), 0.5), session.device, seconds)
+    image = step / recipe.teacher.batch_size / 3  # a step goes back too, which takes twice as long as the way there
+    return Pace(step, best, image, 0, _checkpoint_seconds(network, {"weights": loop.optimizer}))
 
 
 def _batches(rows: Samples, size: int, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:

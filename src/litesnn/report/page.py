@@ -771,6 +771,7 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Notes", "; ".join((*metrics.data.notes, *metrics.notes))),
         ("Seed", "" if metrics.seed is None else str(metrics.seed)),
         ("Search", _epochs(run.search)),
+        ("Teacher", _teacher(run)),
         ("Training", _epochs(run.train)),
         ("Software", ", ".join(f"{name} {version}" for name, version in _versions(metrics).items())),
     ]
@@ -797,6 +798,15 @@ def _epochs(lines: Sequence[SearchEpoch] | Sequence[TrainEpoch]) -> str:
     return text + (
         f" in {seconds / 60:.1f} minutes" if seconds >= 90 else f" in {seconds:.0f} seconds" if seconds else ""
     )
+
+
+def _teacher(run: Run) -> str:
+    """The teacher of the training, or nothing if it had none."""
+    teacher = run.metrics.teacher
+    if teacher is None or teacher.validation_accuracy is None:
+        return "" if teacher is None else teacher.name
+    known = _percent(teacher.validation_accuracy)
+    return f"a residual network with ReLU, {_epochs(run.teacher)}, validation accuracy {known}"
 
 
 def _drawn(svg: str) -> Markup:

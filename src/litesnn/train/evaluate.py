@@ -39,6 +39,7 @@ from litesnn.snn.predictor import Predictor
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
 from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
+from litesnn.train.teacher import teacher_record
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.session import Session
 from litesnn.version import __version__
@@ -92,7 +93,7 @@ def evaluate(context: StageContext) -> Path:
         packed_bytes=metrics["packed_bytes"],
     )
     metrics["energy"] = energy_record(metrics["layers"], network.analog_macs())
-    metrics |= compare(metrics, recipe.budget)
+    metrics |= compare(metrics, recipe.budget) | teacher_record(run, recipe)
     note = silence(measured.rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
     if note is not None:
@@ -119,14 +120,13 @@ def again_command(run: RunFolder, recipe: Recipe) -> str:
     Raises:
         InputError: the log of the training is damaged.
     """
-    module, log = recipe.module, run / "train.jsonl"
-    command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
+    log = run / "train.jsonl"
     try:
         rows = JsonLog.read(log) if log.exists() else []
         options = str(rows[-1].get("options", "")) if rows else ""
     except (ValueError, AttributeError) as error:
         raise InputError(f"{log} is damaged: {error}") from None
-    return f"{command} --recipe recipe.toml --run AGAIN {options}".rstrip()
+    return f"{recipe.command()} --recipe recipe.toml --run AGAIN {options}".rstrip()
 
 
 def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, Any]:

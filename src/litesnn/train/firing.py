@@ -83,7 +83,7 @@ def meter_for(keys: Iterable[str]) -> Meter | None:
 def used(keys: Iterable[str], meter: Meter, network: Predictor, times: float = 1.0) -> dict[str, Tensor]:
     """Work per sample by the keys of costs, and the firing rate by its own, scalars with a gradient.
 
-    What the meter has counted as work stands for so many ``times`` as much.
+    ``times``: so many times the work that was counted.
     """
     wanted = dict.fromkeys(keys)
     work = [key for key in wanted if key != FIRING_RATE]

@@ -3,10 +3,11 @@
 In: ``genotype.json`` and data. Out: ``network.safetensors``, the best network on validation that keeps the limits on
 work and the firing rate, and ``train.jsonl`` (one row per epoch).
 
-    loss = CE(y_T) + auxiliary weight · CE(auxiliary head) + constraints on work and firing rate
+    loss = loss over time + auxiliary weight · CE(auxiliary head) + constraints on work and firing rate
 
-The learning rates fall; the pruning scores go on learning, ever slower. What is validated, kept and deployed may be an
-average of the weights (:mod:`litesnn.train.averaging`), and the first epochs may be cheaper than the others
+The loss over time is CE(y_T), or what :mod:`litesnn.train.losses` has besides, a teacher among it. The learning rates
+fall; the pruning scores go on learning, ever slower. What is validated, kept and deployed may be an average of the
+weights (:mod:`litesnn.train.averaging`), and the first epochs may be cheaper than the others
 (:mod:`litesnn.train.phases`). Shapes: T timesteps, B batch, C channels.
 """
 
@@ -44,10 +45,12 @@ from litesnn.train.evaluate import measure, silence
 from litesnn.train.firing import FIRING_RATE, eased, held_limits, meter_for, rank_limits, used, why_missed
 from litesnn.train.flip_optimizer import flip_optimizer
 from litesnn.train.initial import begin_weights
+from litesnn.train.losses import loss_over_time
 from litesnn.train.observe import Observer
 from litesnn.train.parameter_groups import weight_groups
 from litesnn.train.phases import Pace, Phase, Phases, stem_filters
 from litesnn.train.quantized_layers import QuantizedLayer, quantized_layers
+from litesnn.train.teacher import Teacher
 from litesnn.training_loop.checkpoint import load_state, save_state
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.divergence import require_converging
@@ -162,20 +165,26 @@ class TrainLoop(Generic[LearnerT]):
     """The state of a training between two steps, and the step."""
 
     def __init__(
-        self, trainee: LearnerT, recipe: Recipe, *, execution: Execution = Execution(), micro_batches: int = 1
+        self,
+        trainee: LearnerT,
+        recipe: Recipe,
+        *,
+        execution: Execution = Execution(),
+        micro_batches: int = 1,
+        teacher: Teacher | None = None,
     ) -> None:
         settings = recipe.train
-        self.trainee, self.settings = trainee, settings
+        self.trainee, self.settings, self.teacher = trainee, settings, teacher
         self.execution, self.micro_batches = execution, micro_batches
         device = trainee.network.device
         options = partial(optimizer_options, device, execution)
         rate = options(settings.lr)
         flips = flip_optimizer(settings, trainee.quantized())
         flipped = {id(weight) for weight in ([] if flips is None else parameters([flips]))}
-        others = [weight for weight in trainee.weights() if id(weight) not in flipped]
+        weights = [weight for weight in trainee.weights() if id(weight) not in flipped]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
-                weight_groups(trainee.module, others, settings, rate),
+                weight_groups(trainee.module, weights, settings, rate),
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
                 nesterov=settings.nesterov,
@@ -189,8 +198,8 @@ class TrainLoop(Generic[LearnerT]):
         # Augmented images and batch statistics fire differently from what will be deployed. The limit is on the latter:
         # a training batch counts as so many times its cost, as measured after the epoch before.
         self._deployed_ratios = {key: torch.ones((), device=device) for key in self.limits}
-        self._ease = torch.ones((), device=device)  # for the firing rate alone
         self._phase = Phase()
+        self._ease = torch.ones((), device=device)  # for the firing rate alone
         self._compute = recorded(self._plain_step, device, execution)
 
     @property
@@ -235,13 +244,16 @@ class TrainLoop(Generic[LearnerT]):
         set_lr(self.optimizers["scores"], cosine_lr(settings.score_lr, 0.0, progress))
         if FIRING_RATE in self.limits:
             self._ease.fill_(eased(self.limits[FIRING_RATE].limit, progress))
-        return self._compute(self._phase.inputs(x), y)
+        small = self._phase.inputs(x)
+        if self.teacher is not None:  # beside the step, which may be recorded
+            return self._compute(small, y, self.teacher(x, self.micro_batches))
+        return self._compute(small, y)
 
-    def _plain_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _plain_step(self, x: Tensor, y: Tensor, *taught: Tensor) -> dict[str, Tensor]:
         settings, trainee = self.settings, self.trainee
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        found = backward_in_parts(x, y, self._forward, self.micro_batches)
+        found = backward_in_parts(x, y, self._forward, self.micro_batches, *taught)
         for key, limit in self.limits.items():
             limit.update(processes.agreed(found[f"train_{key}"] * self._factor(key)))
         processes.average_gradients(parameters(self.optimizers.values()))
@@ -250,16 +262,17 @@ class TrainLoop(Generic[LearnerT]):
             optimizer.step()
         return found
 
-    def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a (micro-)batch, and what is logged of it."""
+    def _forward(self, x: Tensor, y: Tensor, taught: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a (micro-)batch, for which the teacher has logits [B, K], and what is logged of it."""
         trainee, meter = self.trainee, meter_for(self.limits)
         output = trainee.network(x, meter=meter, tap=trainee.tap, execution=self.execution, **self._phase.options)
-        loss = F.cross_entropy(output.logits[-1], y, label_smoothing=self.settings.label_smoothing)
-        values = {"train_loss": loss, "train_accuracy": (output.logits[-1].argmax(1) == y).float().mean()}
+        loss, values = loss_over_time(output.logits, y, self.settings, taught)
+        values["train_accuracy"] = (output.logits[-1].argmax(1) == y).float().mean()
         if trainee.auxiliary is not None and output.tap is not None:
             loss = loss + self.settings.auxiliary_weight * F.cross_entropy(trainee.auxiliary(output.tap), y)
         if meter is not None:
-            for key, value in used(self.limits, meter, trainee.network, self._phase.times).items():
+            found = used(self.limits, meter, trainee.network, self._phase.times)
+            for key, value in found.items():
                 values[f"train_{key}"] = value
                 loss = loss + self.limits[key].loss(value * self._factor(key))
         return loss, values
@@ -270,8 +283,10 @@ class TrainLoop(Generic[LearnerT]):
         return ratio * self._ease if key == FIRING_RATE else ratio
 
 
-def fit(context: StageContext) -> Path:
+def fit(context: StageContext, teacher: Teacher | None = None) -> Path:
     """Train, from the last checkpoint if there is one. Returns the path of ``network.safetensors``.
+
+    ``teacher`` is the one that the recipe names, if it names one.
 
     Raises:
         InputError: the genotype or a checkpoint is missing or damaged, a file cannot be written, or training diverges.
@@ -287,6 +302,7 @@ def fit(context: StageContext) -> Path:
         *(context, trainee, plan),
         save=lambda path: save_network(path, network),
         load=lambda path: load_network(path).to(session.device),
+        teacher=teacher,
     )
 
 
@@ -302,6 +318,7 @@ def fit_learner(
     *,
     save: Callable[[Path], None],
     load: Callable[[Path], Predictor],
+    teacher: Teacher | None = None,
 ) -> Path:
     """The training of any network, as :func:`fit`.
 
@@ -311,14 +328,18 @@ def fit_learner(
         plan_steps: plans the steps of a batch size.
         save: writes the network of ``trainee``.
         load: reads it again, onto the session's device.
+        teacher: that of the recipe, if it names one.
     """
     run, recipe, data, session = context.run, context.recipe, context.data, context.session
     network, module = trainee.network, trainee.module
+    if (teacher is None) != (recipe.train.teacher is None):
+        raise ValueError(f"train.teacher is {recipe.train.teacher}, and the teacher is {teacher}")
     train = session.samples(data.train, network.info, recipe.augment)
     validation = session.samples(data.validation, network.info)
     processes.equalize(module.state_dict().values())
     plan = plan_steps(min(recipe.train.batch_size, len(train)))
-    training = TrainLoop(trainee, recipe, execution=plan.execution, micro_batches=plan.micro_batches)
+    execution, micro_batches = plan.execution, plan.micro_batches
+    training = TrainLoop(trainee, recipe, execution=execution, micro_batches=micro_batches, teacher=teacher)
     averages = Averages(network.module, recipe.train.ema)
     phases = Phases(recipe.train, network.timesteps, network.info.shape[1:])
     checkpoint, best_path = run.checkpoint("train"), run.best
@@ -327,6 +348,8 @@ def fit_learner(
         found = load_state(checkpoint, "train state", module, training.optimizers, averages.tensors)
         saved = validated(_SavedState, {"schedule": asdict(schedule)} | found, checkpoint)
         done, best = saved.epoch, saved.best
+        if teacher is not None and saved.teacher != teacher.sha256:
+            raise InputError(f"{checkpoint}: the training began with another teacher than {recipe.train.teacher}")
         schedule = saved.schedule.schedule()
         for key, limit in training.limits.items():
             if key not in saved.multipliers or key not in saved.deployed_ratios:
@@ -366,6 +389,7 @@ def fit_learner(
             module.train()
             observer.begin(epoch)
             for step, (x, y) in enumerate(augmented("train", epoch, steps)):
+                observer.before_step(step)
                 progress = schedule.at(epoch + step / steps)
                 observer.before_step(step)
                 means.add(training.step(x, y, progress))
@@ -380,7 +404,7 @@ def fit_learner(
                     renew_statistics(
                         *(network, (x for x, _ in some)), execution=plan.execution, micro_batches=plan.micro_batches
                     )
-                measured, watched = validate(network, validation, training.limits), observer.row()
+                measured = validate(network, validation, training.limits)
             require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
             rank = _rank(measured, rank_limits(recipe, training.limits))
             is_best = best is None or rank > tuple(best)
@@ -412,6 +436,7 @@ def fit_learner(
             training.phase = phases.at(schedule, epoch + 1)
             memory["deployed_ratios"] = training.deployed_ratios
             memory["schedule"] = asdict(schedule)
+            memory |= {} if teacher is None else {"teacher": teacher.sha256}
             save_state(checkpoint, "train state", module, training.optimizers, memory, averages.tensors)
             session.tell(Epoch("train", epoch + 1, schedule.epochs, row))
     log.close()
@@ -435,6 +460,7 @@ class _SavedState(BaseModel):
     multipliers: dict[str, float]
     deployed_ratios: dict[str, float]
     schedule: SavedSchedule
+    teacher: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -32,10 +32,10 @@ class Epoch:
     """An epoch that is done and kept: a run that stops now goes on with the next one.
 
     Attributes:
-        stage: "search" or "train".
+        stage: "search", "teacher" or "train".
         epoch: its number, from 1.
         epochs: how many the stage will have, as far as is known; training that runs late has fewer.
-        values: what the stage's log (``search.jsonl`` or ``train.jsonl``) says of it, such as "validation_accuracy".
+        values: what the stage's log (``search.jsonl``, ``train.jsonl``) says of it, such as "validation_accuracy".
     """
 
     stage: str
