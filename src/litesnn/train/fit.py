@@ -391,6 +391,7 @@ def fit_learner(
             for step, (x, y) in enumerate(augmented("train", epoch, steps)):
                 observer.before_step(step)
                 progress = schedule.at(epoch + step / steps)
+                observer.before_step(step)
                 means.add(training.step(x, y, progress))
                 observer.after_step(step)
                 averages.update(progress, schedule.at(epoch + (step + 1) / steps))
@@ -415,7 +416,7 @@ def fit_learner(
                 key: measured[key] / max(trained[f"train_{key}"], 1e-6 * limit.limit)
                 for key, limit in training.limits.items()
             }
-            row |= trained | measured | {"multipliers": multipliers, "best": is_best} | observer.row()
+            row |= trained | measured | {"multipliers": multipliers, "best": is_best} | watched
             row["micro_batches"], row["options"] = plan.micro_batches, session.options()
             row |= pace.add(row["seconds"], round(stepped - started, 3), training.phase)
             row["learning_rate"] = float(training.optimizers["weights"].param_groups[0]["lr"])
