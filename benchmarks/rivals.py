@@ -160,7 +160,7 @@ class RivalTraining:
             bits=settings["bits"],
             seed=generator_for(settings["seed"], "rival").initial_seed(),
         )
-        return network.to(self.session.device)
+        return network.to(self.session.device, memory_format=torch.channels_last)
 
     def done(self) -> bool:
         """Whether it is measured. Raises ``InputError`` if it was, with other settings."""
