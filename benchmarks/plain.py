@@ -79,13 +79,14 @@ class PlainNetwork(Network):
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
         execution: Execution = PLAINLY,
+        timesteps: int | None = None,
     ) -> Output:
         """Encoded images [B, C, H, W] → logits y_t [T, B, K], as in training; nothing is recorded."""
         assert self.training
         assert record is None
         assert execution == PLAINLY
         made = _Pass(self.backbone, once=self.once, meter=meter)
-        return made.run(x, self.genotype.timesteps, self.mixes(), tap=tap)
+        return made.run(x, timesteps or self.genotype.timesteps, self.mixes(), tap=tap)
 
 
 class _Pass:

@@ -115,6 +115,11 @@ def models() -> Iterator[tuple[str, PackedModel]]:
         model = random_model(rng, shape=(2, 4, 5), populations=4, keep=0.5, arithmetic=arithmetic)
         yield f"{arithmetic}-soft", with_neurons(rng, model, soft=True, own=False)
         yield f"{arithmetic}-neurons", with_neurons(rng, model, soft=True, own=True)
+        for levels in (3, 6):
+            rng = np.random.default_rng(levels)
+            model = random_model(rng, shape=(2, 4, 5), populations=4, keep=0.5, arithmetic=arithmetic, levels=levels)
+            yield f"{arithmetic}-levels-{levels}", model
+        yield f"{arithmetic}-levels-neurons", with_neurons(rng, model, soft=False, own=True)
     for name, (shape, timesteps, layers) in EDGES.items():
         model = chain(np.random.default_rng(1), shape, timesteps, layers)
         yield name, model

@@ -122,14 +122,18 @@ static void fire(const lsnn_model *model, const meaning *made, const int8_t *ima
             membrane = kept + fixed + population->bias[channel].fixed;
             if (membrane < INT32_MIN || membrane > INT32_MAX)
                 abort(); /* the loader has proven that it is not */
-            spiked = membrane > model->threshold.fixed;
+            for (spiked = 0; spiked < model->levels; spiked++)
+                if (membrane <= model->threshold.fixed + ((int64_t)spiked << model->fraction))
+                    break;
         } else {
             const float leaked = population->leak.real * u;
             const float less = leaked - population->reset.real;
             const float kept = !spiked ? leaked : population->soft ? less : 0;
             current = current + population->bias[channel].real;
             u = kept + current;
-            spiked = u > model->threshold.real;
+            for (spiked = 0; spiked < model->levels; spiked++)
+                if (!(u > model->threshold.real + (float)spiked))
+                    break;
         }
         made->spikes[p][step_sample * size_of(population) + at] = (uint8_t)spiked;
     }

@@ -24,7 +24,7 @@ typedef struct {
     uint8_t *out;
     size_t written, most;
     uint32_t random;
-    int fixed, neurons; /* whether populations say their neurons, as in version 2 */
+    int fixed, neurons, graded; /* whether populations say their neurons, as in versions 2 and 4; 3 and 4: graded spikes */
     shape image, populations[MAX_POPULATIONS];
 } draft;
 
@@ -178,6 +178,15 @@ static void copy_leak(draft *made)
     put(made, word, 4);
 }
 
+static void put_hard_reset(draft *made)
+{
+    const float hard = -1.0f;
+    uint32_t word;
+    memcpy(&word, &hard, sizeof word);
+    take(made, 4);
+    put(made, word, 4);
+}
+
 static void mend_population(draft *made, int32_t p)
 {
     shape *mine = &made->populations[p];
@@ -188,7 +197,9 @@ static void mend_population(draft *made, int32_t p)
     if (made->neurons) {
         copy_leak(made);
         if (made->fixed)
-            copy_integer(made, -1, 1 << 30, 1024);
+            copy_integer(made, -1, made->graded ? -1 : 1 << 30, made->graded ? 1 : 1024);
+        else if (made->graded)
+            put_hard_reset(made);
         else
             copy_real(made, -1.0f, 1e30f);
     }
@@ -237,7 +248,9 @@ void seal(uint8_t *image, size_t size)
 {
     const uint32_t bytes = (uint32_t)size;
     if (size >= 12) {
-        memcpy(image, image[4] == 2 ? "LSNN\2\0\0" : "LSNN\1\0\0", 8);
+        const uint8_t version = image[4] >= 1 && image[4] <= 4 ? image[4] : 1;
+        memcpy(image, "LSNN\1\0\0", 8);
+        image[4] = version;
         memcpy(image + 8, &bytes, sizeof bytes);
     }
 }
@@ -251,9 +264,10 @@ size_t mend(const uint8_t *image, size_t size, uint8_t *out, size_t most, uint32
     made.out = out;
     made.most = most;
     made.random = random;
-    made.neurons = size > 4 && image[4] == 2;
+    made.neurons = size > 4 && (image[4] == 2 || image[4] == 4);
+    made.graded = size > 4 && (image[4] == 3 || image[4] == 4);
     put(&made, 0, 4);
-    put(&made, made.neurons ? 2 : 1, 4);
+    put(&made, (uint32_t)(1 + made.neurons + 2 * made.graded), 4);
     put(&made, 0, 4); /* for `seal`, as the first */
     copy_integer(&made, 1, 64, 8);
     made.image.channels = copy_integer(&made, 1, MAX_CHANNELS, 4);
@@ -268,6 +282,8 @@ size_t mend(const uint8_t *image, size_t size, uint8_t *out, size_t most, uint32
         copy_integer(&made, 1, 1 << 30, 1024);
     else
         copy_real(&made, 1e-9f, 3.4e38f);
+    if (made.graded)
+        copy_integer(&made, 2, LSNN_MAX_LEVELS, LSNN_MAX_LEVELS - 1);
     for (i = 0; i < made.image.channels; i++)
         copy_real(&made, -3.4e38f, 3.4e38f);
     for (i = 0; i < made.image.channels; i++)

@@ -133,7 +133,7 @@ def change_value(record: object, choose: random.Random) -> None:
         other, place = choose.choice(places)
         container[key] = copy.deepcopy(other[place])
     elif action == 4 and isinstance(container, dict):
-        container[choose.choice(["", "fraction", "front_end", "more"])] = choose.choice(VALUES)
+        container[choose.choice(["", "fraction", "front_end", "levels", "more"])] = choose.choice(VALUES)
     else:
         container[key] = copy.deepcopy(choose.choice(VALUES))
 
@@ -143,7 +143,7 @@ def _fitting(record: dict[str, Any], choose: random.Random) -> tuple[Literal["F1
 
     Raises whatever Python does where the record describes none.
     """
-    fixed = record["version"] in (2, 4)
+    fixed = record["version"] % 2 == 0
     rng = np.random.default_rng(choose.getrandbits(32))
     channels: list[int] = []
     weights = b""

@@ -68,6 +68,7 @@ def random_model(
     populations: int | None = None,
     keep: float | None = None,
     arithmetic: ArithmeticName = "float",
+    levels: int = 1,
 ) -> PackedModel:
     """A small model of random wiring: a stem, then populations with one to three bundles of synapses each.
 
@@ -77,6 +78,7 @@ def random_model(
         populations: how many, the stem included; 1 to 5 by default.
         keep: keep ratio of all convolutions; another for each by default.
         arithmetic: "fixed" gives the same wiring and codes in fixed point, of random fractions and shifts.
+        levels: the largest spike.
     """
     if shape is None:
         shape = (int(rng.integers(1, 4)), int(rng.integers(1, 10)), int(rng.integers(1, 10)))
@@ -119,7 +121,17 @@ def random_model(
     model = PackedModel(
         spec, int(rng.integers(1, 6)), float(rng.choice([0.0, 0.2, 0.9])), 0.5, classes, tuple(made), readout
     )
+    model = with_levels(model, levels)
     return model if arithmetic == "float" else in_fixed_point(rng, model)
+
+
+def with_levels(model: PackedModel, levels: int) -> PackedModel:
+    """A float model with graded spikes: the stem's currents are larger, so that all of them are there."""
+    if levels == 1:
+        return model
+    first, factor = model.populations[0], np.float32(2 ** (levels.bit_length() - 1))
+    synapses = tuple(replace(each, scale=each.scale * factor) for each in first.synapses)
+    return replace(model, levels=levels, populations=(replace(first, synapses=synapses), *model.populations[1:]))
 
 
 def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, own: bool) -> PackedModel:
@@ -129,7 +141,8 @@ def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, ow
         rng: all choices are made with it.
         model: in float or fixed point.
         soft: whether the model's own reset is a soft one, else the hard one.
-        own: whether populations have leaks (floats only) and resets of their own, hard ones among them.
+        own: whether populations have leaks (floats only) and resets of their own, hard ones among them; of graded
+            spikes hard ones only.
     """
     unit = 2.0 ** -(20 if model.fraction is None else model.fraction)
 
@@ -142,13 +155,14 @@ def with_neurons(rng: np.random.Generator, model: PackedModel, *, soft: bool, ow
         return few[int(rng.integers(len(few)))] if model.fraction is None else None
 
     def own_reset() -> float | Literal["hard"] | None:
-        few: list[float | Literal["hard"] | None] = [None, "hard", reset()]
+        few: list[float | Literal["hard"] | None] = [None, "hard", reset() if model.levels == 1 else None]
         return few[int(rng.integers(len(few)))]
 
     populations = model.populations
     if own:
         populations = tuple(replace(each, leak=leak(), reset=own_reset()) for each in populations)
-        last: float | Literal["hard"] = "hard" if soft else reset()  # one at least is another than the model's
+        # One at least is another than the model's.
+        last: float | Literal["hard"] = "hard" if soft or model.levels > 1 else reset()
         populations = (*populations[:-1], replace(populations[-1], reset=last))
     return replace(model, populations=populations, reset=reset() if soft else None)
 
@@ -170,6 +184,7 @@ def cell_model(
     keep: float = 0.2,
     bits: int = 2,
     arithmetic: ArithmeticName = "float",
+    levels: int = 1,
 ) -> PackedModel:
     """A network as the search makes it for 8×8 digits: a stem, then cells of 2 nodes with 2 convolutions each."""
     spec = InputSpec((1, 8, 8), "array", (4.884164,), (6.016788,))
@@ -188,7 +203,7 @@ def cell_model(
         outputs.append(tuple(nodes))
     classes = tuple(str(digit) for digit in range(10))
     readout = _readout(rng, outputs[-1], 2 * width, 10)
-    model = PackedModel(spec, 4, 0.2, 0.5, classes, tuple(populations), readout)
+    model = with_levels(PackedModel(spec, 4, 0.2, 0.5, classes, tuple(populations), readout), levels)
     return model if arithmetic == "float" else in_fixed_point(rng, model)
 
 
@@ -199,7 +214,7 @@ def in_fixed_point(rng: np.random.Generator, model: PackedModel) -> PackedModel:
     populations = tuple(
         replace(
             population,
-            synapses=tuple(_in_fixed_point(rng, synapses, fraction) for synapses in population.synapses),
+            synapses=tuple(_in_fixed_point(rng, synapses, fraction, model.levels) for synapses in population.synapses),
             bias=np.round(population.bias * 2.0 ** (fraction - shift)).astype(np.int16),
             bias_shift=shift,
         )
@@ -207,7 +222,7 @@ def in_fixed_point(rng: np.random.Generator, model: PackedModel) -> PackedModel:
     )
     readout = model.readout
     _, height, width = population_shapes(model)[readout.sources[0]]
-    counts = height * width * model.timesteps
+    counts = height * width * model.timesteps * model.levels
     largest = int(np.abs(readout.codes.astype(np.int64)).sum(axis=1).max()) * counts
     worst = float(np.abs(readout.scale).max()) * largest + model.timesteps * float(np.abs(readout.bias).max())
     logit_fraction = min(int(rng.integers(6, 15)), int(np.floor(np.log2(2.0**22 / max(worst, 1.0)))))
@@ -218,8 +233,8 @@ def in_fixed_point(rng: np.random.Generator, model: PackedModel) -> PackedModel:
     return replace(model, leak=0.25, populations=populations, readout=head, fraction=fraction)
 
 
-def _in_fixed_point(rng: np.random.Generator, synapses: Synapses, fraction: int) -> Synapses:
-    inputs = 127 if synapses.sources == (IMAGE,) else 1
+def _in_fixed_point(rng: np.random.Generator, synapses: Synapses, fraction: int, levels: int) -> Synapses:
+    inputs = 127 if synapses.sources == (IMAGE,) else levels
     sums = np.abs(synapses.codes.astype(np.int64)).sum(axis=(1, 2, 3)) if synapses.kernel else np.ones(1)
     scale, shift = _multipliers(rng, synapses.scale, fraction, inputs * int(sums.max()))
     return replace(synapses, scale=scale, shift=shift)

@@ -460,6 +460,8 @@ def test_weights_are_safetensors_alone(place: Path, tmp_path: Path) -> None:
 def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
     widths = compress(place, tmp_path / "run", "--set", "search.widths=[0.5, 1.0]")
     assert refused(widths).startswith("search.widths: a user's module keeps its widths")
+    slope = compress(place, tmp_path / "run", "--set", "train.surrogate_sharpness=2.0")
+    assert refused(slope).startswith("train.surrogate_sharpness: a user's module keeps its neurons")
     fixed = compress(place, tmp_path / "run", "--set", "model.arithmetic=fixed")
     assert refused(fixed).startswith("model.arithmetic")
     assert "expected --model FILE.py:CLASS" in refused(litesnn("compress", "--run", tmp_path / "none", "--quiet"))

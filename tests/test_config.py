@@ -283,8 +283,8 @@ def test_most_timesteps_are_those_of_the_search_within_the_budget() -> None:
     ("key", "meant"),
     [
         ("search.epoch", "'search.epochs' or 'search.epoch_steps'"),
-        ("epochs", "'search.epochs' or 'train.epochs'"),
-        ("batchsize", "'search.batch_size' or 'train.batch_size'"),
+        ("epochs", "'search.epochs' or 'train.epochs' or 'teacher.epochs'"),
+        ("batchsize", "'search.batch_size' or 'train.batch_size' or 'teacher.batch_size'"),
         ("serach.epochs", "'search'"),
         ("sead", "'seed'"),
         ("budget.bytes", "'budget.packed_bytes'"),

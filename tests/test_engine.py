@@ -56,8 +56,9 @@ def assert_exact(
 
 
 def random_problem(seed: int) -> tuple[PackedModel, NDArray[np.generic]]:
-    """A random network of any wiring, arithmetic and size, and inputs for it."""
+    """A random network of any wiring, arithmetic and size, with binary or graded spikes, and inputs for it."""
     rng = np.random.default_rng(seed)
+    levels = int(np.random.default_rng([seed, 1]).choice([1, 1, 2, 3, 7]))
     arithmetic: ArithmeticName = "fixed" if rng.random() < 0.4 else "float"
     kind = rng.random()
     if kind < 0.2:
@@ -67,12 +68,13 @@ def random_problem(seed: int) -> tuple[PackedModel, NDArray[np.generic]]:
             bits=int(rng.integers(1, 5)),
             keep=float(rng.choice([0.0, 0.05, 0.3, 1.0])),
             arithmetic=arithmetic,
+            levels=levels,
         )
     else:
         shape = None
         if kind < 0.6:
             shape = (int(rng.integers(1, 4)), int(rng.integers(1, 12)), int(rng.choice(EDGES)))
-        model = packed_models.random_model(rng, shape=shape, arithmetic=arithmetic)
+        model = packed_models.random_model(rng, shape=shape, arithmetic=arithmetic, levels=levels)
     return model, packed_models.random_input(rng, model.input, int(rng.choice(BATCHES)))
 
 
@@ -446,7 +448,7 @@ def test_an_image_that_ends_too_early_is_refused() -> None:
     ("at", "value", "message"),
     [
         (0, 0, "begins with LSNN"),
-        (1, 3, "version: expected 1 or 2"),
+        (1, 5, "version: expected 1 to 4"),
         (2, 5, "size: expected the bytes of the image"),
         (3, 0, "timesteps: expected 1 to 64, found 0"),
         (4, 2**31 - 1, "channels: expected 1 to 67108864"),

@@ -166,9 +166,9 @@ def test_both_readers_take_what_just_fits(name: str) -> None:
 
 def test_limits_are_the_same_in_c() -> None:
     defined = dict(re.findall(r"#define (MAX_\w+) (.+?)(?: /\*.*)?\n", LOADER.read_text(encoding="utf-8")))
-    defined["MAX_STRIDE"] = re.findall(
-        r"#define LSNN_MAX_STRIDE (\d+)", LOADER.with_name("loader.h").read_text(encoding="utf-8")
-    )[0]
+    header = LOADER.with_name("loader.h").read_text(encoding="utf-8")
+    for name in ("MAX_STRIDE", "MAX_LEVELS"):
+        defined[name] = re.findall(rf"#define LSNN_{name} (\d+)", header)[0]
     of_the_file = {"MAX_HEADER_BYTES", "MAX_NAME_BYTES"}
     names = set(limits.__all__) - of_the_file
     found = {name: eval(defined[name], {}) for name in names}  # as (1 << 26)

@@ -31,3 +31,18 @@ def test_gradients_and_values_are_those_of_the_whole_batch(size: int, parts: int
     torch.testing.assert_close(weight.grad, gradient)
     torch.testing.assert_close(found, {name: value.detach() for name, value in values.items()})
     assert not found["loss"].requires_grad
+
+
+def test_what_else_belongs_to_the_batch_is_parted_alike() -> None:
+    x, y, other = torch.arange(10.0)[:, None], torch.arange(10), torch.arange(20.0).view(10, 2)
+    weight = torch.ones(1, requires_grad=True)
+
+    def forward(x: Tensor, y: Tensor, other: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert torch.equal(2 * x, other[:, :1])
+        assert torch.equal(x[:, 0], y.float())
+        return (weight * other).mean(), {"rows": other.mean()}
+
+    found = backward_in_parts(x, y, forward, 3, other)
+    torch.testing.assert_close(found["rows"], other.mean())
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, other.mean()[None])

@@ -249,13 +249,13 @@ def _enlarge(record: dict[str, Any]) -> None:
 STEM = ("populations", 0, 2)
 SECOND = [0.5, 2, [[0], 3, 1, 1, 36, -2]]
 BAD_HEADERS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (put(9, "version"), "version: expected 1 to 8, those that this litesnn reads, found 9"),
+    (put(17, "version"), "version: expected 1 to 16, those that this litesnn reads, found 17"),
     (put(2, "version"), "header: expected the keys version, input, timesteps, leak, threshold, fraction, classes"),
     (put(3, "version"), "header: expected the keys version, input, front_end, timesteps"),
-    (put(0, "version"), "version: expected 1 to 8"),
+    (put(0, "version"), "version: expected 1 to 16"),
     (put(True, "version"), "version"),
     (put(1.0, "version"), "version"),
-    (lambda record: record.pop("version"), "version: expected 1 to 8.*found None"),
+    (lambda record: record.pop("version"), "version: expected 1 to 16.*found None"),
     (lambda record: record.pop("leak"), "header: expected the keys"),
     (lambda record: record.pop("crc"), "header: expected the keys"),
     (put(0, "crc"), "crc: expected eight hexadecimal digits, found 0"),

@@ -214,10 +214,11 @@ def gradients_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer],
     return {f"{name} {key}": gradient for key, gradient in named if gradient is not None}
 
 
-def search_gradients(data_path: Path) -> dict[str, Array]:
+def search_gradients(data_path: Path, spike_levels: int = 1) -> dict[str, Array]:
     """The gradients of one step of each kind, and what they logged."""
     with processes.joined():
-        plan = recipe(data_path, {"search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0})
+        changes = {"search.warmup_epochs": 0, "search.architecture_warmup_epochs": 0}
+        plan = recipe(data_path, changes | {"model.spike_levels": spike_levels})
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)
@@ -243,7 +244,7 @@ def search_gradients(data_path: Path) -> dict[str, Array]:
 def training_gradients(data_path: Path) -> dict[str, Array]:
     """The gradients of one step of training, and what it logged."""
     with processes.joined():
-        plan = recipe(data_path, {"train.auxiliary_weight": 0.4})
+        plan = recipe(data_path, {"train.auxiliary_weight": 0.4, "train.firing_rate": 0.01})
         data = load(plan.data)
         info = input_info(data)
         samples = Session().samples(data.train, info)
@@ -258,7 +259,15 @@ def training_gradients(data_path: Path) -> dict[str, Array]:
         return arrays(found | {f"after {key}": value for key, value in trainee.state_dict().items()})
 
 
-@pytest.mark.parametrize(("gradients", "precision"), [(search_gradients, 1e-6), (training_gradients, 1e-4)])
+def gradients_of_graded_spikes(data_path: Path) -> dict[str, Array]:
+    """Those of a search of graded spikes."""
+    return search_gradients(data_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "precision"),
+    [(search_gradients, 1e-6), (training_gradients, 1e-4), (gradients_of_graded_spikes, 1e-6)],
+)
 def test_gradients_are_those_of_one_process_with_the_whole_batch(
     problem: Problem, gradients: Callable[[Path], dict[str, Array]], precision: float
 ) -> None:
@@ -271,21 +280,23 @@ def test_gradients_are_those_of_one_process_with_the_whole_batch(
             assert np.abs(found[key] - value).max() <= precision * max(np.abs(value).max(), 1e-3), key
 
 
-def shared_counts(data_path: Path) -> tuple[Any, Any]:
+def shared_counts(spike_levels: int) -> tuple[Any, Any]:
     """A lively network over 37 rows: an evaluation, and the validation of training."""
     with processes.joined():
-        network = lively_network(genotype(), tiny_input())
+        network = lively_network(genotype(spike_levels=spike_levels), tiny_input())
         pixels = torch.randint(-127, 128, (37, 2, 6, 5), generator=generator_for(0, "pixels")).to(torch.int8)
         samples = Samples(pixels, torch.arange(37) % 3)
         return measure(network, samples), validate(network, samples)
 
 
-def test_several_processes_count_what_one_counts(problem: Problem) -> None:
-    measured, validated = shared_counts(problem.data)
-    for theirs, theirs_validated in together(3, shared_counts, problem.data):
+@pytest.mark.parametrize("spike_levels", [1, 3])
+def test_several_processes_count_what_one_counts(spike_levels: int) -> None:
+    measured, validated = shared_counts(spike_levels)
+    others = ("virtual_synops", "virtual_bit_synops", "macs", "bit_macs", "spikes") if spike_levels > 1 else ()
+    for theirs, theirs_validated in together(3, shared_counts, spike_levels):
         assert (theirs.accuracy_at, theirs.confusion) == (measured.accuracy_at, measured.confusion)
         assert theirs.loss == pytest.approx(measured.loss, rel=1e-6)
-        for name in ("synops", "bit_synops", "rates"):
+        for name in ("synops", "bit_synops", "rates", *others):
             assert getattr(theirs, name) == pytest.approx(getattr(measured, name), rel=1e-6)
             assert sum(getattr(theirs, name).values()) > 0
         assert theirs_validated == pytest.approx(validated, rel=1e-6)

@@ -225,6 +225,28 @@ def test_the_last_of_the_best_epochs_is_marked(tmp_path: Path) -> None:
     assert "The dot marks epoch 9, the one that was kept." in words
 
 
+def test_firing_flips_and_gradients_are_drawn_layer_by_layer(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_fake_run(run, search=False)
+    watched = {
+        "firing_rate": 0.1234,
+        "flips": {"stem": 0.01, "cell 1": 0.0312, "classifier": 0.0},
+        "gradient_share": {"stem": 0.5, "cell 1 node 0": 0.2, "cell 1 node 1": 0.4},
+    }
+    lines = [json.loads(line) | (watched if number > 3 else {}) for number, line in _numbered(run / "train.jsonl")]
+    (run / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _change(run / "metrics.json", firing_rate=0.131, firing_rate_target=0.12)
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    words = " ".join(page.words)
+    assert "13.1\u202f%" in words
+    assert "of all neurons, in a timestep; the target is 12.0\u202f%" in words
+    assert "from 12.3\u202f% to 12.3\u202f%; the target is 12.0\u202f%." in words
+    assert "Thick: the mean, 1.37\u202f% in the last epoch." in words
+    assert "Thick: the mean, 40.0\u202f% in the last epoch." in words  # of stem 50 % and cell 1, 30 %
+    assert {"Firing rate", "Codes that change", "Neurons with a gradient"} <= set(page.words)
+    assert not any("\n" in word and "nan" in word for word in page.words)
+
+
 def _numbered(path: Path) -> list[tuple[int, str]]:
     return list(enumerate(path.read_text().splitlines(), start=1))
 
@@ -423,3 +445,14 @@ def test_the_neuron_and_the_quantizer_are_named(tmp_path: Path) -> None:
 )
 def test_a_unit_with_a_prefix_gets_no_second_one(nanojoules: float, words: str) -> None:
     assert plots.si(nanojoules, "nJ") == words
+
+
+def test_the_teacher_of_a_training_is_named(tmp_path: Path) -> None:
+    examples = write_fake_run(tmp_path)
+    assert "Teacher" not in Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    _change(tmp_path / "metrics.json", teacher={"name": "runs/big", "sha256": "0"})
+    assert "runs/big" in Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    _change(tmp_path / "metrics.json", teacher={"name": "auto", "epochs": 2, "validation_accuracy": 0.875})
+    (tmp_path / "teacher.jsonl").write_text('{"epoch": 1, "seconds": 60}\n{"epoch": 2, "seconds": 66}\n')
+    words = Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
+    assert "a residual network with ReLU, 2 epochs in 2.1 minutes, validation accuracy 87.5%" in words

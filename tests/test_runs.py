@@ -20,7 +20,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_stages_in_their_order() -> None:
-    assert list(STAGES) == ["search", "derive", "train", "evaluate", "pack", "report"]
+    assert list(STAGES) == ["search", "derive", "teacher", "train", "evaluate", "pack", "report"]
     assert len({stage.output for stage in STAGES.values()}) == len(STAGES)
 
 

@@ -26,8 +26,26 @@ from whole_job import Problem, begin, contents, litesnn, stamps
 every_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 
 
+EVERYTHING = ("train.teacher=auto", "teacher.width=2", "teacher.epochs=1", "teacher.batch_size=24")
+"""What a recipe says to have the stages, too, that are only there with something."""
+
+
 def copied(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
+
+
+def options(problem: Problem, run: Path) -> list[str]:
+    """What a design with every stage is told."""
+    return [*problem.options(run), *(word for change in EVERYTHING for word in ("--set", change))]
+
+
+@pytest.fixture(scope="module")
+def complete(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A design with every stage; to be read or copied."""
+    run = tmp_path_factory.mktemp("complete") / "run"
+    outcome = litesnn("design", *options(problem, run))
+    assert outcome.code == 0, outcome.err
+    return run
 
 
 def test_the_table_has_rows_under_their_own_names() -> None:
@@ -80,18 +98,27 @@ def test_its_settings_are_keys_of_recipes(stage: Stage) -> None:
 
 @every_stage
 def test_without_its_result_it_and_all_that_follows_are_made_anew(
-    stage: Stage, problem: Problem, finished: Path, tmp_path: Path
+    stage: Stage, problem: Problem, complete: Path, tmp_path: Path
 ) -> None:
-    run = copied(finished, tmp_path)
+    run = copied(complete, tmp_path)
     before = stamps(run)
     (run / stage.output).unlink()
-    outcome = litesnn("design", *problem.options(run))
+    outcome = litesnn("design", *options(problem, run))
     assert outcome.code == 0, outcome.err
     after, order = stamps(run), list(STAGES)
     for name, row in STAGES.items():
         again = order.index(name) >= order.index(stage.name)
         assert (after[row.output] != before[row.output]) == again, name
-    assert contents(run) == contents(finished)
+    assert contents(run) == contents(complete)
+    assert (run / "teacher.safetensors").read_bytes() == (complete / "teacher.safetensors").read_bytes()
+
+
+@every_stage
+def test_what_is_only_there_with_something_is_left_out_without_it(stage: Stage, finished: Path, complete: Path) -> None:
+    assert RunFolder(complete).done(stage.name)
+    assert RunFolder(finished).done(stage.name) == (stage.only_with is None)
+    assert (stage.name in RunFolder(finished).needs()) == (stage.only_with is None)
+    assert RunFolder(complete).needs() == tuple(STAGES)
 
 
 # --- a stage that only the tests have ---
@@ -144,7 +171,8 @@ def test_another_stage_takes_a_row(problem: Problem, finished: Path, tmp_path: P
         assert outcome.code == 0, outcome.err
         assert json.loads((run / "tally.json").read_text()) == {"accuracy": metrics["test_accuracy"], "seed": 0}
         done = stamps(run)
-        assert {name for name in STAGES if done[STAGES[name].output] != before.get(STAGES[name].output)} == {
+        there = [STAGES[name] for name in RunFolder(run).needs()]
+        assert {row.name for row in there if done[row.output] != before.get(row.output)} == {
             "tally",
             *later,
         }

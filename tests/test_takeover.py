@@ -38,6 +38,9 @@ def files(run: RunFolder) -> set[str]:
     [
         ({}, None),
         ({"train.epochs": 60}, "train"),
+        ({"train.loss": "tet"}, "train"),
+        ({"train.teacher": "auto"}, "teacher"),
+        ({"teacher.epochs": 3}, "teacher"),
         ({"made.seconds": 90.0}, "train"),
         ({"search.fill": 0.5}, "derive"),
         ({"model.spatial_edges": 0}, "derive"),
@@ -79,6 +82,19 @@ def test_what_is_taken_over(
     assert all(key in said for key in changes)
     again = take_over(finished, run)
     assert (again.stages, again.files) == (stages, ())
+
+
+def test_a_teacher_is_taken_over_where_both_runs_have_one(finished: RunFolder, tmp_path: Path) -> None:
+    auto = {"train.teacher": "auto"}
+    assert take_over(finished, begun(tmp_path / "one", auto)).stages == ("search", "derive")
+    (finished / "recipe.toml").unlink()
+    (finished / "teacher.jsonl").write_text("old teacher.jsonl")
+    (finished / "recipe.toml").write_text(Recipe.from_toml("", changes=MADE | auto).to_toml())
+    run = begun(tmp_path / "both", auto | {"train.epochs": 60})
+    assert take_over(finished, run).stages == ("search", "derive", "teacher")
+    assert files(run) == {*FILES[:3], "data.json", "teacher.jsonl", "teacher.safetensors"}
+    run = begun(tmp_path / "other", auto | {"teacher.width": 8})
+    assert take_over(finished, run).stages == ("search", "derive")
 
 
 def test_a_stage_that_is_not_done_is_not_taken(finished: RunFolder, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from litesnn.runs import RunFolder
 from litesnn.stages import STAGES
 from litesnn.training_loop.session import Session
 
-STAGE_RESULTS = tuple(stage.output for stage in STAGES.values())
+STAGE_RESULTS = tuple(stage.output for stage in STAGES.values() if stage.only_with is None)
 LOGS = ("search.jsonl", "train.jsonl")
 ALL_FILES = {"recipe.toml", "data.json", ".lock", *STAGE_RESULTS, *LOGS}
 

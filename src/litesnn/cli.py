@@ -134,6 +134,26 @@ ModelOption = Annotated[
         help="a torch module with convolutions and spiking neurons; the file is run, and no other that a recipe names",
     ),
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="auto|RUN|FILE.py:CLASS",
+        help="a network to learn from: auto trains a small one first; a run, or its network.safetensors or "
+        "teacher.safetensors; or a torch module, whose file is run",
+    ),
+]
+CompressTeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="original|auto|RUN|FILE.py:CLASS",
+        help="a network to learn from: original is the module with its --weights; all others as for design",
+    ),
+]
+TeacherWeightsOption = Annotated[
+    Path | None, typer.Option("--teacher-weights", help="the weights of such a module, as a safetensors file")
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -200,6 +220,8 @@ def design(
     mode: ModeOption = None,
     changes: SetOption = None,
     from_run: FromOption = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -221,7 +243,13 @@ def design(
     )
     if dry_run and from_run is not None:
         raise InputError("--dry-run cannot say what --from leaves to do; leave out one")
-    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration, from_run=from_run)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, mode, changes),
+        duration=duration,
+        from_run=from_run,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _finish(_folder(run), begun, session, options=_how(context), from_run=from_run, dry_run=dry_run)
 
 
@@ -237,6 +265,8 @@ def compress(
     recipe: RecipeOption = None,
     seed: SeedOption = None,
     changes: SetOption = None,
+    teacher: CompressTeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -253,7 +283,13 @@ def compress(
             raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
         raise InputError(f"{run}: no module is given; expected --model FILE.py:CLASS, as in my_module.py:Net")
     session = _session(device, threads, tensorboard=tensorboard, quiet=quiet)
-    begun = _begin(run, session, data, budget, recipe, seed, None, changes, model=model, weights=weights)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, None, changes),
+        model=model,
+        weights=weights,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _finish(_folder(run), begun, session)
 
 
@@ -267,6 +303,8 @@ def search(
     seed: SeedOption = None,
     mode: ModeOption = None,
     changes: SetOption = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeightsOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -285,7 +323,12 @@ def search(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    begun = _begin(run, session, data, budget, recipe, seed, mode, changes, duration=duration)
+    begun = _begin(
+        *(run, session, data, budget, recipe, seed, mode, changes),
+        duration=duration,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+    )
     _do_stage("search", _folder(run), session, begun)
 
 
@@ -296,10 +339,26 @@ def derive(run: RunArgument, model: ModelOption = None) -> None:
     _do_stage("derive", _folder(run), _session("cpu", None))
 
 
+@_command(help=STAGES["teacher"].meaning)
+def teacher(
+    run: RunArgument,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    tensorboard: BoardOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the teacher of a run."""
+    _do_stage("teacher", _folder(run), _session(device, threads, tensorboard=tensorboard, quiet=quiet))
+
+
 @_command()
 def train(
     run: RunArgument,
     model: ModelOption = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="FILE.py:CLASS", help="the run's teacher, if it is a torch module"),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     tensorboard: BoardOption = False,
@@ -311,6 +370,7 @@ def train(
 ) -> None:
     """Train the derived network from scratch."""
     _allow(model)
+    _allow_teacher(teacher, _folder(run))
     _do_stage(
         "train",
         _folder(run),
@@ -642,6 +702,22 @@ def _allow(model: str | None) -> None:
         allow_module(model)
 
 
+def _allow_teacher(teacher: str | None, folder: RunFolder | None = None) -> None:
+    """Let the file of a teacher's class be run; only the one of the run in ``folder``, if there is one."""
+    if teacher is None:
+        return
+    from litesnn.compression.source import allow_module
+    from litesnn.compression.teachers import is_class, name_of_teacher
+
+    if folder is not None and (own := folder.recipe().train.teacher) != name_of_teacher(teacher):
+        raise InputError(
+            f"{folder.path}: its train.teacher is {own or 'not there'}, and not {teacher}; expected another run, for "
+            f"example with design --from {folder.path}"
+        )
+    if is_class(teacher):
+        allow_module(teacher)
+
+
 def _how(context: typer.Context) -> str:
     """The options of the command line that say how to compute, as they were given."""
     words: list[str] = []
@@ -677,6 +753,8 @@ def _begin(
     model: str | None = None,
     weights: Path | None = None,
     from_run: Path | None = None,
+    teacher: str | None = None,
+    teacher_weights: Path | None = None,
 ) -> Begun:
     """How the run begins that the options say."""
     from litesnn.config import parse_change
@@ -685,7 +763,8 @@ def _begin(
     said: dict[str, Any] = dict(map(parse_change, changes or []))
     if mode is not None:
         said["search.mode"] = str(mode)
-    request = Request(data, budget, recipe, seed, duration, said, model, weights, from_run)
+    _allow_teacher(teacher)
+    request = Request(data, budget, recipe, seed, duration, said, model, weights, from_run, teacher, teacher_weights)
     return begin(_folder(run), request, session, spent=time.perf_counter() - _STARTED)
 
 

@@ -26,15 +26,19 @@ from litesnn.front_end import EventFrames, LogMel
 from litesnn.genotype import BIT_WIDTHS, MOST_CELLS, MOST_CHANNELS, ArithmeticName, check_op
 from litesnn.neurons import DEFAULT, MOST_LEVELS, check_neuron, check_spike_levels, described_neurons
 from litesnn.quantizers import MIDRISE, QUANTIZERS, quantizer_named
+from litesnn.quantizers.quantizer import straight_through
 from litesnn.strategies import STRATEGIES, strategy_named
 from litesnn.text import first_complaint, short
 
 __all__ = [
+    "AUTO",
+    "ORIGINAL",
     "MadeFor",
     "ModelSettings",
     "ModuleSettings",
     "Recipe",
     "SearchSettings",
+    "TeacherSettings",
     "TrainSettings",
     "describe_settings",
     "load_recipe",
@@ -44,6 +48,9 @@ __all__ = [
 ]
 
 RECIPE_VERSION: Literal[1] = 1
+
+AUTO, ORIGINAL = "auto", "original"
+"""What ``train.teacher`` may name besides files: a network that is trained first, and the module that is compressed."""
 
 _T = TypeVar("_T")
 
@@ -209,14 +216,111 @@ class TrainSettings(_Settings):
     weight_decay: float = Field(3e-4, ge=0, description="weight decay of the weights")
     nesterov: bool = Field(False, description="Nesterov's momentum instead of the plain one")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises from 0")
+    schedule: Literal["cosine", "one-cycle"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up. cosine: half a cosine; one-cycle: a line"
+    )
+    bias_lr: float = Field(
+        1.0,
+        gt=0,
+        description="learning rate of biases and of the offsets of norms, in multiples of that of the weights; decay "
+        "takes as much of them in a step as at 1",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="how far an average of the weights reaches back, which is then validated, kept and deployed: the "
+        "share of the training after which a step counts 1/e of the last one; 0: no average",
+    )
+    statistics_batches: int = Field(
+        16,
+        ge=1,
+        description="training batches from which batch statistics are made anew before a validation, of averaged "
+        "weights (ema) and after epochs of fewer timesteps or small images",
+    )
+    short_epochs: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the epochs, the first ones, that train with short_timesteps; validation has all",
+    )
+    short_timesteps: int = Field(1, ge=1, le=63, description="timesteps of those epochs, if the network has more")
+    small_images: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the epochs, the first ones, that train with images of half the height and width",
+    )
+    init: Literal["normal", "identity"] = Field(
+        "normal",
+        description="first weights of the cells' convolutions. normal: drawn (Kaiming); identity: where the filter is "
+        "larger than 1x1, output channels hand on the input channel of their number, with small noise",
+    )
+    init_stem: Literal["normal", "whitening"] = Field(
+        "normal",
+        description="first weights of the stem. normal: drawn (Kaiming); whitening: the principal components of the "
+        "training images' patches, each and its negative, the largest first",
+    )
+    freeze_stem: float = Field(
+        0.0, ge=0, lt=1, description="share of the epochs, the first ones, in which a whitening stem keeps its filters"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each target that is spread evenly over all classes"
     )
     grad_clip: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     score_lr: float = Field(1e-2, gt=0, description="first learning rate of the pruning scores (Adam, cosine)")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head; it needs at least 3 cells")
-    penalty: float = Field(1.0, gt=0, description="weight of the squared violation of the Bit-SynOps limit (log-ratio)")
+    penalty: float = Field(
+        1.0, gt=0, description="weight of the squared violation of a limit on work or of firing_rate (log-ratio)"
+    )
     dual_lr: float = Field(0.05, gt=0, description="step of its multiplier")
+    loss: Literal["last", "tet"] = Field(
+        "last",
+        description="loss over time. last: cross entropy of the mean logits of all timesteps; tet: mean of the cross "
+        "entropies of each timestep's own logits (TET, ICLR 2022)",
+    )
+    self_distillation: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence of each timestep's logits from the mean of all, 0: none; "
+        "0.5 in arXiv 2501.15925",
+    )
+    teacher: str | None = Field(
+        None,
+        min_length=1,
+        description="another network whose logits are learned too. auto: a small one with ReLU, trained first as "
+        "[teacher] says; original: the module that litesnn compress was given; or a run folder, a network.safetensors, "
+        "or FILE.py:Class",
+    )
+    teacher_weight: float = Field(
+        0.2, gt=0, description="weight of the divergence of each timestep's logits from the teacher's"
+    )
+    temperature: float = Field(3.0, gt=0, description="temperature of both divergences")
+    firing_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="target for the share of all neurons that fire in a timestep of the deployed network, 0.1 for "
+        "example; networks beyond it come after those within; left out: as often as it likes",
+    )
+    surrogate_sharpness: float = Field(
+        3.0,
+        gt=0,
+        le=10,
+        description="b of the surrogate slope b / (2·tanh(b/2)) · (1 - tanh²(b·(u - 1/2))) for membranes 0 < u < 1: "
+        "the larger, the more of the gradient gets to neurons near their threshold; near 0 all get as much",
+    )
+    binary_optimizer: Literal["sgd", "bso", "t-bso"] = Field(
+        "sgd",
+        description="of layers with 1-bit weights. sgd: as of all others; bso: the sign of a weight flips where the "
+        "running mean of its gradients asks for it by more than binary_threshold; t-bso: by more than that times the "
+        "root mean square of its layer's gradients",
+    )
+    binary_threshold: float = Field(5e-7, ge=0, description="bso, t-bso: γ, the threshold of a flip")
+    binary_momentum: float = Field(0.999, ge=0, lt=1, description="bso, t-bso: β₁, of the running mean of gradients")
+    binary_scale_momentum: float = Field(
+        0.99999, ge=0, lt=1, description="t-bso: β₂, of the running mean of their squares"
+    )
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -224,9 +328,17 @@ class TrainSettings(_Settings):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
+    @model_validator(mode="after")
+    def _shares_have_a_meaning(self) -> Self:
+        if self.short_timesteps != 1 and self.short_epochs == 0:
+            raise ValueError("short_timesteps needs short_epochs above 0")
+        if self.freeze_stem > 0 and self.init_stem == "normal":
+            raise ValueError("freeze_stem needs init_stem 'whitening'")
+        return self
+
 
 class ModuleSettings(_Settings):
-    """The module that ``litesnn compress`` was given."""
+    """A module that was given, to ``litesnn compress`` or as a teacher."""
 
     file: str = Field(description="the Python file, which is run")
     name: str = Field(description="the class in it, which is made without arguments")
@@ -237,10 +349,31 @@ class ModuleSettings(_Settings):
     weights: str | None = Field(None, description="safetensors file of the weights to start from")
     weights_sha256: str | None = Field(None, description="of that file when the run began")
 
-    def options(self) -> str:
-        """The options of ``litesnn compress`` that name this module."""
-        words = ["--model", f"{self.file}:{self.name}"]
-        return shlex.join(words if self.weights is None else [*words, "--weights", self.weights])
+    def words(self, role: Literal["", "teacher"]) -> list[str]:
+        """The options of the command line that name this module, as what is compressed or as a teacher."""
+        words = [f"--{role or 'model'}", f"{self.file}:{self.name}"]
+        return words if self.weights is None else [*words, f"--{f'{role}-' if role else ''}weights", self.weights]
+
+
+class TeacherSettings(_Settings):
+    """The network that ``train.teacher = "auto"`` trains first, and what pins any other teacher."""
+
+    width: int = Field(32, ge=1, le=1024, description="auto: channels of the first level; the next have 2 and 4 times")
+    blocks: int = Field(1, ge=1, le=32, description="auto: residual blocks of each level, of two convolutions each")
+    epochs: int = Field(20, ge=1, description="auto: epochs of its training")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="auto: steps after which an epoch ends early; left out: at the last batch"
+    )
+    batch_size: int = Field(128, ge=2, description="auto: images per step")
+    lr: float = Field(0.1, gt=0, description="auto: largest learning rate (SGD, Nesterov, cosine to 0)")
+    momentum: float = Field(0.9, gt=0, lt=1, description="auto: momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="auto: weight decay of convolutions and classifier")
+    warmup: float = Field(0.1, ge=0, lt=1, description="auto: share of the steps in which the rate rises from 0")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="auto: share of each target that is spread evenly over all classes"
+    )
+    sha256: str | None = Field(None, description="of the network.safetensors of train.teacher when the run began")
+    module: ModuleSettings | None = Field(None, description="the class that train.teacher names, and its weights")
 
 
 class MadeFor(_Settings):
@@ -274,6 +407,7 @@ class Recipe(_Settings):
     module: ModuleSettings | None = Field(None, description="a user's module to compress, in place of [model]")
     search: SearchSettings = SearchSettings()
     train: TrainSettings = TrainSettings()
+    teacher: TeacherSettings = TeacherSettings()
     made: MadeFor | None = Field(None, description="what the recipe was made for, if nobody wrote it")
 
     def __repr__(self) -> str:
@@ -281,6 +415,11 @@ class Recipe(_Settings):
         return f"Recipe({self.name!r}, {self.data.source!r}, {self.budget.describe()}, seed {self.seed}{made})"
 
     __str__ = __repr__
+
+    def command(self) -> str:
+        """``litesnn design`` or ``litesnn compress``, with the options that let the recipe's files be run."""
+        words = ["litesnn", "design"] if self.module is None else ["litesnn", "compress", *self.module.words("")]
+        return shlex.join(words if self.teacher.module is None else [*words, *self.teacher.module.words("teacher")])
 
     @property
     def timesteps(self) -> int:
@@ -351,6 +490,11 @@ class Recipe(_Settings):
             if first["type"] == "extra_forbidden":
                 raise InputError(f"{origin}: unknown key {short(key)}{_did_you_mean(key)}") from None
             raise InputError(f"{origin}: {key}: {first['msg']}, not {short(first['input'])}") from None
+        if recipe.train.teacher == ORIGINAL and (recipe.module is None or recipe.module.weights is None):
+            raise InputError(
+                f"{origin}: train.teacher is {ORIGINAL!r}, the module of litesnn compress with its weights; expected "
+                "--model and --weights too, or another teacher"
+            )
         quantizer, io_bits = QUANTIZERS[recipe.model.quantizer], recipe.model.io_bits
         wanted = [("search.bits", bits) for bits in recipe.search.bits]
         wanted += [("model.io_bits", io_bits)] if quantizer.at_both_ends else []
@@ -359,6 +503,11 @@ class Recipe(_Settings):
                 quantizer.require(bits)
             except ValueError as error:
                 raise InputError(f"{origin}: {key}: {error}") from None
+        if recipe.train.binary_optimizer != "sgd" and quantizer.rule is not straight_through:
+            raise InputError(
+                f"{origin}: train.binary_optimizer: {recipe.train.binary_optimizer!r} needs a quantizer whose gradient "
+                f"goes straight through, and that of {quantizer.name!r} does not"
+            )
         return recipe
 
 

@@ -61,6 +61,10 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
         others["additions"] = "additions of the native engine", engine["additions"]
     for name, value in others.values():
         table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:,.2f}", "", "")
+    if (rate := metrics.get("firing_rate")) is not None:
+        target = metrics.get("firing_rate_target")
+        beside = ("", "") if target is None else (f"{target:.1%}", _KEPT[rate <= target])
+        table.add_row("neurons that fire in a timestep", f"{rate:.1%}", *beside)
     for warning in metrics.get("warnings", ()):
         colour = "bold red" if warning["grave"] else "yellow"
         table.add_row(f"[{colour}]warning[/]", Text(plain(warning["label"]), style=colour), "", "")

@@ -22,6 +22,7 @@ from litesnn.budget import Budget
 from litesnn.compression import stages as user_module
 from litesnn.compression.network import SteppedNetwork
 from litesnn.compression.source import allow_module, pin_loaded, require_allowed
+from litesnn.compression.teachers import is_class, pinned_teacher, require_teacher, teacher_of
 from litesnn.config import Recipe, load_recipe
 from litesnn.data.given import source_of
 from litesnn.data.settings import DATA_FILE
@@ -86,7 +87,7 @@ def planned_fit(context: StageContext) -> Path:
         processes.first_does(lambda: renew_epochs(run, context.data, context.session, workers=workers))
         processes.copy_from_first(run.path, ["recipe.toml"])
         context = context.renewed()
-    return fit(context)
+    return fit(context, teacher_of(context))
 
 
 def report(context: StageContext) -> Path:
@@ -219,8 +220,10 @@ class Job:
     def finish(self) -> None:
         """Run every stage that is not done. Raises ``InputError`` at once if its end cannot be reached."""
         if (recipe := self.run.recipe()).module is None:
-            require_packable(recipe.model.neuron, recipe.model.ops, recipe.model.spike_levels)
-        require_equal_parts(self.run.recipe(), STAGES)
+            require_packable(recipe.model.neuron, recipe.model.ops)
+        require_equal_parts(recipe, STAGES)
+        if recipe.train.teacher is not None and not processes.first_does(partial(self._is_done, "train")):
+            require_teacher(recipe, input_info(self.data))
         for stage in STAGES:
             if not processes.first_does(partial(self._is_done, stage)):
                 self.session.show(f"[bold]{stage}[/] → {escape(str(self.run.output(stage)))}")
@@ -303,6 +306,8 @@ def design(
     time: str | float | None = None,
     changes: Mapping[str, Any] | None = None,
     from_run: str | Path | None = None,
+    teacher: str | Path | None = None,
+    teacher_weights: str | Path | None = None,
     device: str = "auto",
     console: Console | None = None,
     tensorboard: bool = False,
@@ -333,6 +338,10 @@ def design(
         from_run: the folder of another run, with whose recipe this one begins (leave out ``data`` and ``recipe``); its
             search, derivation and training are taken over as far as ``changes`` and the others do not touch them, and
             the data are the same.
+        teacher: whose logits training learns besides the labels: "auto", a small network with ReLU that is trained
+            first; the folder of another run, its ``network.safetensors`` or ``teacher.safetensors``; or
+            ``"FILE.py:Class"``, a torch module, whose file is run.
+        teacher_weights: a safetensors file of such a module's weights.
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
@@ -362,7 +371,13 @@ def design(
         )
         with _nothing_left(folder):
             source = processes.first_does(lambda: source_of(data, folder.path))
-            request = Request(source, budget, recipe, seed, time, changes or {}, from_run=from_run)
+            _allow_teacher(teacher)
+            request = Request(
+                *(source, budget, recipe, seed, time, changes or {}),
+                from_run=from_run,
+                teacher=teacher,
+                teacher_weights=teacher_weights,
+            )
             begun = read_first(folder, begin(folder, request, session))
         return _finished(folder, begun, session, from_run=None if from_run is None else RunFolder(from_run))
 
@@ -377,6 +392,8 @@ def compress(
     run: str | Path = "runs/compress",
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    teacher: str | Path | None = None,
+    teacher_weights: str | Path | None = None,
     device: str = "auto",
     console: Console | None = None,
     tensorboard: bool = False,
@@ -395,6 +412,8 @@ def compress(
         run: the run folder.
         seed: seed of weights, batches and augmentation.
         changes: dotted recipe keys with other values.
+        teacher: as for :func:`design`, or "original": the module itself, as it is before it is compressed.
+        teacher_weights: as for :func:`design`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         console: where progress is shown; left out, nowhere, and warnings go to stderr.
         tensorboard: write TensorBoard logs as well.
@@ -407,13 +426,24 @@ def compress(
         BudgetExceeded: the finished network, all files of which are written, costs more than the budget allows.
     """
     allow_module(model)
+    _allow_teacher(teacher)
     with _threads(threads):
         session = begin_session(device, console or Console(quiet=True), tensorboard=tensorboard, on_epoch=on_epoch)
         folder = RunFolder(run)
         with _nothing_left(folder):
-            request = Request(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights)
+            request = Request(
+                *(source_of(data, folder.path), budget, recipe, seed, None, changes or {}, model, weights),
+                teacher=teacher,
+                teacher_weights=teacher_weights,
+            )
             begun = read_first(folder, begin(folder, request, session))
         return _finished(folder, begun, session)
+
+
+def _allow_teacher(teacher: str | Path | None) -> None:
+    """Let the file of a teacher's class be run, which the caller names."""
+    if is_class(teacher):
+        allow_module(str(teacher))
 
 
 @contextmanager
@@ -450,6 +480,9 @@ def read_first(folder: RunFolder, begun: Begun) -> Begun:
         elif (known := folder.recipe().module) is not None and known.file == recipe.module.file:
             module = pin_loaded(recipe.module, known.helpers)
             begun = replace(begun, recipe=recipe.model_copy(update={"module": module}))
+    if begun.recipe is not None and begun.data is not None:
+        with processes.apart():
+            begun = replace(begun, recipe=pinned_teacher(begun.recipe, input_info(begun.data)))
     processes.share(None)
     return begun
 

@@ -92,7 +92,7 @@ def _cells(run: RunFolder) -> Iterator[str]:
             yield str(metrics.get("timesteps", ""))
             yield {True: "yes", False: "NO", None: "?"}[budgets_kept(metrics["budgets"])]
             return
-        left = next(stage for stage in STAGES if not run.done(stage))
+        left = next(stage for stage in run.needs() if not run.done(stage))
         yield _epochs(run, left, short=True) or f"next: {left}"
     except (InputError, ValueError, KeyError, TypeError):
         yield "damaged"

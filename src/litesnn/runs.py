@@ -27,7 +27,7 @@ from litesnn.costs import COSTS
 from litesnn.data.settings import DATA_FILE
 from litesnn.errors import InputError
 from litesnn.files import parse_json, read_text, validated, write_atomically
-from litesnn.stages import STAGES, stages_without
+from litesnn.stages import STAGES, Stage, stages_without
 from litesnn.system import require_supported
 
 __all__ = ["METRICS_KEYS", "METRICS_VERSION", "STAGES", "RunFolder", "first_difference", "held"]
@@ -149,12 +149,15 @@ class RunFolder:
         return self.path / STAGES[stage].output
 
     def needs(self) -> tuple[str, ...]:
-        """The stages of this run in their order: packing is left out if the user's module cannot be packed."""
-        if self.recipe().module is None or not self.done("evaluate"):
-            return tuple(STAGES)
-        packing = self.metrics().get("packing", {})
-        wanted = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried, and fails, again
-        return stages_without(packing=wanted)
+        """The stages of this run in their order, without those that its recipe does not ask for.
+
+        Packing is left out if the user's module cannot be packed.
+        """
+        recipe, packs = self.recipe(), True
+        if recipe.module is not None and self.done("evaluate"):
+            packing = self.metrics().get("packing", {})
+            packs = packing.get("possible", True) or packing.get("failed", False)  # what failed is tried again
+        return tuple(name for name in stages_without(packing=packs) if _asks_for(recipe, STAGES[name]))
 
     def go_on_command(self, options: str = "", recipe: Recipe | None = None) -> str:
         """The command that does what is left of this run, for a shell.
@@ -163,8 +166,7 @@ class RunFolder:
             options: further ones, as ``--threads 2``.
             recipe: that of the run, if it is known.
         """
-        module = (recipe or self.recipe()).module
-        command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
+        command = (recipe or self.recipe()).command()
         return f"{command} --run {shlex.quote(str(self.path))} {options}".rstrip()
 
     def done(self, stage: str) -> bool:
@@ -370,9 +372,18 @@ def held(
             yield RunFolder(scratch)
 
 
+def _asks_for(recipe: Recipe, stage: Stage) -> bool:
+    """Whether a recipe has what a stage is only there with."""
+    if stage.only_with is None:
+        return True
+    key, value = stage.only_with
+    section, _, name = key.partition(".")
+    return bool(getattr(getattr(recipe, section), name) == value)
+
+
 def _is_rate(key: str) -> bool:
     name = key.rpartition(".")[2]
-    return name.endswith("lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
+    return (name.endswith("lr") and name != "bias_lr") or name in ("lr_min", "grad_clip", "warmup", "momentum")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

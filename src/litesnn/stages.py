@@ -36,6 +36,7 @@ class Stage:
             matters to the first stage already.
         packs: whether it is left out where a user's module cannot be packed.
         runs_module: whether ``compress`` runs the code of the user's module.
+        only_with: a key of a section of the recipe and the value with which the stage is there; ``None``: always.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     settings: tuple[str, ...] = ()
     packs: bool = False
     runs_module: bool = True
+    only_with: tuple[str, str] | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -81,6 +83,18 @@ STAGES: dict[str, Stage] = {
             settings=("model.spatial_edges", "search.fill"),
         ),
         Stage(
+            name="teacher",
+            output="teacher.safetensors",
+            meaning="Train a small conventional network that teaches, where train.teacher is 'auto'.",
+            design="litesnn.train.teacher:train_teacher",
+            compress="litesnn.train.teacher:train_teacher",
+            log="teacher.jsonl",
+            taken_over=True,
+            settings=("teacher", "train.teacher"),
+            runs_module=False,
+            only_with=("train.teacher", "auto"),
+        ),
+        Stage(
             name="train",
             output="network.safetensors",
             meaning="Train the derived network from scratch.",
@@ -88,7 +102,7 @@ STAGES: dict[str, Stage] = {
             compress="litesnn.compression.stages:fit",
             needs=("derive",),
             log="train.jsonl",
-            shared=("genotype.json", "train.checkpoint.safetensors", "train.best.safetensors"),
+            shared=("genotype.json", "teacher.safetensors", "train.checkpoint.safetensors", "train.best.safetensors"),
             taken_over=True,
             settings=("train", "made"),
         ),

@@ -55,6 +55,8 @@ def take_over(source: RunFolder, run: RunFolder) -> Takeover:
     order = list(STAGES)
     for row in STAGES.values():
         stage = row.name
+        if stage not in run.needs():
+            continue
         if not row.taken_over or (touched is not None and order.index(stage) >= order.index(touched[0])):
             break
         if not source.done(stage):

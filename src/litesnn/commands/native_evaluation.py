@@ -17,6 +17,7 @@ from rich.table import Table
 
 from litesnn.data.sources import Data
 from litesnn.deploy.engine import Engine
+from litesnn.deploy.spike_costs import SpikeCosts
 from litesnn.design import renew_report, trained_network
 from litesnn.genotype import require_engine_of
 from litesnn.packed_evaluation import microseconds_per_input
@@ -29,6 +30,8 @@ BATCHES = (1, 256)
 ROUNDS = 7
 SAMPLE_SECONDS = 0.1
 """Engine and torch are timed in turns, so often and for about so long each time."""
+_RECORDED = 32
+"""Inputs at once whose spikes are kept."""
 
 
 def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str, Any]:
@@ -68,9 +71,22 @@ def evaluate_native(run: RunFolder, data: Data, *, threads: int = 1) -> dict[str
         "work_bytes": engine.work_bytes,
         "speed": speed,
     }
+    if engine.model.levels > 1:
+        measured |= _synops(engine, x)
     metrics = run.amend_metrics(engine=measured)
     renew_report(run)
     return metrics
+
+
+def _synops(engine: Engine, x: NDArray[Any]) -> dict[str, float]:
+    """SynOps and Bit-SynOps per input of the engine's graded spikes, in bit planes and in virtual timesteps."""
+    costs = SpikeCosts(engine.model)
+    for start in range(0, len(x), _RECORDED):
+        spikes = engine.run(x[start : start + _RECORDED], record=True).spikes
+        assert spikes is not None
+        costs.add(spikes)
+    names = ("synops", "bit_synops", "synops_virtual", "bit_synops_virtual")
+    return {name: sum(getattr(layer, name) for layer in costs.layers()) for name in names}
 
 
 def engine_table(metrics: Mapping[str, Any]) -> Table:
@@ -90,11 +106,17 @@ def engine_table(metrics: Mapping[str, Any]) -> Table:
 
 def _caption(metrics: Mapping[str, Any]) -> str:
     measured = metrics["engine"]
+    graded = ""
+    if "synops_virtual" in measured:
+        graded = (
+            f"its graded spikes made {measured['synops']:,.0f} SynOps per image in bit planes, "
+            f"{measured['synops_virtual']:,.0f} in virtual timesteps of binary spikes; "
+        )
     return (
         f"test accuracy {measured['test_accuracy']:.2%} of {measured['test']}, "
         f"{measured['same_predictions']} of {measured['test']} predictions as torch's; "
         f"{measured['additions']:,.0f} additions of one bit lane per image ({metrics['synops']:,.0f} SynOps); "
-        f"{measured['weight_bytes']:,} B of weights in memory"
+        f"{graded}{measured['weight_bytes']:,} B of weights in memory"
     )
 
 

@@ -613,6 +613,7 @@ def run(
     if meter is not None:
         for name, fired in spikes.items():
             meter.rates[name] = fired.flatten(1).mean(1)
+            meter.neurons[name] = fired[0, 0].numel()
     if record is not None:
         record.update(spikes)
     if read_out is not None:

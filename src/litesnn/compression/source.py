@@ -36,6 +36,7 @@ from litesnn.text import reason_of
 __all__ = [
     "GIVEN_PREFIX",
     "allow_module",
+    "beside_others",
     "build_module",
     "describe_module",
     "line_of",
@@ -56,12 +57,12 @@ def allow_module(model: str) -> None:
     _allowed.add((str(path), name))
 
 
-def require_allowed(settings: ModuleSettings, origin: str) -> None:
-    """Raise ``InputError`` unless this process was told to run the file that a recipe names."""
+def require_allowed(settings: ModuleSettings, origin: str, *, option: str = "--model") -> None:
+    """Raise ``InputError`` unless this process was told, by an option, to run the file that a recipe names."""
     if (settings.file, settings.name) not in _allowed:
         raise InputError(
             f"{origin}: names a Python file to be run, which nobody said; if you trust that file and those that it "
-            f"imports, add --model {settings.file}:{settings.name}"
+            f"imports, add {option} {settings.file}:{settings.name}"
         )
 
 
@@ -82,17 +83,18 @@ def describe_module(model: str, weights: str | Path | None = None) -> ModuleSett
     )
 
 
-def build_module(settings: ModuleSettings, seed: int) -> nn.Module:
+def build_module(settings: ModuleSettings, seed: int, *, option: str = "--model") -> nn.Module:
     """The module, with its weights if it is given some and else drawn from the seed.
 
     Its file and the modules beside it are loaded afresh, in place of modules of the same names that were there.
+    ``option`` is the one of the command line that lets the file be run.
 
     Raises:
         InputError: nobody said to run it; a file is missing, has changed, or is not what it should be; there is no such
             class, it takes arguments, or it cannot be made.
     """
     path = Path(settings.file)
-    require_allowed(settings, "the recipe")
+    require_allowed(settings, "the recipe", option=option)
     _require_same(path, settings.sha256)
     helpers = _helpers(path) | _digests(path.parent, settings.helpers)
     for helper in sorted(helpers.keys() | settings.helpers.keys()):
@@ -169,6 +171,18 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     if (folder / name).is_dir() and (package := sorted((folder / name).rglob("*.py"))):
         return package
     return [folder / f"{name}.py"] if (folder / f"{name}.py").is_file() else []
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Whatever file is loaded in this block, what an earlier one has loaded from beside itself stays loaded too."""
+    files = dict(_loaded)
+    modules = {name: sys.modules[name] for name in files if name in sys.modules}
+    try:
+        yield
+    finally:
+        _loaded.update(files)
+        sys.modules.update(modules)
 
 
 @contextmanager

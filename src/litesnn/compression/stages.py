@@ -28,6 +28,7 @@ from litesnn.compression.search import (
     require_small_enough,
 )
 from litesnn.compression.source import build_module, pin_loaded
+from litesnn.compression.teachers import teacher_of
 from litesnn.config import ModuleSettings, Recipe
 from litesnn.costs import COSTS
 from litesnn.costs.energy import energy_record
@@ -39,6 +40,7 @@ from litesnn.files import write_atomically
 from litesnn.genotype import Compressed
 from litesnn.network_file import input_fields, input_from
 from litesnn.neurons import DEFAULT
+from litesnn.neurons.model import SHARPNESS
 from litesnn.quantizers import QUANTIZERS
 from litesnn.runs import RunFolder, budgets_kept
 from litesnn.search.joint import SearchSpace, read_into, search_with
@@ -55,6 +57,8 @@ from litesnn.train.evaluate import (
     validation_curve,
 )
 from litesnn.train.fit import AuxiliaryHead, fit_learner
+from litesnn.train.quantized_layers import QuantizedLayer
+from litesnn.train.teacher import teacher_record
 from litesnn.training_loop.checkpoint import load_into, load_tensors, require_numbers, save_tensors
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.memory import StepPlan
@@ -79,6 +83,8 @@ def try_out(recipe: Recipe, data: Data) -> Recipe:
     build_module(recipe.module, recipe.seed)
     recipe = recipe.model_copy(update={"module": pin_loaded(recipe.module)})
     given = _given(recipe, input_info(data))
+    if recipe.train.firing_rate is not None and not any(given.neuron_calls.values()):
+        raise InputError(f"train.firing_rate: {given.origin} has no neurons of which it is known when they fire")
     require_small_enough(Candidates(given, recipe), recipe, lambda *choice: _finish(given, *choice))
     return recipe
 
@@ -145,6 +151,11 @@ class _Tuned(nn.Module):
         """All other parameters."""
         return [p for name, p in self.named_parameters() if not name.endswith("scores")]
 
+    def quantized(self) -> list[QuantizedLayer]:
+        """All layers, each in a group of its own."""
+        layers, genes = self.network.given.layers, self.network.choice.layers
+        return [QuantizedLayer(gene.name, layers[gene.name], gene.bits, gene.keep) for gene in genes]
+
 
 def fit(context: StageContext) -> Path:
     """Fine-tune the module with its choices, from what the search left. Returns the path of ``network.safetensors``.
@@ -166,6 +177,7 @@ def fit(context: StageContext) -> Path:
         *(context, _Tuned(network), _plan(session)),
         save=save,
         load=lambda path: _load(path, recipe).to(session.device),
+        teacher=teacher_of(context),
     )
 
 
@@ -223,7 +235,7 @@ def evaluate(context: StageContext) -> Path:
     packed = None if given.graph is None else Packed.of(_packed(network, measured.rates))
     metrics["packed_bytes"] = network.estimated_bytes() if packed is None else len(packed.content)
     metrics["energy"] = energy_record(metrics["layers"], stems)
-    metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ())
+    metrics |= compare(metrics, recipe.budget, uncounted=work if given.uncounted else ()) | teacher_record(run, recipe)
     rates = {row["name"]: row["firing_rate"] for row in metrics["neurons"]}
     note = silence(rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
@@ -369,8 +381,13 @@ def _require_sensible(recipe: Recipe) -> None:
     quantizer = QUANTIZERS[recipe.model.quantizer]
     if quantizer.has_zero or not quantizer.at_both_ends:
         raise InputError(f"model.quantizer: {quantizer.name!r} is not there for users' modules")
+    for key, default in (("short_epochs", 0), ("small_images", 0), ("init", "normal"), ("init_stem", "normal")):
+        if getattr(recipe.train, key) != default:
+            raise InputError(f"train.{key} is for networks of ours, not for users' modules; expected {default!r}")
     if recipe.model.neuron != DEFAULT:
         raise InputError(f"model.neuron: a user's module keeps its neurons; expected {DEFAULT!r}")
+    if recipe.train.surrogate_sharpness != SHARPNESS:
+        raise InputError(f"train.surrogate_sharpness: a user's module keeps its neurons; expected {SHARPNESS:g}")
 
 
 def _plan(session: Session) -> Callable[..., StepPlan]:

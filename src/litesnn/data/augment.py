@@ -10,8 +10,10 @@ differ from shifted features in the windows at both ends, and powers do not add.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +21,8 @@ from litesnn.errors import InputError
 from litesnn.front_end import InputKind
 
 __all__ = ["AugmentSettings", "augment", "augment_sound", "require_meaningful"]
+
+_BOOL = TypeAdapter(bool)
 
 _FULL_SCALE = 32768  # of int16
 
@@ -34,7 +38,11 @@ class AugmentSettings(BaseModel):
         le=1024,
         description="shift images or frames by up to this many pixels each way, filling with black or no events",
     )
-    flip: bool = Field(default=False, description="mirror every second image, on average, left to right")
+    flip: bool | Literal["alternating"] = Field(
+        default=False,
+        description="mirror images left to right: true: in each epoch about half of them, drawn anew; 'alternating': "
+        "each one in every second epoch, beginning with the first or the second, as drawn once for each",
+    )
     cutout: int = Field(default=0, ge=0, description="side in pixels of the square set to zero, clipped at the border")
     shift_ms: float = Field(
         default=0, ge=0, le=60000, description="sound: shift by up to this many ms each way, filling with silence"
@@ -44,6 +52,16 @@ class AugmentSettings(BaseModel):
     time_mask: int = Field(default=0, ge=0, description="features: most frames that a mask sets to the mean")
     frequency_mask: int = Field(default=0, ge=0, description="features: most mel bands that a mask sets to the mean")
     masks: int = Field(default=1, ge=1, le=16, description="features: masks of each of these two kinds")
+
+    @field_validator("flip", mode="before")
+    @classmethod
+    def _known_flip(cls, flip: Any) -> Any:
+        if flip == "alternating":
+            return flip
+        try:
+            return _BOOL.validate_python(flip)
+        except ValidationError:
+            raise ValueError("expected true, false or 'alternating'") from None
 
     @property
     def changes_sound(self) -> bool:
@@ -80,22 +98,31 @@ def augment(
     *,
     black: Tensor | None = None,
     place: tuple[slice, int] | None = None,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """Shift, mirror, then cut out of every image of a batch x [B, C, H, W] or [B, T, C, H, W] (paper, section 5.1).
 
     A shift brings in ``black`` [C] (left out: zeros), in the units of x; a cutout brings in 0, the mean of the training
     images. Both are the paper's. ``generator`` lives on the CPU: equal seeds give equal changes on every device.
     If x is only a part of a batch, ``place`` says which, and of how many images; each gets the changes it gets in all.
+    ``mirrored`` bool [B], on the CPU, says which images are mirrored if they alternate, and is left out if they don't.
+
+    Raises:
+        ValueError: images are to alternate, and nobody says which are mirrored.
     """
+    if settings.flip == "alternating" and mirrored is None:
+        raise ValueError("which images are mirrored has to be said if they alternate")
     part, batch = (slice(None), x.shape[0]) if place is None else place
     if x.dim() == 5:
         assert black is None
-        return augment(x.flatten(1, 2), settings, generator, place=(part, batch)).view(x.shape)
+        return augment(x.flatten(1, 2), settings, generator, place=(part, batch), mirrored=mirrored).view(x.shape)
     height, width = x.shape[2:]
     if settings.crop or settings.flip:
         pad = settings.crop
         shift = torch.randint(0, 2 * pad + 1, (batch, 2), generator=generator)[part]
-        flip = torch.randint(0, 2 if settings.flip else 1, (batch, 1), generator=generator)[part].bool()
+        flip = torch.randint(0, 2 if settings.flip is True else 1, (batch, 1), generator=generator)[part].bool()
+        if mirrored is not None:
+            flip = mirrored[:, None]
         column = torch.arange(width).expand(len(x), width)
         rows = shift[:, :1] + torch.arange(height)  # [B, H]
         columns = shift[:, 1:] + torch.where(flip, width - 1 - column, column)  # [B, W]

@@ -17,7 +17,7 @@ from litesnn import processes
 from litesnn.data.augment import AugmentSettings, augment, augment_sound
 from litesnn.errors import InputError
 
-__all__ = ["Clips", "Samples", "generator_for", "joined", "shuffled_batches", "steps_per_epoch"]
+__all__ = ["Clips", "Samples", "generator_for", "joined", "mirrored_rows", "shuffled_batches", "steps_per_epoch"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,19 @@ def steps_per_epoch(rows: Sized, size: int, most: int | None) -> int:
     return steps if most is None else min(steps, most)
 
 
+def mirrored_rows(settings: AugmentSettings | None, rows: Sized, seed: int, epoch: int) -> Tensor | None:
+    """Which rows are mirrored in an epoch, bool [N] on the CPU, if they alternate (``flip = "alternating"``).
+
+    It depends on the seed and the epoch alone: every second epoch mirrors a row, and which comes first was drawn for
+    each row. As in airbench94 (Jordan, 2024, arXiv 2404.00498, section 3.6, there begun by a hash of the row's number).
+    ``None`` if rows do not alternate.
+    """
+    if settings is None or settings.flip != "alternating":
+        return None
+    first = torch.randint(0, 2, (len(rows),), generator=generator_for(seed, "alternating flip")).bool()
+    return first ^ (epoch % 2 == 1)
+
+
 def shuffled_batches(
     rows: Samples,
     size: int,
@@ -94,14 +107,16 @@ def shuffled_batches(
     settings: AugmentSettings | None,
     *,
     most: int | None = None,
+    mirrored: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented batches (x float [B, C, H, W] or [B, T, C, H, W], y [B]), of each this process's part.
 
     All batches have the same size, so that batch statistics mean the same in each; the rows left over at the end of an
     epoch come earlier in another one. A data set smaller than one batch is one batch. There are ``most`` batches, or as
-    many as there are rows for.
+    many as there are rows for. ``mirrored``: :func:`mirrored_rows` of this epoch.
     """
-    order = torch.randperm(len(rows), generator=generator).to(rows.y.device)
+    drawn = torch.randperm(len(rows), generator=generator)
+    order = drawn.to(rows.y.device)
     steps, size = steps_per_epoch(rows, size, most), min(size, len(rows))
     part = processes.part(size)
     for start in range(0, steps * size, size):
@@ -114,5 +129,6 @@ def shuffled_batches(
         else:
             x = rows.x[chosen].float()
         if settings is not None:
-            x = augment(x, settings, generator, black=rows.black, place=place)
+            turned = None if mirrored is None else mirrored[drawn[start : start + size][part]]
+            x = augment(x, settings, generator, black=rows.black, place=place, mirrored=turned)
         yield x, rows.y[chosen]

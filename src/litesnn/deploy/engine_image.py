@@ -16,7 +16,8 @@ from litesnn.front_end import InputKind
 
 __all__ = ["engine_image"]
 
-_MAGIC, _VERSION, _WITH_NEURONS = b"LSNN", 1, 2
+_MAGIC, _VERSION = b"LSNN", 1
+_WITH_NEURONS, _WITH_LEVELS = 1, 2  # added to the version of images that say them
 _KINDS: dict[InputKind, int] = {"image": 0, "array": 1, "events": 2}
 _NOT_MEASURED = -1.0  # a firing rate
 _HARD = -1  # a reset to zero
@@ -25,7 +26,8 @@ _HARD = -1  # a reset to zero
 def engine_image(model: PackedModel) -> bytes:
     """The image of a model, which may be any that ``packed.to_bytes`` accepts."""
     body = b"".join(_body(model))
-    return _MAGIC + _integers(_WITH_NEURONS if has_own_neurons(model) else _VERSION, 12 + len(body)) + body
+    version = _VERSION + (_WITH_NEURONS if has_own_neurons(model) else 0) + (_WITH_LEVELS if model.levels > 1 else 0)
+    return _MAGIC + _integers(version, 12 + len(body)) + body
 
 
 def _body(model: PackedModel) -> Iterator[bytes]:
@@ -36,6 +38,8 @@ def _body(model: PackedModel) -> Iterator[bytes]:
         yield _floats(model.threshold)
     else:
         yield _integers(round(model.threshold * 2**model.fraction))
+    if model.levels > 1:
+        yield _integers(model.levels)
     yield _floats(*model.input.mean, *model.input.std)
     own = has_own_neurons(model)
     for population in model.populations:

@@ -42,7 +42,7 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         InputError: the packed file cannot hold an operation or the neurons of the network.
     """
     genotype = network.genotype
-    require_packable(genotype.neuron, (edge.op for edge in genotype.edges), genotype.spike_levels)
+    require_packable(genotype.neuron, (edge.op for edge in genotype.edges))
     backbone, rates = network.backbone, rates or {}
     group = backbone.folded_stem()
     stem = _synapses(backbone.stem, group.connections[0], (_IMAGE,), network.genotype.stem.bits)
@@ -85,15 +85,14 @@ def integerize(network: Network, rates: Mapping[str, float] | None = None) -> Pa
         populations=tuple(populations),
         readout=readout,
         fraction=arithmetic.fraction,
+        levels=network.genotype.spike_levels,
         **shared_neuron(backbone.stem_neurons),
     )
 
 
-def require_packable(neuron: str, ops: Iterable[str], levels: int = 1) -> None:
-    """Refuse a neuron, operations or spikes that the packed file cannot hold. Raises ``InputError``, which names it."""
+def require_packable(neuron: str, ops: Iterable[str]) -> None:
+    """Refuse a neuron or operations that the packed file cannot hold. Raises ``InputError``, which names it."""
     require_engine(ops, "reference")
-    if levels > 1:
-        raise InputError(f"model.spike_levels: networks of spikes 0…{levels} cannot be packed yet; expected 1")
     if NEURONS[neuron].packed is None:
         able = ", ".join(key for key, model in NEURONS.items() if model.packed is not None)
         raise InputError(f"model.neuron: networks of {neuron!r} neurons cannot be packed; expected one of {able}")

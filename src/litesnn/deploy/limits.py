@@ -6,11 +6,14 @@ allocate gigabytes, in Python or in C.
 
 from __future__ import annotations
 
+from litesnn.neurons.model import MOST_LEVELS
+
 __all__ = [
     "MAX_BUNDLES",
     "MAX_CLASSES",
     "MAX_HEADER_BYTES",
     "MAX_KERNEL",
+    "MAX_LEVELS",
     "MAX_NAME_BYTES",
     "MAX_NEURONS",
     "MAX_POPULATIONS",
@@ -34,6 +37,8 @@ it is named."""
 MAX_RESET = 2.0**100
 """The most that a spike may take from a float membrane: far below where the sums of 64 timesteps would be infinite."""
 MAX_KERNEL = 31
+MAX_LEVELS = MOST_LEVELS
+"""The largest graded spike."""
 MAX_STRIDE = 64
 MAX_TIMESTEPS = 64
 MAX_CLASSES = 2**20

@@ -34,6 +34,9 @@ The file holds two tensors and one text:
   for each population: ``null`` if it has the model's neuron, else ``[leak, reset]``, where ``null`` is the model's and
   ``"hard"`` the hard reset. The list is empty if no population has its own.
 
+  A model of graded spikes has one more key after the threshold, and a version 8 higher: ``"levels": D``, the largest
+  spike, 2 or more. All its resets are hard ones.
+
 A file is untrusted: everything that it says is checked before it is used, and every failure is one line of
 :class:`InputError`. The checksum comes last: it finds damage that makes sense, and is no defence against a file that
 was made to deceive. That all integers of a fixed-point model fit int32 is proven from its weights. Writing goes through
@@ -82,6 +85,7 @@ from litesnn.deploy.packed_model import (
     Population,
     Readout,
     Synapses,
+    bit_planes,
     described,
     has_own_neurons,
     neuron_of,
@@ -111,6 +115,7 @@ __all__ = [
     "Readout",
     "SizeTable",
     "Synapses",
+    "bit_planes",
     "described",
     "from_bytes",
     "has_own_neurons",
@@ -247,6 +252,7 @@ def from_bytes(data: bytes, origin: str = _ORIGIN) -> PackedModel:
         readout,
         header.fraction,
         header.reset,
+        header.levels,
     )
     prove_int32(model, origin)
     return model

@@ -31,6 +31,7 @@ from litesnn.deploy.limits import (
     MAX_BUNDLES,
     MAX_CLASSES,
     MAX_KERNEL,
+    MAX_LEVELS,
     MAX_NAME_BYTES,
     MAX_NEURONS,
     MAX_POPULATIONS,
@@ -70,7 +71,8 @@ NO_CRC = "00000000"
 _FLOAT_VERSION, _FIXED_VERSION = 1, 2
 _WITH_FRONT_END = 2  # added to the version of a model with one, which readers from before front ends refuse by it
 _WITH_NEURONS = 4  # likewise of a model with soft resets, or leaks of single populations
-_LATEST = _FIXED_VERSION + _WITH_FRONT_END + _WITH_NEURONS
+_WITH_LEVELS = 8  # likewise of a model with graded spikes
+_LATEST = _FIXED_VERSION + _WITH_FRONT_END + _WITH_NEURONS + _WITH_LEVELS
 _KINDS = get_args(InputKind)
 
 # Of fixed-point models.
@@ -130,6 +132,7 @@ class Header:
     readout: ReadoutRow
     fraction: int | None
     reset: float | None = None
+    levels: int = 1
 
 
 def write_header(model: PackedModel, codings: Sequence[int]) -> str:
@@ -148,9 +151,10 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
     head: list[object] = [list(readout.sources), readout.bits, int(np.count_nonzero(readout.codes)), next(coding)]
     if fixed:
         head += [readout.shift, readout.bias_shift, readout.fraction]
-    front_end, neurons = spec.front_end, has_own_neurons(model)
+    front_end, neurons, graded = spec.front_end, has_own_neurons(model), model.levels != 1
     version = _FIXED_VERSION if fixed else _FLOAT_VERSION
     version += (0 if front_end is None else _WITH_FRONT_END) + (_WITH_NEURONS if neurons else 0)
+    version += _WITH_LEVELS if graded else 0
     record = {
         "version": version,
         "input": [spec.kind, *spec.shape, list(spec.mean), list(spec.std)],
@@ -158,6 +162,7 @@ def write_header(model: PackedModel, codings: Sequence[int]) -> str:
         "timesteps": model.timesteps,
         "leak": model.leak,
         "threshold": model.threshold,
+        **({"levels": model.levels} if graded else {}),
         **({"fraction": model.fraction} if fixed else {}),
         **({"reset": model.reset, "neurons": _neuron_rows(model)} if neurons else {}),
         "classes": list(model.classes),
@@ -196,6 +201,7 @@ class _HeaderReader:
         self.shapes: list[tuple[int, int, int]] = []  # of the populations so far
         self.image = (0, 0, 0)
         self.timesteps = 1
+        self.levels = 1
         self.neurons = 0
         self.spikes = 0
         self.bundles = 0
@@ -207,6 +213,7 @@ class _HeaderReader:
         version = record.get("version")
         if type(version) is not int or not 1 <= version <= _LATEST:
             refuse(f"{self.origin}: version", f"1 to {_LATEST}, those that this litesnn reads", version)
+        graded, version = version > _WITH_LEVELS, (version - 1) % _WITH_LEVELS + 1
         own, version = version > _WITH_NEURONS, (version - 1) % _WITH_NEURONS + 1
         recorded, version = version > _WITH_FRONT_END, (version - 1) % _WITH_FRONT_END + 1
         self.fixed = version == _FIXED_VERSION
@@ -215,6 +222,8 @@ class _HeaderReader:
             keys[5:5] = ["reset", "neurons"]
         if self.fixed:
             keys.insert(5, "fraction")
+        if graded:
+            keys.insert(5, "levels")
         if recorded:
             keys.insert(2, "front_end")
         if set(record) != set(keys):
@@ -235,6 +244,8 @@ class _HeaderReader:
         if not 0 <= leak <= 1:
             refuse(f"{self.origin}: leak", "a number from 0 to 1", leak)
         threshold = checked_positive(record["threshold"], f"{self.origin}: threshold")
+        if graded:
+            self.levels = checked_integer(record["levels"], 2, MAX_LEVELS, f"{self.origin}: levels")
         fraction = self.fraction(record["fraction"], leak, threshold) if self.fixed else None
         reset = self.reset(record["reset"], fraction, f"{self.origin}: reset") if own else None
         classes = checked_texts(record["classes"], f"{self.origin}: classes", most=MAX_NAME_BYTES)
@@ -245,7 +256,7 @@ class _HeaderReader:
         if own:
             populations = self.own_neurons(record["neurons"], reset, fraction, populations)
         readout = self.readout(record["readout"], classes=len(classes), timesteps=timesteps)
-        return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction, reset)
+        return Header(spec, timesteps, leak, threshold, classes, populations, readout, fraction, reset, self.levels)
 
     def fraction(self, value: object, leak: float, threshold: float) -> int:
         """F, with which the threshold has to be an integer; the leak is a shift."""
@@ -261,6 +272,8 @@ class _HeaderReader:
         """The amount that a spike takes; in fixed point an integer in units of 2^-fraction. ``None``: all of it."""
         if value is None:
             return None
+        if self.levels > 1:
+            refuse(where, f"null, the hard reset of spikes 0…{self.levels}", value)
         reset = checked_number(value, where)
         if fraction is None:
             if not 0 <= reset <= MAX_RESET:
@@ -395,7 +408,7 @@ class _HeaderReader:
         stride = checked_integer(row[2], 1, MAX_STRIDE, f"{where}: stride")
         shift = self.shift(row[-1], where)
         layer = self.layer(name, sources, kernel, stride, row[3:6], (channels, fan_in, kernel, kernel), shift)
-        self.check_accumulator(layer, fan_in * kernel**2 * (MAX_INPUT if sources == (IMAGE,) else 1))
+        self.check_accumulator(layer, fan_in * kernel**2 * (MAX_INPUT if sources == (IMAGE,) else self.levels))
         return layer, (-(-height // stride), -(-width // stride))
 
     def shift(self, value: object, where: str) -> int:
@@ -412,7 +425,7 @@ class _HeaderReader:
             bias_shift = checked_integer(row[5], 0, MAX_BIAS_SHIFT, f"{where}: bias shift")
             numbers = (shift, bias_shift, checked_integer(row[6], 0, MAX_FRACTION, f"{where}: fraction"))
         layer = self.layer("readout", sources, 1, 1, row[1:4], (classes, fan_in), numbers[0])
-        self.check_accumulator(layer, fan_in * height * width * timesteps)
+        self.check_accumulator(layer, fan_in * height * width * timesteps * self.levels)
         return ReadoutRow(layer, *numbers[1:])
 
     def layer(

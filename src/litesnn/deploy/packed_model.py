@@ -25,6 +25,7 @@ __all__ = [
     "Population",
     "Readout",
     "Synapses",
+    "bit_planes",
     "described",
     "has_own_neurons",
     "neuron_of",
@@ -75,7 +76,8 @@ class Synapses(_Record):
 
     ``sources`` are the populations whose channels are concatenated, in this order, or ``(IMAGE,)``. Zero padding is
     kernel // 2 on each side, so that an input of H×W gives ⌈H/stride⌉×⌈W/stride⌉. An identity hands each source
-    channel's spikes to the target channel of the same index: kernel 0, stride 1, bits 0, codes [C, 0, 0, 0].
+    channel's spikes, with their values, to the target channel of the same index: kernel 0, stride 1, bits 0, codes
+    [C, 0, 0, 0].
     """
 
     sources: tuple[int, ...]
@@ -97,7 +99,7 @@ class Population(_Record):
 
     synapses: tuple[Synapses, ...]
     bias: Affine  # [C]
-    rate: float | None  # measured spikes per neuron and timestep, kept to 4 decimals; None if not measured
+    rate: float | None  # measured: how often a neuron spikes at a timestep, kept to 4 decimals; None if not measured
     bias_shift: int = 0  # fixed point: what is added is bias·2^bias_shift
     leak: float | None = None  # None: that of the model
     reset: float | Literal["hard"] | None = None  # None: as the model resets; "hard": to zero
@@ -111,7 +113,7 @@ class Population(_Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Readout(_Record):
-    """The classifier: spikes are summed over H×W, then weighted by integer codes."""
+    """The classifier: spikes, with their values, are summed over H×W, then weighted by integer codes."""
 
     sources: tuple[int, ...]
     bits: int
@@ -132,6 +134,9 @@ class PackedModel(_Record):
     shifts, and the readout's F', are 0 in a float model.
 
     ``reset`` is what a spike takes from the membrane of the next timestep, 0 or more; ``None``: all of it (hard reset).
+
+    ``levels`` is D, the largest spike of every population. With 1 a neuron fires or does not; with more its spikes are
+    graded, integers 0…D, and every reset is the hard one.
     """
 
     input: InputSpec
@@ -143,6 +148,7 @@ class PackedModel(_Record):
     readout: Readout
     fraction: int | None = None
     reset: float | None = None
+    levels: int = 1
 
     def __repr__(self) -> str:
         return f"PackedModel({described(self)})"
@@ -152,19 +158,26 @@ class PackedModel(_Record):
 class PackedNeuron:
     """The neuron of a population: ``u = leak·u − reset·s + x``, ``s = 1 if u > threshold else 0``.
 
-    ``reset`` ``None`` is the hard reset, ``u = leak·u·(1 − s) + x``.
+    ``reset`` ``None`` is the hard reset, ``u = leak·u·(1 − s) + x``. With D ``levels`` the spike is how many of
+    ``threshold``, ``threshold + 1``, …, ``threshold + D − 1`` the membrane is above, and a spike of any size resets it.
     """
 
     leak: float
     threshold: float
     reset: float | None
+    levels: int = 1
 
 
 def neuron_of(model: PackedModel, population: Population) -> PackedNeuron:
     """The neuron of a population: its own leak and reset where it has them, else those of its model."""
     leak = model.leak if population.leak is None else population.leak
     reset = model.reset if population.reset is None else None if population.reset == "hard" else population.reset
-    return PackedNeuron(leak, model.threshold, reset)
+    return PackedNeuron(leak, model.threshold, reset, model.levels)
+
+
+def bit_planes(levels: int) -> int:
+    """The bits of a spike 0…levels: it is Σ_p 2^p·b_p over so many planes of bits b_p."""
+    return levels.bit_length()
 
 
 def has_own_neurons(model: PackedModel) -> bool:
@@ -189,7 +202,8 @@ def described(model: PackedModel) -> str:
     codes = [*layers, model.readout.codes]
     kept, weights = sum(int(np.count_nonzero(each)) for each in codes), sum(each.size for each in codes)
     arithmetic = "float" if model.fraction is None else "fixed point"
+    spikes = "" if model.levels == 1 else f", spikes 0…{model.levels}"
     return (
-        f"{model.input.describe()} → {len(model.classes)} classes, "
-        f"T = {model.timesteps}, {len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}"
+        f"{model.input.describe()} → {len(model.classes)} classes, T = {model.timesteps}, "
+        f"{len(model.populations)} populations, {kept:,} of {weights:,} weights, {arithmetic}{spikes}"
     )

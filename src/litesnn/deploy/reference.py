@@ -11,6 +11,11 @@ the order written here. With s the spikes of the step before, per timestep and p
     u = (λ·u) − R·s + x                         LIF with soft reset: a spike takes R away
     s = 1 if u > θ else 0
 
+Graded spikes 0…D (``levels``) have the hard reset, where (1 − s) is 1 if there was no spike and 0 if there was one of
+any size, and the thresholds are float32 numbers θ + j:
+
+    s = Σ_j [u > θ + j]                         j = 0 … D − 1
+
 λ, θ and the reset are those of :func:`litesnn.deploy.packed.neuron_of`: a population may have its own leak and reset.
 
 At the readout, with A_t the sum of its integer accumulators over the steps 1 … t:
@@ -22,7 +27,7 @@ F, F', M, B and the shifts are those of :class:`~litesnn.deploy.packed.PackedMod
 
     x = Σ_e ((M_e·acc_e) >> shift_e) + B
     u = (u >> 2)·(1 − s) + x                    or (u >> 2) − R·2^F·s + x
-    s = 1 if u > Θ else 0
+    s = 1 if u > Θ else 0                       graded: Σ_j [u > Θ + j·2^F]
     z_t = ((M·A_t) >> shift) + t·B
 
 Its logits are y_t = z_t/(t·2^F'), one float32 division for those who want to read them. |z_t| stays below 2^23, so that
@@ -35,7 +40,7 @@ T timesteps, B batch, C channels, H×W pixels, k kernel size, s stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -73,7 +78,7 @@ class Trace:
     """
 
     logits: NDArray[np.float32]  # [T, B, classes]
-    spikes: list[NDArray[np.uint8]] | None  # each [T, B, C, H, W]
+    spikes: list[NDArray[np.uint8]] | None  # each [T, B, C, H, W], 0 or 1, or graded ones 0…D
     integers: NDArray[np.int32] | None = None  # [T, B, classes]
 
     def __repr__(self) -> str:
@@ -149,7 +154,8 @@ class Reference:
             return _fire(self._steps(population, image, spikes, _currents), neuron)
         fixed = self._steps(population, image, spikes, _currents_fixed)
         reset = None if neuron.reset is None else round(neuron.reset * 2**fraction)
-        return _fire_fixed(fixed, round(neuron.threshold * 2**fraction), reset)
+        thresholds = [round((neuron.threshold + level) * 2**fraction) for level in range(neuron.levels)]
+        return _fire_fixed(fixed, thresholds, reset)
 
     def _steps(
         self,
@@ -275,27 +281,41 @@ def _convolve(x: NDArray[np.integer], synapses: Synapses) -> NDArray[np.float64]
 
 def _fire(currents: Iterable[NDArray[np.float32]], neuron: PackedNeuron) -> NDArray[np.uint8]:
     """Spikes [T, B, C, H, W] of LIF neurons with the input currents [B, C, H, W] of each timestep."""
-    leak, threshold = np.float32(neuron.leak), np.float32(neuron.threshold)
+    leak = np.float32(neuron.leak)
+    thresholds = [np.float32(neuron.threshold) + np.float32(level) for level in range(neuron.levels)]
     spikes: list[NDArray[np.uint8]] = []
     u: NDArray[np.float32] = np.zeros((), np.float32)
-    s: NDArray[np.float32] = np.zeros((), np.float32)
+    s: NDArray[np.uint8] = np.zeros((), np.uint8)
     for x in currents:
         left = leak * u
-        left = left * (np.float32(1) - s) if neuron.reset is None else left - np.float32(neuron.reset) * s
+        if neuron.reset is None:
+            left = left * (s == 0).astype(np.float32)
+        else:
+            left = left - np.float32(neuron.reset) * s.astype(np.float32)
         u = left + x
-        s = (u > threshold).astype(np.float32)
-        spikes.append(s.astype(np.uint8))
+        s = _levels_above(u, thresholds)
+        spikes.append(s)
     return np.stack(spikes)
 
 
-def _fire_fixed(currents: Iterable[NDArray[np.int64]], threshold: int, reset: int | None) -> NDArray[np.uint8]:
+def _fire_fixed(
+    currents: Iterable[NDArray[np.int64]], thresholds: Sequence[int], reset: int | None
+) -> NDArray[np.uint8]:
     """The same in fixed point; ``reset``: what a spike takes, ``None``: all."""
     spikes: list[NDArray[np.uint8]] = []
     u: NDArray[np.int64] = np.zeros((), np.int64)
-    s: NDArray[np.int64] = np.zeros((), np.int64)
+    s: NDArray[np.uint8] = np.zeros((), np.uint8)
     for x in currents:
         left = u >> 2
-        u = (left * (1 - s) if reset is None else left - reset * s) + x
-        s = (u > threshold).astype(np.int64)
-        spikes.append(s.astype(np.uint8))
+        u = (left * (s == 0) if reset is None else left - reset * s.astype(np.int64)) + x
+        s = _levels_above(u, thresholds)
+        spikes.append(s)
     return np.stack(spikes)
+
+
+def _levels_above(u: NDArray[_Number], thresholds: Sequence[np.float32] | Sequence[int]) -> NDArray[np.uint8]:
+    """How many of the thresholds each membrane is above: the spikes."""
+    spikes = (u > thresholds[0]).astype(np.uint8)
+    for threshold in thresholds[1:]:
+        spikes += u > threshold
+    return spikes

@@ -72,6 +72,7 @@ def model_of_shapes(genotype: Genotype, spec: InputSpec, classes: tuple[str, ...
         populations=tuple(populations),
         readout=Readout(newer.populations, ends.code_bits(genotype.classifier_bits), codes, numbers, numbers),
         fraction=arithmetic.fraction,
+        levels=genotype.spike_levels,
         **shared_neuron(neurons),
     )
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from litesnn.budget import Budget
-from litesnn.config import Recipe, with_numbers
+from litesnn.compression.teachers import stand_in
+from litesnn.config import AUTO, Recipe, with_numbers
 from litesnn.costs import COSTS, Cost
 from litesnn.costs.size import PACKED_BYTES
 from litesnn.data.batches import steps_per_epoch
@@ -32,12 +33,13 @@ from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_by
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.scale import HARDLY_BEGUN
 from litesnn.planning.sensible import require_memory, require_sensible
-from litesnn.planning.timing import Pace, search_pace, train_pace
+from litesnn.planning.timing import Pace, search_pace, teacher_pace, train_pace
 from litesnn.runs import RunFolder
 from litesnn.search.derive import costliest_wirings, is_far_too_large, least_bytes_of, smallest_candidate
 from litesnn.snn.network import InputInfo
 from litesnn.strategies import strategy_named
 from litesnn.text import shape_text
+from litesnn.train.teacher import Teacher
 from litesnn.training_loop.session import Session, input_info
 
 __all__ = ["DEFAULT_SECONDS", "Estimate", "Plan", "foresee", "make_plan", "renew_epochs"]
@@ -48,6 +50,9 @@ DEFAULT_SECONDS = {"cpu": 1800.0, "cuda": 600.0}
 _PACKED_BYTES = 64_000  # what is filled where no limit is said
 _TIMESTEPS = 4  # where no limit is said
 _SEARCH_SHARE = 0.2
+_TEACHER_SHARE = 0.15  # of the time, where a teacher is trained
+_TEACHER_PASSES, _TEACHER_STEPS = 30, 2000  # of its training; more of both are of little use
+_LEAST_TEACHER_EPOCHS = 3
 _SEARCH_PATIENCE = 1.5  # times its share of the time, which a search may take before it leaves out epochs
 _KINDS: Mapping[InputKind, str] = {"image": "images", "array": "arrays of numbers", "events": "events"}
 _SHOWN_CHANGES = ("crop", "flip", "cutout", "shift_ms", "noise", "time_mask", "frequency_mask")
@@ -141,10 +146,18 @@ class Plan:
             f"changes    {', '.join(changes) or 'none'} to training inputs",
             *([f"           mirroring{of[2]}"] if of[2] else []),
             f"search     {search.epochs} epochs{of[3]}",
+            *self._teacher_lines(),
             f"training   {train.epochs} epochs{of[4]}",
             f"estimate   {self.estimate.describe()}",
             *self.notes,
         ]
+
+    def _teacher_lines(self) -> list[str]:
+        teacher, reason = self.recipe.train.teacher, self.reasons.get("teacher.epochs")
+        if teacher is None:
+            return []
+        trained = f", {self.recipe.teacher.epochs} epochs" if teacher == AUTO else ""
+        return [f"teacher    {teacher}{trained}{f' ({reason})' if reason else ''}"]
 
 
 @dataclass
@@ -193,9 +206,24 @@ class _Measure:
     session: Session
     workers: int
     seconds: float  # for which one network is measured
+    teacher: Teacher | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: Data, session: Session, workers: int, seconds: float) -> _Measure:
+        """With a teacher where the recipe has one, which is refused if it does not fit the data."""
+        teacher = stand_in(recipe, input_info(data), session.device)
+        return cls(data, session, workers, seconds, teacher)
 
     def training(self, recipe: Recipe, genotype: Genotype) -> Pace:
-        return train_pace(recipe, genotype, self.data, self.session, workers=self.workers, seconds=self.seconds)
+        return train_pace(
+            *(recipe, genotype, self.data, self.session),
+            workers=self.workers,
+            seconds=self.seconds,
+            teacher=self.teacher,
+        )
+
+    def teaching(self, recipe: Recipe) -> Pace:
+        return teacher_pace(recipe, self.data, self.session, seconds=self.seconds)
 
     def search(self, recipe: Recipe) -> Pace:
         return search_pace(recipe, self.data, self.session, workers=self.workers, seconds=self.seconds)
@@ -232,15 +260,16 @@ def make_plan(
     _fixed_choices(draft)
     path = _macro_path(draft, info)
     require_memory(draft.recipe(), info, session.device)
-    measure = _Measure(data, session, workers, _MEASURED_SHARE * seconds)
-    paces = _timesteps(draft, measure, path, seconds - (time.perf_counter() - began))
-    left = seconds - (time.perf_counter() - began)
+    measure = _Measure.of(draft.recipe(), data, session, workers, _MEASURED_SHARE * seconds)
+    teaching = _teacher_steps(draft, measure, _TEACHER_SHARE * (seconds - (time.perf_counter() - began)))
+    paces = _timesteps(draft, measure, path, seconds - teaching - (time.perf_counter() - began))
+    left = seconds - teaching - (time.perf_counter() - began)
     tail = _tail_seconds(data, paces.image)
     share = max(0.0, _SEARCH_SHARE * (left - tail))
     training = _MARGIN * (left - share) - tail
     wanted = _wanted_passes(draft, data) * _epoch_seconds(draft.recipe(), data, paces)
     search, searching = _search_steps(draft, measure, share, scarce=training < _CLEARLY * wanted)
-    left = seconds - (time.perf_counter() - began)
+    left = seconds - teaching - (time.perf_counter() - began)
     _training(draft, data, paces, _MARGIN * (left - searching) - tail)
     elapsed = time.perf_counter() - began
     draft.values["made"] = {
@@ -253,7 +282,9 @@ def make_plan(
     }
     recipe = draft.recipe()
     trained = recipe.train.epochs * _epoch_seconds(recipe, data, paces)
-    parts = {"reading and planning": elapsed, "search": searching, "training": trained, "the rest": tail}
+    parts = {"reading and planning": elapsed, "search": searching}
+    parts |= {"teacher": teaching} if teaching else {}
+    parts |= {"training": trained, "the rest": tail}
     learning = HARDLY_BEGUN["search"] * search.step + HARDLY_BEGUN["train"] * paces.step
     budget = recipe.budget.timesteps
     if draft.has_said("search.timesteps") and recipe.timesteps < recipe.search.timesteps:
@@ -306,11 +337,13 @@ def foresee(recipe: Recipe, data: Data, session: Session, *, workers: int = 1) -
         InputError: there is not enough memory for it.
     """
     require_memory(recipe, input_info(data), session.device)
-    measure = _Measure(data, session, workers, math.inf)
+    measure = _Measure.of(recipe, data, session, workers, math.inf)
     pace, searched = measure.training(recipe, _uniform_genotype(recipe, recipe.timesteps)), measure.search(recipe)
     steps = steps_per_epoch(_searched(recipe, data), recipe.search.batch_size, recipe.search.epoch_steps)
-    parts = {
-        "search": recipe.search.epochs * steps * searched.step,
+    parts = {"search": recipe.search.epochs * steps * searched.step}
+    if recipe.train.teacher == AUTO:
+        parts["teacher"] = recipe.teacher.epochs * _teacher_epoch_seconds(recipe, data, measure.teaching(recipe))
+    parts |= {
         "training": recipe.train.epochs * _epoch_seconds(recipe, data, pace),
         "the rest": _tail_seconds(data, pace.image),
     }
@@ -643,6 +676,31 @@ def _search_steps(draft: _Draft, measure: _Measure, seconds: float, *, scarce: b
     return pace, made.epochs * (steps_per_epoch(rows, size, made.epoch_steps) * pace.step + pace.epoch)
 
 
+def _teacher_steps(draft: _Draft, measure: _Measure, seconds: float) -> float:
+    """Set the epochs of a teacher that is trained first, and return what they will take; 0 where none is."""
+    if draft.recipe().train.teacher != AUTO:
+        return 0.0
+    rows = measure.data.train.y
+    draft.set("teacher.batch_size", min(128, draft.recipe().train.batch_size), f"{len(rows):,} training rows")
+    recipe = draft.recipe()
+    pace, size = measure.teaching(recipe), recipe.teacher.batch_size
+    per_epoch = steps_per_epoch(rows, size, recipe.teacher.epoch_steps)
+    most = math.ceil(max(_TEACHER_PASSES * steps_per_epoch(rows, size, None), _TEACHER_STEPS) / per_epoch)
+    fit = int(seconds / _teacher_epoch_seconds(recipe, measure.data, pace))
+    epochs = max(_LEAST_TEACHER_EPOCHS, min(fit, most))
+    cause = "more are of little use" if epochs == most else f"{_TEACHER_SHARE:.0%} of the time"
+    draft.set("teacher.epochs", epochs, f"{cause}, at {pace.step:.2g} s a step")
+    if fit < (epochs := draft.recipe().teacher.epochs):
+        draft.set("teacher.epoch_steps", max(1, min(per_epoch, int(seconds / pace.step / epochs))))
+    made = draft.recipe()
+    return made.teacher.epochs * _teacher_epoch_seconds(made, measure.data, pace)
+
+
+def _teacher_epoch_seconds(recipe: Recipe, data: Data, pace: Pace) -> float:
+    steps = steps_per_epoch(data.train.y, recipe.teacher.batch_size, recipe.teacher.epoch_steps)
+    return steps * pace.step + len(data.validation.y) * pace.image + pace.epoch
+
+
 def _searched(recipe: Recipe, data: Data) -> range:
     """The rows that an epoch of the search takes its batches from."""
     joined = strategy_named(recipe.search.update).joins_splits
@@ -678,9 +736,11 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     recipe = run.recipe()
     if recipe.made is None or not recipe.made.epochs_follow:
         return
-    measure = _Measure(data, session, workers, _MEASURED_SHARE * recipe.made.seconds)
+    measure = _Measure.of(recipe, data, session, workers, _MEASURED_SHARE * recipe.made.seconds)
     pace = measure.training(recipe, Genotype.read(run.need("derive")))
-    searched = _searched_seconds(run / "search.jsonl") or _SEARCH_SHARE * recipe.made.seconds
+    searched = _seconds_of(run / "search.jsonl") or _SEARCH_SHARE * recipe.made.seconds
+    if recipe.train.teacher == AUTO:
+        searched += _seconds_of(run / "teacher.jsonl")
     left = _MARGIN * (recipe.made.seconds - recipe.made.spent - searched) - _tail_seconds(data, pace.image)
     epochs, steps = _epochs_in(left, recipe, data, pace)
     cause = "what was left of the time after the search allows"
@@ -693,6 +753,6 @@ def renew_epochs(run: RunFolder, data: Data, session: Session, *, workers: int =
     write_atomically(run / "recipe.toml", with_numbers(text, values, {"train.epochs": reason}))
 
 
-def _searched_seconds(log: Path) -> float:
-    """Seconds that the search took by its log; 0 if that is not there. Raises ``InputError`` if it is damaged."""
+def _seconds_of(log: Path) -> float:
+    """Seconds that a stage took by its log; 0 if that is not there. Raises ``InputError`` if it is damaged."""
     return sum(JsonLog.numbers(log, "seconds")) if log.exists() else 0.0

@@ -18,6 +18,13 @@ from typing import Any
 from litesnn import processes
 from litesnn.budget import Budget
 from litesnn.compression.source import describe_module, require_allowed
+from litesnn.compression.teachers import (
+    describe_teacher,
+    name_of_teacher,
+    require_teacher_allowed,
+    with_known,
+    with_pins,
+)
 from litesnn.config import Recipe, load_recipe, shipped_recipes
 from litesnn.data.sources import Data, load
 from litesnn.durations import parse_duration
@@ -37,7 +44,8 @@ _BUDGET = "text with units, as '8 kB, 1 M Bit-SynOps, T <= 4', or a litesnn.Budg
 class Request:
     """The request of a person; ``None`` where they left a value open.
 
-    ``time`` is a length of time, such as ``"30 min"``, or seconds; ``model`` is ``FILE.py:Class``.
+    ``time`` is a length of time, such as ``"30 min"``, or seconds; ``model`` is ``FILE.py:Class``, and so may be
+    ``teacher``, to which ``teacher_weights`` belong then.
     """
 
     data: str | None = None
@@ -50,12 +58,14 @@ class Request:
     weights: str | Path | None = None
     from_run: str | Path | None = None
     """A run whose recipe this one begins with."""
+    teacher: str | Path | None = None
+    teacher_weights: str | Path | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
         words = (self.data, self.budget, self.recipe, self.seed, self.time, self.model, self.weights, self.from_run)
-        return not self.changes and all(word is None for word in words)
+        return not self.changes and all(word is None for word in (*words, self.teacher, self.teacher_weights))
 
     def values(self) -> dict[str, Any]:
         """The recipe's values that were said, by dotted key. Raises ``InputError`` if one is not understood."""
@@ -76,7 +86,12 @@ class Request:
         for key in self.changes:
             if key.partition(".")[0] == "made":
                 raise InputError(f"{key} is kept of a recipe that is made, and not set; say the time with --time")
-        return merged | dict(self.changes)
+        changes = dict(self.changes)
+        if self.teacher is not None or self.teacher_weights is not None:
+            merged |= describe_teacher(self.teacher, self.teacher_weights)
+        elif "train.teacher" in changes:
+            merged |= describe_teacher(changes.pop("train.teacher"))
+        return merged | changes
 
     def seconds(self) -> float | None:
         """The time in seconds. Raises ``InputError`` if it is not understood, not longer than zero, or infinite."""
@@ -139,9 +154,11 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
         raise InputError("--weights are those of a module; expected --model FILE.py:CLASS too")
     folder.require_usable()
     exists = (folder / "recipe.toml").exists()
-    if exists and (request.is_empty or _names_only_module(request, folder)):
+    if exists and (request.is_empty or _names_only_modules(request, folder)):
         return _resumed(folder)
     said, seconds = request.values(), request.seconds()
+    if exists:
+        said = with_known(said, folder.recipe())
     if seconds is not None and request.recipe is not None:
         raise InputError("--time is for a recipe that is made, and --recipe names one that is written: leave out one")
     if request.from_run is not None:
@@ -165,15 +182,14 @@ def _begin(folder: RunFolder, request: Request, session: Session, workers: int, 
                     f"{folder.path}: its recipe was made for another budget or time ({difference}); say --data "
                     f"{found.data.source} and all else that holds, and it is made anew"
                 )
-            if wished.module is not None:
-                require_allowed(wished.module, str(folder / "recipe.toml"))
+            _require_allowed(wished, str(folder / "recipe.toml"))
             return Begun(wished, _reasons(folder, found, wished))
     if request.written is not None:
         recipe = load_recipe(request.written, {"made": None} | said)
-        if recipe.module is not None:
-            require_allowed(recipe.module, f"recipe {request.written}")
+        _require_allowed(recipe, f"recipe {request.written}")
         if "source" not in recipe.data.model_fields_set:
             raise InputError(f"recipe {request.written} names no data; expected --data, as in --data ./my-images")
+        recipe = with_pins(recipe, folder.recipe() if exists else None)
         if str(request.written) not in shipped_recipes() or _is_for(str(request.written), recipe):
             return Begun(recipe)
         data = load(recipe.data, recipe.front_ends)
@@ -199,18 +215,29 @@ def _is_for(shipped: str, recipe: Recipe) -> bool:
     return "source" in data.model_fields_set and recipe.data == data
 
 
-def _names_only_module(request: Request, folder: RunFolder) -> bool:
-    """Whether nothing was said but the module that the run in the folder has."""
-    if request.model is None or request != Request(model=request.model):
+def _names_only_modules(request: Request, folder: RunFolder) -> bool:
+    """Whether nothing was said but the module, and the teacher, that the run in the folder has."""
+    if request != Request(model=request.model, teacher=request.teacher):
         return False
-    own, said = folder.recipe().module, describe_module(request.model)
+    recipe = folder.recipe()
+    if request.teacher is not None and name_of_teacher(request.teacher) != recipe.train.teacher:
+        return False
+    if request.model is None:
+        return request.teacher is not None
+    own, said = recipe.module, describe_module(request.model)
     return own is not None and (own.file, own.name) == (said.file, said.name)
+
+
+def _require_allowed(recipe: Recipe, origin: str) -> None:
+    """Refuse a recipe that names files to be run, as module or as teacher, which this process was not told to run."""
+    if recipe.module is not None:
+        require_allowed(recipe.module, origin)
+    require_teacher_allowed(recipe, origin)
 
 
 def _resumed(folder: RunFolder) -> Begun:
     """The run that the folder has. Raises ``InputError`` if that would run a file that nobody named."""
-    if (module := folder.recipe().module) is not None:
-        require_allowed(module, str(folder / "recipe.toml"))
+    _require_allowed(folder.recipe(), str(folder / "recipe.toml"))
     return Begun()
 
 
@@ -245,8 +272,7 @@ def _as_another(folder: RunFolder, request: Request, said: Mapping[str, Any], se
             f"{source.path}: its recipe was made for another budget; leave out --from, and one is made for this budget"
         )
     wished = _wished(found, said, seconds)
-    if wished.module is not None:
-        require_allowed(wished.module, str(source / "recipe.toml"))
+    _require_allowed(wished, str(source / "recipe.toml"))
     if (folder / "recipe.toml").exists():
         mine = folder.recipe()
         if first_difference(mine.model_dump(), _with_epochs_of(mine, wished).model_dump()) is None:

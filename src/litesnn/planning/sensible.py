@@ -13,6 +13,7 @@ from litesnn.front_end import EventFrames, LogMel
 from litesnn.planning.macro import uniform_bytes
 from litesnn.snn.memory_estimate import least_bytes
 from litesnn.snn.network import InputInfo
+from litesnn.train.phases import require_phases
 from litesnn.training_loop.memory import free_bytes
 
 __all__ = ["require_memory", "require_sensible"]
@@ -38,13 +39,15 @@ def require_sensible(recipe: Recipe, data: Data) -> None:
     """Refuse settings of a recipe that mean nothing for its data, and data for which no network could be packed.
 
     Raises:
-        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented;
+        InputError: the recipe says what recordings of another kind become, or how inputs of another kind are augmented
+            or trained with;
             or no packed file can hold what the data's classes are called, or mean and deviation of its inputs.
     """
     require_packable_input(data.input, data.classes, data.name)
     sound = data.train.sound
     noise = sound is not None and sound.noise is not None
     require_meaningful(recipe.augment, data.kind, sound=sound is not None, noise=noise, origin=data.name)
+    require_phases(recipe, data.shape, data.kind, sound=sound is not None, origin=data.name)
     if not isinstance(data.front_end, LogMel) and recipe.audio != LogMel():
         raise InputError(f"{recipe.name}: [audio] says how sound becomes features, but {data.name} holds no sound")
     if not isinstance(data.front_end, EventFrames) and recipe.events != EventFrames():

@@ -240,6 +240,10 @@ def _tiles(metrics: Metrics, genotype: Genotype | Compressed) -> list[tuple[str,
             )
         tiles.append(("Bit-SynOps", si(metrics.bit_synops), note))
     tiles.append(("Timesteps", f"T = {genotype.timesteps}", "per inference"))
+    if metrics.firing_rate is not None:
+        target = metrics.firing_rate_target
+        note = "of all neurons, in a timestep" + ("" if target is None else f"; the target is {_percent(target)}")
+        tiles.append(("Firing", _percent(metrics.firing_rate), note))
     if metrics.energy is not None:
         tiles.append(("Energy, estimated", si(metrics.energy.total_nj, "nJ"), "per inference, arithmetic only"))
     return tiles
@@ -489,7 +493,68 @@ def _train_figures(run: Run) -> list[Figure]:
                     alt=caption, limit=limit, unit=unit,
                 )  # fmt: skip
                 figures.append(Figure("Activity", caption, _drawn(drawing)))
+        figures += _firing_figures(run.metrics, lines)
+        figures += _depth_figures(lines)
     return figures
+
+
+def _firing_figures(metrics: Metrics, lines: Sequence[TrainEpoch]) -> list[Figure]:
+    """How often neurons fire, beside the target, if there is one."""
+    values = [line.firing_rate for line in lines]
+    known = [value for value in values if value is not None]
+    if not known:
+        return []
+    target = metrics.firing_rate_target
+    caption = f"Share of all neurons that fire in a timestep on validation data, from {_percent(known[0])} to "
+    caption += f"{_percent(known[-1])}" + ("." if target is None else f"; the target is {_percent(target)}.")
+    drawing = plots.curves(
+        "train-firing", [line.epoch for line in lines], {"firing rate": values},
+        alt=caption, limit=target, percent=True, limit_name="target",
+    )  # fmt: skip
+    return [Figure("Firing rate", caption, _drawn(drawing))]
+
+
+def _depth_figures(lines: Sequence[TrainEpoch]) -> list[Figure]:
+    """How often codes change, and how many neurons have a gradient, layer by layer."""
+    lines = [line for line in lines if line.flips or line.gradient_share]  # not all epochs are watched
+    epochs, figures = [line.epoch for line in lines], []
+    flips = _by_name([line.flips for line in lines])
+    if flips:
+        caption = (
+            "Share of the kept weights whose code changes in one step, in the middle of each epoch; of 1-bit weights "
+            f"those whose sign flips. Thick: the mean, {_percent(_last_mean(flips), 2)} in the last epoch."
+        )
+        drawing = plots.by_depth("train-flips", epochs, flips, alt=caption, percent=True)
+        figures.append(Figure("Codes that change", caption, _drawn(drawing)))
+    shares = _by_name([_by_cell(line.gradient_share) for line in lines])
+    if shares:
+        caption = (
+            "Share of neurons whose membrane comes to where the surrogate slope is not zero, on a few validation rows; "
+            f"all others hand on no gradient. Thick: the mean, {_percent(_last_mean(shares))} in the last epoch."
+        )
+        drawing = plots.by_depth("train-gradients", epochs, shares, alt=caption, percent=True)
+        figures.append(Figure("Neurons with a gradient", caption, _drawn(drawing)))
+    return figures
+
+
+def _by_cell(shares: Mapping[str, float]) -> dict[str, float]:
+    """The means of a cell's nodes, which are equally large."""
+    cells: dict[str, list[float]] = {}
+    for name, share in shares.items():
+        cells.setdefault(name.partition(" node ")[0], []).append(share)
+    return {name: sum(values) / len(values) for name, values in cells.items()}
+
+
+def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """The values of all epochs by name; epochs of earlier versions have none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _last_mean(series: Mapping[str, Sequence[float | None]]) -> float:
+    values = [column[-1] for column in series.values()]
+    known = [value for value in values if value is not None]
+    return sum(known) / max(1, len(known))
 
 
 def _learning_figures(stage: str, lines: Sequence[SearchEpoch] | Sequence[TrainEpoch]) -> list[Figure]:
@@ -706,6 +771,7 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
         ("Notes", "; ".join((*metrics.data.notes, *metrics.notes))),
         ("Seed", "" if metrics.seed is None else str(metrics.seed)),
         ("Search", _epochs(run.search)),
+        ("Teacher", _teacher(run)),
         ("Training", _epochs(run.train)),
         ("Software", ", ".join(f"{name} {version}" for name, version in _versions(metrics).items())),
     ]
@@ -732,6 +798,15 @@ def _epochs(lines: Sequence[SearchEpoch] | Sequence[TrainEpoch]) -> str:
     return text + (
         f" in {seconds / 60:.1f} minutes" if seconds >= 90 else f" in {seconds:.0f} seconds" if seconds else ""
     )
+
+
+def _teacher(run: Run) -> str:
+    """The teacher of the training, or nothing if it had none."""
+    teacher = run.metrics.teacher
+    if teacher is None or teacher.validation_accuracy is None:
+        return "" if teacher is None else teacher.name
+    known = _percent(teacher.validation_accuracy)
+    return f"a residual network with ReLU, {_epochs(run.teacher)}, validation accuracy {known}"
 
 
 def _drawn(svg: str) -> Markup:

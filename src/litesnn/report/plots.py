@@ -23,6 +23,7 @@ __all__ = [
     "PLACEHOLDER",
     "accuracy_over_time",
     "alpha_entropy",
+    "by_depth",
     "curves",
     "si",
     "timestep_shares",
@@ -86,8 +87,9 @@ def curves(
     percent: bool = False,
     unit: str = "",
     mark: int | None = None,
+    limit_name: str = "budget",
 ) -> str:
-    """Lines over the epochs, with the budget's ``limit`` as a dashed line and the epoch ``mark`` as a dot.
+    """Lines over the epochs, with a ``limit`` as a dashed line and the epoch ``mark`` as a dot.
 
     A value of ``None`` is a gap. ``log`` makes the vertical axis logarithmic, ``percent`` labels shares.
     """
@@ -104,7 +106,7 @@ def curves(
         if log:
             axes.set_yscale("log")
         if limit is not None:
-            axes.axhline(limit, color=_HEX["limit"], linestyle=(0, (4, 2.5)), linewidth=1.2, label="budget")
+            axes.axhline(limit, color=_HEX["limit"], linestyle=(0, (4, 2.5)), linewidth=1.2, label=limit_name)
         if percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}\u202f%")
         elif log:
@@ -135,6 +137,29 @@ def alpha_entropy(epochs: Sequence[int], entropies: Sequence[Sequence[float]], *
         _legend(axes)
 
     return _chart("alpha-entropy", alt, draw)
+
+
+def by_depth(name: str, epochs: Sequence[int], series: Mapping[str, Values], *, alt: str, percent: bool = False) -> str:
+    """Thin lines over the epochs for layers from the first to the last, and their mean as the thick one.
+
+    Colours go with the depth; the legend names the first and the last layer. A value of ``None`` is a gap.
+    """
+
+    def draw(axes: Axes) -> None:
+        rows = {key: [float("nan") if value is None else value for value in values] for key, values in series.items()}
+        marker = "o" if len(epochs) < 3 else ""
+        for index, (label, values) in enumerate(rows.items()):
+            shown = label if index in (0, len(rows) - 1) else ""
+            colour = _HEX[f"seq-{_step(index, len(rows))}"]
+            axes.plot(epochs, values, color=colour, linewidth=1.0, label=shown, marker=marker, markersize=2.5)
+        means = [sum(row) / len(row) for row in zip(*rows.values(), strict=True)]
+        axes.plot(epochs, means, color=_HEX["series-1"], linewidth=2.2, label="mean", marker=marker, markersize=3.5)
+        axes.set_ylim(bottom=0)
+        if percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}\u202f%")
+        _legend(axes)
+
+    return _chart(name, alt, draw)
 
 
 def accuracy_over_time(accuracy: Sequence[float], *, alt: str) -> str:

@@ -189,6 +189,17 @@ class QualityWarning(_Record):
     grave: bool = False
 
 
+class Teacher(_Record):
+    """The teacher of the training; what was measured is there of one that the run trained itself."""
+
+    name: str
+    sha256: str | None = None
+    width: _Count | None = None
+    blocks: _Count | None = None
+    epochs: _Count | None = None
+    validation_accuracy: float | None = None
+
+
 class SameModule(_Record):
     """A packed file beside the user's module, run by its own forward, on so many test images."""
 
@@ -240,6 +251,8 @@ class Metrics(_Record):
     spike_levels: _Count = 1
     synops_virtual: float | None = None
     stem_macs: float | None = None
+    firing_rate: float | None = None
+    firing_rate_target: float | None = None
     energy: Energy | None = None
     layers: tuple[Layer, ...] = ()
     neurons: tuple[FiringRateRow, ...] = ()
@@ -251,6 +264,7 @@ class Metrics(_Record):
     engine: EngineRun | None = None
     neurobench: NeuroBench | None = None
     packing: Packing = Packing()
+    teacher: Teacher | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:
@@ -308,18 +322,22 @@ class TrainEpoch(_Epoch):
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     learning_rate: float | None = None
+    firing_rate: float | None = None
+    flips: dict[str, float] = {}
+    gradient_share: dict[str, float] = {}
     best: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's records; ``search``, ``train`` and ``recipe`` are empty where the file is missing."""
+    """A run folder's records; ``search``, ``teacher``, ``train`` and ``recipe`` are empty where the file is missing."""
 
     metrics: Metrics
     genotype: Genotype | Compressed
     search: tuple[SearchEpoch, ...]
     train: tuple[TrainEpoch, ...]
     recipe: str
+    teacher: tuple[TrainEpoch, ...] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -336,6 +354,7 @@ def read_run(folder: Path) -> Run:
         search=tuple(_lines(SearchEpoch, folder / "search.jsonl")),
         train=tuple(_lines(TrainEpoch, folder / "train.jsonl")),
         recipe=read_text(folder / "recipe.toml") if (folder / "recipe.toml").exists() else "",
+        teacher=tuple(_lines(TrainEpoch, folder / "teacher.jsonl")),
     )
 
 

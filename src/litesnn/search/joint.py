@@ -31,7 +31,7 @@ from litesnn.costs import COSTS
 from litesnn.costs.cost import AnalogLayer, LayerBits
 from litesnn.costs.size import model_size_bits
 from litesnn.costs.work import BIT_SYNOPS
-from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
+from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches, steps_per_epoch
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
 from litesnn.genotype import CellGene, Edge, Genotype, StemGene
@@ -531,7 +531,8 @@ def learn(context: SearchContext) -> Learned:
             started, sums = time.perf_counter(), RunningMeans()
             step_batch = update.steps(state, generator_for(recipe.seed, "draws", epoch), epoch)
             order = generator_for(recipe.seed, "search", epoch)
-            batches = shuffled_batches(train, size, order, recipe.augment, most=steps)
+            mirrored = mirrored_rows(recipe.augment, train, recipe.seed, epoch)
+            batches = shuffled_batches(train, size, order, recipe.augment, most=steps, mirrored=mirrored)
             for step, (x, y) in enumerate(batches):
                 lr = cosine_lr(recipe.search.lr, recipe.search.lr_min, schedule.at(epoch + step / steps))
                 set_lr(state.optimizers["weights"], lr)

@@ -223,7 +223,7 @@ class Backbone(nn.Module):
             )
             older, newer = newer, out
             tapped = out.spikes if index == tap else tapped
-        if meter is not None:
+        if meter is not None and meter.costs:
             classifier, compression = self.classifier, self.classifier_compression()
             masks = [mask[None] for mask in classifier.masks(compression)]
             (mask,) = masks_of_codes([classifier], compression, masks)

@@ -234,7 +234,8 @@ class Cell(nn.Module):
         if integer:
             spikes, reached = self._deployed(older, newer, mix.compression)
         else:
-            spikes, reached = self._trained(older, newer, mix, execution, count=meter is not None)
+            count = meter is not None and meter.costs
+            spikes, reached = self._trained(older, newer, mix, execution, count=count)
         out = State.of(spikes, self.levels, counted=meter is not None)
         if record is not None:
             record |= {f"{name} node {node}": part for node, part in enumerate(torch.split(spikes, self.width, dim=2))}
@@ -334,7 +335,7 @@ class Cell(nn.Module):
         ``reached`` [keeps, I, k, k]: of every edge with weights, how many of them each position of a kernel has.
         """
         means = [older.mean, newer.mean, *torch.split(out.mean, self.width, dim=1)]
-        for names, synops, bit_synops in self._work(means, mix, reached, name):
+        for names, synops, bit_synops in self._work(means, mix, reached, name) if meter.costs else ():
             meter.add(names, synops, bit_synops)
         for way in meter.ways if self.levels > 1 else ():
             means = [older.mean_by(way), newer.mean_by(way), *torch.split(out.mean_by(way), self.width, dim=1)]

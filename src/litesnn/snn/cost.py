@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from litesnn.snn.constants import constant
+
 __all__ = [
     "WAYS",
     "Axis",
@@ -115,16 +117,19 @@ class Meter:
 
     Args:
         ways: in which graded spikes are counted besides. Where spikes are binary, those are no others.
+        costs: whether work is counted too, and not only how often neurons fire; then there are no ``ways``.
 
     Attributes:
         rates: firing rate per timestep [T] of each population: the share of its neurons that fire.
+        neurons: how many neurons each of these has.
         graded: of each population whose spikes are graded, spikes per neuron and timestep [T] in all bit planes.
     """
 
-    def __init__(self, ways: Sequence[Way] = ()) -> None:
-        self.ways = tuple(ways)
+    def __init__(self, ways: Sequence[Way] = (), *, costs: bool = True) -> None:
+        self.ways, self.costs = tuple(ways), costs
         self._blocks: dict[Way | None, list[tuple[tuple[str, ...], Tensor, Tensor]]] = {None: []}
         self.rates: dict[str, Tensor] = {}
+        self.neurons: dict[str, int] = {}
         self.graded: dict[str, Tensor] = {}
         self.whole: dict[
             str, Tensor
@@ -161,8 +166,20 @@ class Meter:
         ``firing`` [T, C, H, W]: the mean of whether its neurons fire; ``spikes``: of their spikes, if that is another.
         """
         self.rates[name] = firing.mean(dim=(1, 2, 3))
+        self.neurons[name] = firing[0].numel()
         if spikes is not None and spikes is not firing:
             self.graded[name] = spikes.mean(dim=(1, 2, 3))
+
+    def firing_rate(self) -> Tensor:
+        """The share of all neurons that fire in a timestep, a scalar: the mean over neurons, timesteps and samples.
+
+        0 where no population is known.
+        """
+        if not self.rates:
+            return torch.zeros(())
+        rates = torch.stack([rate.mean() for rate in self.rates.values()])
+        counts = constant(tuple(self.neurons[name] for name in self.rates), rates.dtype, rates.device)
+        return counts @ rates / sum(self.neurons.values())
 
     def synops(self) -> Tensor:
         """Σ over layers of SynOps, per timestep [T]."""

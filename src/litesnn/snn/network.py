@@ -81,6 +81,7 @@ class Network(Predictor):
         record: dict[str, Tensor] | None = None,
         tap: int | None = None,
         execution: Execution = Execution(),
+        timesteps: int | None = None,
     ) -> Output:
         """Encoded images [B, C, H, W] or frames [B, T, C, H, W] → logits y_t of every timestep [T, B, K].
 
@@ -91,10 +92,11 @@ class Network(Predictor):
             record: receives the spikes [T, B, C, H, W] of every population.
             tap: index of a cell whose spikes are returned as well.
             execution: how to train.
+            timesteps: in training, fewer than T; left out: T.
         """
         return self.backbone.run(
             x.float(),
-            self.genotype.timesteps,
+            self.genotype.timesteps if timesteps is None else timesteps,
             self.mixes(),
             integer=not self.training,
             meter=meter,

@@ -6,20 +6,20 @@ pixels, P = B·H·W.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from litesnn.neurons.model import THRESHOLD, Learned, Neuron, NeuronModel
+from litesnn.neurons.model import SHARPNESS, THRESHOLD, Learned, Neuron, NeuronModel
 from litesnn.snn.arithmetic import Arithmetic
 from litesnn.snn.neuron import fire
 from litesnn.snn.stepped import Stepped, step_through
 from litesnn.snn.undecayed import Undecayed
 
-__all__ = ["Dynamics", "Neurons"]
+__all__ = ["Dynamics", "Neurons", "set_sharpness"]
 
 Dynamics = Neuron | Stepped
 """The dynamics of neurons: the recursion that kernels and engines know, or any step."""
@@ -36,12 +36,20 @@ class Neurons(nn.Module):
         channels: C.
         leak: that of the deployed arithmetic, unless the model has another.
         levels: D, the largest spike.
+
+    Attributes:
+        sharpness: b of the surrogate slope in training.
+        listener: is given the deployed currents [T, B, C, H, W] and their fractional bits (``None``: floats), if it is
+            there.
     """
+
+    listener: Callable[[Tensor, int | None], None] | None
 
     def __init__(self, model: NeuronModel, channels: int, leak: float, levels: int = 1) -> None:
         super().__init__()
         self.model, self.levels = model, levels
         self.constants = {"leak": leak, "threshold": THRESHOLD, "levels": levels}
+        self.sharpness, self.listener = SHARPNESS, None
         for learned in model.learned:
             size = (channels,) if learned.each == "channel" else ()
             self.register_parameter(learned.name, Undecayed(torch.full(size, learned.start(self.constants))))
@@ -59,7 +67,7 @@ class Neurons(nn.Module):
 
     def dynamics(self) -> Dynamics:
         """The dynamics of the neurons in training, given scaled currents."""
-        return self._dynamics(self.numbers())
+        return replace(self._dynamics(self.numbers()), sharpness=self.sharpness)
 
     def _dynamics(self, numbers: dict[str, Any]) -> Dynamics:
         if self.model.packed is not None:
@@ -108,8 +116,17 @@ class Neurons(nn.Module):
 
     def fire(self, currents: Tensor, arithmetic: Arithmetic) -> Tensor:
         """Currents [T, B, C, H, W] with folded scales → spikes 0. … D of the same shape, as they are deployed."""
+        if self.listener is not None:
+            self.listener(currents, arithmetic.fraction)
         dynamics = self.deployed()
         if isinstance(dynamics, Neuron):
             return arithmetic.fire(currents, dynamics)
         with torch.no_grad():
             return step_through(currents, dynamics)
+
+
+def set_sharpness(module: nn.Module, sharpness: float) -> None:
+    """Give all populations in a module this b of the surrogate slope; it is no part of what is saved or deployed."""
+    for child in module.modules():
+        if isinstance(child, Neurons):
+            child.sharpness = sharpness

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from litesnn.neurons.model import Fire, Numbers, State
 from litesnn.snn.kernels import Incoming, Node, currents_of
-from litesnn.snn.membrane import spikes_of, surrogate_slope
+from litesnn.snn.membrane import SHARPNESS, spikes_of, surrogate_slope
 
 __all__ = ["Stepped", "fire_backward", "fire_node", "step_through"]
 
@@ -32,12 +32,14 @@ class Stepped:
         states: how many numbers the state of a neuron has.
         numbers: for the step; tensors are learned, one number or one for each channel [C].
         levels: D, the largest spike.
+        sharpness: b of the surrogate slope.
     """
 
     step: Callable[[State, Any, Numbers, Fire], tuple[State, Any]]
     states: int
     numbers: Mapping[str, Any]
     levels: int = 1
+    sharpness: float = SHARPNESS
 
     @property
     def learned(self) -> dict[str, Tensor]:
@@ -51,23 +53,23 @@ class Stepped:
 
 class _Fire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, membrane: Tensor, levels: int) -> Tensor:
+    def forward(ctx: Any, membrane: Tensor, levels: int, sharpness: float) -> Tensor:
         ctx.save_for_backward(membrane)
-        ctx.levels = levels
+        ctx.levels, ctx.sharpness = levels, sharpness
         return spikes_of(membrane, levels=levels)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (membrane,) = ctx.saved_tensors
-        return surrogate_slope(membrane, levels=ctx.levels).mul_(grads[0]), None
+        return surrogate_slope(membrane, sharpness=ctx.sharpness, levels=ctx.levels).mul_(grads[0]), None, None
 
 
 def step_through(current: Tensor, neuron: Stepped) -> Tensor:
     """Spikes (0. … D) [T, …, C] of currents [T, …, C], differentiable in currents and learned numbers."""
 
     def fire(membrane: Tensor) -> Tensor:
-        return _Fire.apply(membrane, neuron.levels)  # type: ignore[no-any-return, no-untyped-call]
+        return _Fire.apply(membrane, neuron.levels, neuron.sharpness)  # type: ignore[no-any-return, no-untyped-call]
 
     state = (torch.zeros_like(current[0]),) * neuron.states
     spikes = []

@@ -39,6 +39,7 @@ from litesnn.snn.predictor import Predictor
 from litesnn.train.judgement import Curve, Facts, compare_rows, judge, standard_error
 from litesnn.train.linear_baseline import fit_linear
 from litesnn.train.neurobench import Watch, neurobench_metrics
+from litesnn.train.teacher import teacher_record
 from litesnn.training_loop.context import StageContext
 from litesnn.training_loop.session import Session
 from litesnn.version import __version__
@@ -92,7 +93,7 @@ def evaluate(context: StageContext) -> Path:
         packed_bytes=metrics["packed_bytes"],
     )
     metrics["energy"] = energy_record(metrics["layers"], network.analog_macs())
-    metrics |= compare(metrics, recipe.budget)
+    metrics |= compare(metrics, recipe.budget) | teacher_record(run, recipe)
     note = silence(measured.rates, "test", recipe.budget)
     metrics["notes"] = [] if note is None else [note]
     if note is not None:
@@ -119,14 +120,13 @@ def again_command(run: RunFolder, recipe: Recipe) -> str:
     Raises:
         InputError: the log of the training is damaged.
     """
-    module, log = recipe.module, run / "train.jsonl"
-    command = "litesnn design" if module is None else f"litesnn compress {module.options()}"
+    log = run / "train.jsonl"
     try:
         rows = JsonLog.read(log) if log.exists() else []
         options = str(rows[-1].get("options", "")) if rows else ""
     except (ValueError, AttributeError) as error:
         raise InputError(f"{log} is damaged: {error}") from None
-    return f"{command} --recipe recipe.toml --run AGAIN {options}".rstrip()
+    return f"{recipe.command()} --recipe recipe.toml --run AGAIN {options}".rstrip()
 
 
 def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def preamble(recipe: Recipe, data: Data, test: int, command: str) -> dict[str, A
         "recipe": recipe.name,
         "mode": recipe.search.mode,
         "seed": recipe.seed,
+        "firing_rate_target": recipe.train.firing_rate,
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
@@ -163,6 +164,8 @@ class SplitMeasurements:
     SynOps of graded spikes are those of bit planes. Of graded spikes there are besides, by layer, the SynOps of as many
     virtual timesteps of binary spikes, and the multiplications of a spike by a weight; by population, spikes per neuron
     and timestep, those of all bit planes. Of binary spikes all these are empty.
+
+    ``firing_rate``: of all neurons; ``None``: no population is known.
     """
 
     loss: float
@@ -171,6 +174,7 @@ class SplitMeasurements:
     synops: dict[str, float]
     bit_synops: dict[str, float]
     rates: dict[str, float]
+    firing_rate: float | None = None
     predicted: tuple[int, ...] = ()  # the class of each row
     virtual_synops: Mapping[str, float] = field(default_factory=dict)
     virtual_bit_synops: Mapping[str, float] = field(default_factory=dict)
@@ -189,6 +193,7 @@ class SplitMeasurements:
             "timesteps": len(self.accuracy_at),
             "synops": sum(self.synops.values()),
             "bit_synops": sum(self.bit_synops.values()),
+            "firing_rate": self.firing_rate,
             **self._of_virtual_timesteps(),
         }
 
@@ -221,6 +226,7 @@ def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
     loss = 0.0
     work: dict[Way | None, _Work] = {way: _Work() for way in (None, *WAYS)}
     rates: defaultdict[str, float] = defaultdict(float)
+    firing_rate = 0.0
     spikes: defaultdict[str, float] = defaultdict(float)
     part, row = rows.part(), processes.part(count).start
     with processes.apart():
@@ -237,6 +243,7 @@ def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
                 found.add(meter.layers_by(way), share)
             for name, rate in meter.rates.items():
                 rates[name] += float(rate.double().mean()) * share
+            firing_rate += float(meter.firing_rate()) * share
             for name, per_neuron in meter.graded.items():
                 spikes[name] += float(per_neuron.double().mean()) * share
     return SplitMeasurements(
@@ -246,6 +253,7 @@ def measure(network: Predictor, rows: Samples) -> SplitMeasurements:
         synops=_summed(work[None].synops),
         bit_synops=_summed(work[None].bit_synops),
         rates=_summed(rates),
+        firing_rate=processes.total_(torch.tensor(firing_rate, dtype=torch.float64)).item() if rates else None,
         predicted=tuple(processes.total_(predicted).tolist()),
         virtual_synops=_summed(work["virtual"].synops),
         virtual_bit_synops=_summed(work["virtual"].bit_synops),

@@ -123,8 +123,11 @@ def save_state(
     module: nn.Module,
     optimizers: Mapping[str, torch.optim.Optimizer],
     info: Mapping[str, Any],
+    others: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Everything that a loop needs to go on: a module, its optimizers, and ``info``. Raises as :func:`save_tensors`.
+
+    ``others`` are tensors beside these, such as averages of the weights.
 
     Of several processes only the first writes: their states are equal, and each is given that file before it goes on.
     """
@@ -136,13 +139,21 @@ def save_state(
             for key, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
+    tensors |= {f"others.{name}": value for name, value in (others or {}).items()}
     save_tensors(path, kind, tensors, info)
 
 
 def load_state(
-    path: Path, kind: str, module: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    path: Path,
+    kind: str,
+    module: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    others: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Put back what :func:`save_state` took and return its ``info``. Raises ``InputError`` as :func:`load_tensors`."""
+    """Put back what :func:`save_state` took and return its ``info``. Raises ``InputError`` as :func:`load_tensors`.
+
+    The tensors of ``others`` are changed in place.
+    """
     tensors, info = load_tensors(path, kind)
     require_numbers(tensors, path)
     load_into(module, _below("module", tensors), path)
@@ -157,6 +168,11 @@ def load_state(
                 raise InputError(f"{path} does not fit the network: shape of optimizer.{name}.{short(full)}")
             state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    found = _below("others", tensors)
+    for name, tensor in (others or {}).items():
+        if name not in found or found[name].shape != tensor.shape:
+            raise InputError(f"{path} does not fit the network: it has no average of {name}")
+        tensor.copy_(found[name])
     return info
 
 

@@ -35,7 +35,7 @@ def require_converging(
     """Refuse to go on with what an epoch has left if it diverged.
 
     Args:
-        stage: ``search`` or ``train``.
+        stage: ``search``, ``teacher`` or ``train``.
         row: what was measured in the epoch, its number as ``epoch``; all numbers in it have to be finite.
         parameters: what learns. Reading them waits for the device.
 
@@ -50,11 +50,12 @@ def require_converging(
     else:
         what = f"weights have grown to {largest:.3g}"
     write_atomically(run.diverged(stage), what + "\n")
-    rate = recipe.search.lr if stage == "search" else recipe.train.lr
+    rate = getattr(recipe, stage).lr
+    name = {"search": "search", "teacher": "teacher's training"}.get(stage, "training")
     epoch = int(row["epoch"])
     onward = f"goes on after epoch {epoch - 1}" if epoch > 1 else "begins it anew"
     raise InputError(
-        f"{run.path}: the {'search' if stage == 'search' else 'training'} diverged in epoch {epoch}: {what}. Its rate "
+        f"{run.path}: the {name} diverged in epoch {epoch}: {what}. Its rate "
         f"{stage}.lr is {rate:g}; with a lower one '{run.go_on_command(f'--set {stage}.lr=…', recipe)}' {onward}"
     )
 

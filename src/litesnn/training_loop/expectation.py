@@ -85,10 +85,14 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The work of a network without candidates: ``meter`` of a pass, and what gives MACs and bits of analog layers."""
+    """The work of a network without candidates: ``meter`` of a pass, and what gives MACs and bits of analog layers.
+
+    What the meter has counted stands for so many ``times`` as much.
+    """
 
     meter: WorkMeter
     macs: Callable[[], Sequence[tuple[Any, int]]]
+    times: float = 1.0
 
     @property
     def header_bytes(self) -> int:
@@ -105,7 +109,8 @@ class Fixed:
 
     def work(self, per_timestep: Callable[[WorkMeter], Tensor]) -> Tensor:
         """Σ_t of the work at t, a scalar."""
-        return per_timestep(self.meter).sum()
+        work = per_timestep(self.meter).sum()
+        return work if self.times == 1 else work * self.times
 
     def analog(self) -> Sequence[tuple[Any, Any]]:
         """MACs and bits of the layers that read real numbers."""

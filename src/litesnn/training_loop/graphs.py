@@ -44,12 +44,13 @@ def optimizer_options(device: torch.device, execution: Execution, lr: float, *, 
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group this learning rate, or so many times as much as its ``multiple`` says."""
     for group in optimizer.param_groups:
+        own = lr * group.get("multiple", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = lr
+            group["lr"] = own
 
 
 class _Recorded:

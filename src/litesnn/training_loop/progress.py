@@ -32,10 +32,10 @@ class Epoch:
     """An epoch that is done and kept: a run that stops now goes on with the next one.
 
     Attributes:
-        stage: "search" or "train".
+        stage: "search", "teacher" or "train".
         epoch: its number, from 1.
         epochs: how many the stage will have, as far as is known; training that runs late has fewer.
-        values: what the stage's log (``search.jsonl`` or ``train.jsonl``) says of it, such as "validation_accuracy".
+        values: what the stage's log (``search.jsonl``, ``train.jsonl``) says of it, such as "validation_accuracy".
     """
 
     stage: str
@@ -82,8 +82,10 @@ class EpochLog:
         if self._board is None:
             return
         for key, value in row.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add_scalar(f"{self._stage}/{key}", value, row["epoch"])
+            for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+                if isinstance(number, (int, float)) and not isinstance(number, bool):
+                    tag = "/".join(filter(None, (self._stage, key, name)))
+                    self._board.add_scalar(tag, number, row["epoch"])
 
     def close(self) -> None:
         """Flush what is buffered."""
@@ -130,7 +132,7 @@ class EpochLines:
         self._names.append(description)
         return TaskID(len(self._names) - 1)
 
-    def advance(self, task_id: TaskID) -> None:
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """A step is done, which is worth no line."""
 
     def update(self, task_id: TaskID, *, status: str | None = None, **_: object) -> None:

@@ -59,14 +59,24 @@ class Schedule:
         early = epochs > self.epochs and spent + left * pace < seconds / _EARLY
         return Schedule(epochs, done, self.at(done)) if left > 0 and (late or early) else self
 
-    def after(self, done: int, taken: Sequence[float], seconds: float, *, most: int, least: int = 1) -> Schedule:
+    def after(
+        self,
+        done: int,
+        taken: Sequence[float],
+        seconds: float,
+        *,
+        most: int,
+        least: int = 1,
+        ahead: Sequence[float] | None = None,
+    ) -> Schedule:
         """:meth:`within` after so many epochs, whose seconds were ``taken``: the last ones show the pace of the next.
 
-        All of several processes call it, and follow the first. ``seconds`` of 0 are no bound.
+        All of several processes call it, and follow the first. ``seconds`` of 0 are no bound. ``ahead``: where epochs
+        to come do more or less than those before, what each of these says about the mean of them, in seconds.
         """
         if not seconds:
             return self
-        lately = taken[-max(_LATELY, self.epochs // 20) :]
+        lately = (taken if ahead is None else ahead)[-max(_LATELY, self.epochs // 20) :]
         pace = max(min(lately), _SHORTEST)
         changed = self.within(seconds, sum(taken), done, pace, most=most, least=least)
         return Schedule(**processes.share(asdict(changed)))

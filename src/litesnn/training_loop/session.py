@@ -34,6 +34,7 @@ __all__ = [
     "cosine_lr",
     "find_device",
     "input_info",
+    "one_cycle_lr",
     "parameters",
     "why_not_compiled",
 ]
@@ -222,6 +223,17 @@ def cosine_lr(first: float, last: float, progress: float, *, warmup: float = 0.0
     if progress < warmup:
         return cosine_lr(first, last, warmup) * progress / warmup
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def one_cycle_lr(first: float, last: float, progress: float, *, warmup: float = 0.0) -> float:
+    """Learning rate after the fraction ``progress`` of all steps: two straight lines.
+
+    It rises from 0 to ``first`` in the first ``warmup`` of the steps and falls to ``last`` at the end (the one cycle of
+    Smith & Topin, 2017, arXiv 1708.07120, without its tail; the triangle of airbench94).
+    """
+    if progress < warmup:
+        return first * progress / warmup
+    return first + (last - first) * (progress - warmup) / (1 - warmup)
 
 
 def parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ typedef struct {
 
 static size_t images_of(const group_job *job)
 {
-    return (size_t)job->engine->model.timesteps * (size_t)job->layout->batch;
+    return (size_t)lsnn_binary_steps(&job->engine->model) * (size_t)job->layout->batch;
 }
 
 /* The planes of the group's inputs, channel after channel. */

@@ -2,7 +2,8 @@
  *
  * Every kernel is made from kernel.inc, whose plain C is the written meaning; an instruction set brings its vectors and
  * the full adder. Spikes are bits, least significant first: a plane holds one channel, image after image, each image
- * filled up to whole bytes, timesteps outermost. A tile is 64 bytes of a plane: 512 neurons.
+ * filled up to whole bytes, binary steps outermost: the timesteps, or of graded spikes every bit of every timestep. A
+ * tile is 64 bytes of a plane: 512 neurons.
  */
 #ifndef LSNN_KERNEL_H
 #define LSNN_KERNEL_H
@@ -77,23 +78,26 @@ typedef struct {
     size_t plane_bytes;           /* from one plane of a sum to the next */
     const uint8_t *used;          /* [channels] */
     const int32_t *excess;        /* [channels] */
-    const int32_t *sums;          /* [channels][steps or 1][8][bytes]: bit j of byte i at [j][i] */
+    const int32_t *sums;          /* [channels][binary steps or 1][8][bytes]: bit j of byte i at [j][i] */
     int32_t sums_constant;        /* `sums` has one step, the same for all */
+    int32_t bits;                 /* binary steps of a timestep, whose sums count 1, 2, 4 times */
     const lsnn_number *scale;     /* [channels] */
     int32_t shift;                /* fixed arithmetic only */
 } lsnn_current;
 
 typedef struct {
     int32_t timesteps, channels, current_count, fraction, soft;
-    size_t bytes; /* of one timestep of a plane */
+    int32_t levels, bits; /* the largest spike, and its bits; graded spikes have the hard reset */
+    size_t bytes; /* of one binary step of a plane */
     const lsnn_current *currents;
     const lsnn_number *bias;
-    lsnn_number leak, threshold, reset; /* soft: what a spike takes; else it takes all */
+    lsnn_number leak, reset; /* soft: what a spike takes; else it takes all */
+    lsnn_number thresholds[LSNN_MAX_LEVELS]; /* [levels] a spike is how many of them the membrane is above */
     uint8_t *spikes; /* [channels] planes */
     size_t spike_bytes; /* from one channel's plane to the next */
 } lsnn_fire_job;
 
-/* Sums currents and fires neurons. A chunk is 64 bytes of the planes of one timestep, all channels after another. */
+/* Sums currents and fires neurons. A chunk is 64 bytes of the planes of one binary step, all channels after another. */
 typedef void lsnn_fire(const lsnn_fire_job *job, size_t first_chunk, size_t last_chunk);
 
 /* sums[i] = the weighted sum over k of inputs[k * plane + i], k < inputs */

@@ -88,7 +88,7 @@ static void request_groups(places *all, lsnn_layout *layout, const lsnn_plan *pl
         const uint64_t area = (uint64_t)group->height * (uint64_t)group->width;
         const uint64_t inputs = (uint64_t)group->inputs, taps = (uint64_t)group->taps;
         const uint64_t phases = (uint64_t)lsnn_phases(group) * (uint64_t)lsnn_phases(group);
-        const uint64_t steps = (uint64_t)(group->method == LSNN_ANALOG ? lsnn_frames(model) : model->timesteps);
+        const uint64_t steps = (uint64_t)(group->method == LSNN_ANALOG ? lsnn_frames(model) : lsnn_binary_steps(model));
         if (group->method == LSNN_ANALOG)
             request(all, &layout->copies[g], inputs * taps * pixels, 0, group->step, group->step);
         else if (group->method == LSNN_GATHER)

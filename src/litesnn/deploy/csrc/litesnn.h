@@ -63,7 +63,8 @@ LSNN_API const char *lsnn_kernel(const lsnn_engine *engine);
 
 /* Run `count` inputs [count, C, H, W]: uint8 if the image says that inputs are pixels, else float; or frames of counts
  * uint8 [count, T, C, H, W].
- * logits: float [T, count, classes]. spikes: NULL, or for each population NULL or uint8 [T, count, C, H, W]. */
+ * logits: float [T, count, classes]. spikes: NULL, or for each population NULL or uint8 [T, count, C, H, W], 0 or 1 or
+ * graded ones. */
 LSNN_API int lsnn_run(lsnn_engine *engine, const void *inputs, size_t count, float *logits, uint8_t *const *spikes);
 
 /* Bundles in the order of the model, the readout left out. Returns 0, or -1 after the last. */

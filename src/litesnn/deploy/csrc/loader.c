@@ -18,6 +18,7 @@
 #define MAX_KERNEL 31
 #define MAX_STRIDE LSNN_MAX_STRIDE
 #define MAX_TIMESTEPS 64
+#define MAX_LEVELS LSNN_MAX_LEVELS
 #define MAX_CLASSES (1 << 20)
 #define MAX_POPULATIONS 4096 /* also the bundles of one, and the sources of one */
 #define MAX_BUNDLES 16384    /* of all populations */
@@ -249,7 +250,7 @@ static void prove_population(reader *in, const lsnn_model *model, const lsnn_pop
         int64_t current = 0;
         for (e = 0; e < population->bundle_count; e++) {
             const lsnn_synapses *made = &population->bundles[e];
-            const int64_t sum = reach(made, c) * (made->sources[0] == LSNN_IMAGE ? MAX_INPUT : 1);
+            const int64_t sum = reach(made, c) * (made->sources[0] == LSNN_IMAGE ? MAX_INPUT : model->levels);
             if (sum > INT32_MAX)
                 refuse(in, LSNN_BAD_IMAGE, "codes: the sums of channel %ld could exceed int32", (long)c);
             else if (model->fraction) {
@@ -264,11 +265,12 @@ static void prove_population(reader *in, const lsnn_model *model, const lsnn_pop
     }
 }
 
-static void prove_readout(reader *in, const lsnn_model *model, int64_t pixels)
+/* `spikes`: the largest sum of those of one channel. */
+static void prove_readout(reader *in, const lsnn_model *model, int64_t spikes)
 {
     int32_t c;
     for (c = 0; c < model->classes && in->status == LSNN_OK; c++) {
-        const int64_t sum = reach(&model->readout, c) * pixels; /* reach < 2^31 and pixels <= 2^26 * 64 */
+        const int64_t sum = reach(&model->readout, c) * spikes; /* below 15 * MAX_READ * 64 timesteps * 7 levels */
         if (sum > INT32_MAX)
             refuse(in, LSNN_BAD_IMAGE, "readout: the sums of class %ld could exceed int32", (long)c);
         else if (model->fraction) {
@@ -280,14 +282,14 @@ static void prove_readout(reader *in, const lsnn_model *model, int64_t pixels)
     }
 }
 
-/* The neuron of a population: version 1 has that of the model, with the hard reset.
+/* The neuron of a population: versions 1 and 3 have that of the model, with the hard reset.
  *
  * A soft reset of at most 2^30 keeps fixed membranes in int32: it takes from what is left of a membrane above the
  * threshold, which is not negative, and the currents take at most 2^30 more. */
 static void neuron(reader *in, const lsnn_model *model, lsnn_population *made)
 {
     made->leak = model->leak;
-    if (in->version == 1)
+    if (in->version % 2)
         return;
     if (model->fraction) {
         real(in, 0.25f, 0.25f, "leak of fixed arithmetic");
@@ -298,6 +300,8 @@ static void neuron(reader *in, const lsnn_model *model, lsnn_population *made)
         made->reset.real = real(in, -1.0f, (float)MAX_RESET, "reset");
         made->soft = made->reset.real >= 0;
     }
+    if (made->soft && model->levels > 1)
+        refuse(in, LSNN_BAD_IMAGE, "reset: graded spikes have the hard one, found a soft one");
 }
 
 static void population(reader *in, lsnn_model *model, int32_t index)
@@ -341,7 +345,7 @@ static void readout(reader *in, lsnn_model *model)
     else
         made->codes = codes(in, (int64_t)made->inputs * model->classes, made->bits, "readout codes");
     if (in->status == LSNN_OK)
-        prove_readout(in, model, (int64_t)height * width * model->timesteps);
+        prove_readout(in, model, (int64_t)height * width * model->timesteps * model->levels);
 }
 
 static void input(reader *in, lsnn_model *model)
@@ -365,8 +369,8 @@ static void header(reader *in, lsnn_model *model, size_t size)
     if (word(in) != 0x4e4e534cu)
         refuse(in, LSNN_BAD_IMAGE, "expected an engine image, which begins with LSNN");
     in->version = word(in);
-    if (in->version != 1 && in->version != 2)
-        refuse(in, LSNN_BAD_IMAGE, "version: expected 1 or 2");
+    if (in->version < 1 || in->version > 4)
+        refuse(in, LSNN_BAD_IMAGE, "version: expected 1 to 4");
     if (word(in) != size)
         refuse(in, LSNN_BAD_IMAGE, "size: expected the bytes of the image, %lu", (unsigned long)size);
     model->timesteps = integer(in, 1, MAX_TIMESTEPS, "timesteps");
@@ -388,6 +392,7 @@ static void header(reader *in, lsnn_model *model, size_t size)
         if (in->status == LSNN_OK && !(model->threshold.real > 0))
             refuse(in, LSNN_BAD_IMAGE, "threshold: expected a number above zero");
     }
+    model->levels = in->version > 2 ? integer(in, 2, MAX_LEVELS, "levels") : 1;
 }
 
 int lsnn_model_load(lsnn_model *model, const void *image, size_t size, char *message, size_t message_size)

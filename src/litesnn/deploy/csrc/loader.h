@@ -2,13 +2,14 @@
  *
  * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
  *
- *   magic "LSNN", version (1, or 2 where the populations say their neurons), bytes of the image, timesteps T, channels C,
- *   height H, width W, kind (0 uint8 pixels, 1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each
+ *   magic "LSNN", version (1; 1 more where the populations say their neurons, 2 more where spikes are graded), bytes of
+ *   the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels, 1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each
  *   timestep), classes K, populations P,
- *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32),
+ *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32), (versions 3 and 4: levels D, the largest
+ *   spike,)
  *   mean f32 [C], std f32 [C],
- *   P times: channels, bundles, (version 2: leak f32, reset f32 or i32: what a spike takes from the membrane of the next
- *     timestep, negative: all of it,) rate f32 (negative: not measured), bias [channels],
+ *   P times: channels, bundles, (versions 2 and 4: leak f32, reset f32 or i32: what a spike takes from the membrane of
+ *     the next timestep, negative: all of it,) rate f32 (negative: not measured), bias [channels],
  *     bundles times: kernel (0: identity), stride, bits, shift, sources, source i32 [sources] (-1: the input),
  *       scale [channels], codes int8 [channels, inputs, kernel, kernel],
  *   readout: bits, shift, fraction, sources, source i32 [sources], scale [K], bias [K], codes int8 [K, inputs]
@@ -23,6 +24,8 @@
 
 #define LSNN_IMAGE (-1) /* the source that is the input */
 #define LSNN_MAX_STRIDE 64
+#define LSNN_MAX_LEVELS 7 /* the largest graded spike */
+#define LSNN_MAX_SPIKE_BITS 3
 
 enum { LSNN_PIXELS = 0, LSNN_NUMBERS = 1, LSNN_COUNTS = 2 }; /* kinds of input */
 
@@ -50,6 +53,7 @@ typedef struct {
 
 typedef struct {
     int32_t timesteps, channels, height, width, kind, classes, population_count, fraction;
+    int32_t levels; /* the largest spike: 1, or of graded ones up to LSNN_MAX_LEVELS */
     lsnn_number leak, threshold;
     float *mean, *std;
     lsnn_population *populations;
@@ -64,6 +68,16 @@ void lsnn_model_free(lsnn_model *model);
 
 /* Frames [C, H, W] of one input: one that is seen at every timestep, or one for each. */
 static inline int32_t lsnn_frames(const lsnn_model *model) { return model->kind == LSNN_COUNTS ? model->timesteps : 1; }
+
+/* Bits of a spike. */
+static inline int32_t lsnn_spike_bits(const lsnn_model *model)
+{
+    return model->levels > 3 ? 3 : model->levels > 1 ? 2 : 1;
+}
+
+/* Binary steps: a timestep has one for each bit of its spikes, the lowest first. Whatever reads spikes before they are
+ * weighed by scales computes them as if they were timesteps of binary spikes. */
+static inline int32_t lsnn_binary_steps(const lsnn_model *model) { return model->timesteps * lsnn_spike_bits(model); }
 
 /* The output size of a map of `size` under a stride: the same formula for height and width. */
 static inline int32_t lsnn_strided(int32_t size, int32_t stride) { return (size + stride - 1) / stride; }

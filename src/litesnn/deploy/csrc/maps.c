@@ -246,9 +246,9 @@ int32_t lsnn_count(const uint8_t *bytes, size_t count)
     return total;
 }
 
-void lsnn_expand(const uint8_t *plane, size_t pixels, uint8_t *out)
+void lsnn_expand(const uint8_t *plane, size_t pixels, int bit, uint8_t *out)
 {
     size_t i;
     for (i = 0; i < pixels; i++)
-        out[i] = (uint8_t)(plane[i / 8] >> i % 8 & 1);
+        out[i] = (uint8_t)((bit ? out[i] : 0) | (plane[i / 8] >> i % 8 & 1) << bit);
 }

@@ -1,6 +1,6 @@
 /* The forms of a spike map: bits in planes, strided planes, words by pixel; and pixels shifted to their taps.
  *
- * A plane of spikes holds images one after another, timesteps outermost, each filled up with zeros to whole bytes.
+ * A plane of spikes holds images one after another, binary steps outermost, each filled up with zeros to whole bytes.
  */
 #ifndef LSNN_MAPS_H
 #define LSNN_MAPS_H
@@ -49,7 +49,7 @@ static inline int lsnn_count_zeros(uint64_t bits)
 /* Bits that are set. */
 int32_t lsnn_count(const uint8_t *bytes, size_t count);
 
-/* Bits as bytes 0 or 1. */
-void lsnn_expand(const uint8_t *plane, size_t pixels, uint8_t *out);
+/* Sets bit `bit` of bytes where a plane has a spike; of bit 0 the other bits are zeroed. */
+void lsnn_expand(const uint8_t *plane, size_t pixels, int bit, uint8_t *out);
 
 #endif

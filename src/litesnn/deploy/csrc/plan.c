@@ -38,9 +38,11 @@ static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, c
     const lsnn_population *population = &model->populations[bundle->population];
     const lsnn_synapses *synapses = bundle->synapses;
     const float neurons = (float)model->timesteps * (float)population->height * (float)population->width;
+    const float sums = (float)lsnn_spike_bits(model) * neurons;
     const float tiles = (float)(lsnn_plane_bytes(model, 1, population->height, population->width) / LSNN_TILE);
     const float inputs = (float)synapses->inputs * (float)lsnn_taps(synapses);
-    const float events = input_rate(model, synapses) * inputs * neurons;
+    const float set_bits = 0.5f * (float)(1 + lsnn_spike_bits(model)); /* of a spike, about */
+    const float events = input_rate(model, synapses) * inputs * neurons * set_bits;
     const float strips = (float)((population->channels + 63) / 64);
     int32_t planes;
     uint64_t blocks;
@@ -51,7 +53,7 @@ static int32_t choose(const lsnn_model *model, const lsnn_bundle_plan *bundle, c
     if (method == LSNN_BITSLICED)
         return LSNN_BITSLICED;
     sliced = tiles * ((float)blocks * ops->block_cycles + inputs * copy_cycles);
-    gathered = events * (mark_cycles + strips * ops->row_cycles) + neurons * (float)population->channels * store_cycles;
+    gathered = events * (mark_cycles + strips * ops->row_cycles) + sums * (float)population->channels * store_cycles;
     return gathered < sliced ? LSNN_GATHER : LSNN_BITSLICED;
 }
 

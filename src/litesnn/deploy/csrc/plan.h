@@ -60,10 +60,10 @@ static inline size_t lsnn_image_bytes(int32_t height, int32_t width)
 
 static inline size_t lsnn_round_up(size_t bytes) { return (bytes + LSNN_TILE - 1) / LSNN_TILE * LSNN_TILE; }
 
-/* Bytes from one plane of spikes to the next: all timesteps of a batch. */
+/* Bytes from one plane of spikes to the next: all binary steps of a batch. */
 static inline size_t lsnn_plane_bytes(const lsnn_model *model, int32_t batch, int32_t height, int32_t width)
 {
-    return lsnn_round_up((size_t)model->timesteps * (size_t)batch * lsnn_image_bytes(height, width));
+    return lsnn_round_up((size_t)lsnn_binary_steps(model) * (size_t)batch * lsnn_image_bytes(height, width));
 }
 
 /* A stride of s cuts a map into s * s phases, which have the size of the output: phase (a, b) holds the pixels

@@ -32,6 +32,7 @@ static lsnn_current current_of(const lsnn_engine *engine, const lsnn_layout *lay
     memset(&current, 0, sizeof current);
     current.scale = bundle->synapses->scale;
     current.shift = bundle->synapses->shift;
+    current.bits = bundle->method == LSNN_ANALOG ? 1 : lsnn_spike_bits(&engine->model);
     current.plane_bytes = lsnn_plane_bytes(&engine->model, layout->batch, population->height, population->width);
     if (bundle->method == LSNN_BITSLICED) {
         for (c = 0; c < population->channels; c++)
@@ -55,14 +56,25 @@ static lsnn_current current_of(const lsnn_engine *engine, const lsnn_layout *lay
     return current;
 }
 
+/* A membrane above it has a spike of more than `level`. */
+static lsnn_number threshold(const lsnn_model *model, int32_t level)
+{
+    lsnn_number made = model->threshold;
+    if (model->fraction)
+        made.fixed += level * ((int32_t)1 << model->fraction);
+    else
+        made.real = made.real + (float)level;
+    return made;
+}
+
 static void run_population(lsnn_engine *engine, const lsnn_layout *layout, int32_t p)
 {
     const lsnn_population *population = &engine->model.populations[p];
     const int32_t first = engine->plan.first_bundle[p], last = engine->plan.first_bundle[p + 1];
-    const size_t images = (size_t)engine->model.timesteps * (size_t)layout->batch;
+    const size_t images = (size_t)lsnn_binary_steps(&engine->model) * (size_t)layout->batch;
     const size_t pixels = (size_t)population->height * (size_t)population->width;
     population_job job;
-    int32_t b, c;
+    int32_t b, c, k;
     for (b = first; b < last; b++) {
         lsnn_bundle_plan *bundle = &engine->plan.bundles[b];
         if (bundle->group >= 0 && engine->plan.groups[bundle->group].members[0] == b)
@@ -83,7 +95,10 @@ static void run_population(lsnn_engine *engine, const lsnn_layout *layout, int32
     job.fire.leak = population->leak;
     job.fire.soft = population->soft;
     job.fire.reset = population->reset;
-    job.fire.threshold = engine->model.threshold;
+    job.fire.levels = engine->model.levels;
+    job.fire.bits = lsnn_spike_bits(&engine->model);
+    for (k = 0; k < engine->model.levels; k++)
+        job.fire.thresholds[k] = threshold(&engine->model, k);
     job.fire.spikes = engine->block + layout->spikes[p];
     job.fire.spike_bytes = lsnn_plane_bytes(&engine->model, layout->batch, population->height, population->width);
     lsnn_pool_run(engine->pool, fire_task, &job);
@@ -101,12 +116,14 @@ static void record(const lsnn_engine *engine, const lsnn_layout *layout, int32_t
     const size_t image = lsnn_image_bytes(population->height, population->width);
     const size_t plane = lsnn_plane_bytes(&engine->model, layout->batch, population->height, population->width);
     const size_t channels = (size_t)population->channels, batch = (size_t)layout->batch;
-    size_t t, n, c;
+    const size_t bits = (size_t)lsnn_spike_bits(&engine->model);
+    size_t t, b, n, c;
     for (t = 0; t < (size_t)engine->model.timesteps; t++)
         for (n = 0; n < batch; n++)
             for (c = 0; c < channels; c++)
-                lsnn_expand(engine->block + layout->spikes[p] + c * plane + (t * batch + n) * image, pixels,
-                            out + (((t * count + first + n) * channels) + c) * pixels);
+                for (b = 0; b < bits; b++)
+                    lsnn_expand(engine->block + layout->spikes[p] + c * plane + ((t * bits + b) * batch + n) * image,
+                                pixels, (int)b, out + (((t * count + first + n) * channels) + c) * pixels);
 }
 
 static float logit(const lsnn_engine *engine, int32_t class, int64_t total, int32_t step)
@@ -127,8 +144,8 @@ static void read_out(lsnn_engine *engine, const lsnn_layout *layout, size_t firs
 {
     const lsnn_model *model = &engine->model;
     const size_t classes = (size_t)model->classes, batch = (size_t)layout->batch;
-    const int32_t inputs = model->readout.inputs;
-    int32_t t, s, c, k;
+    const int32_t inputs = model->readout.inputs, bits = lsnn_spike_bits(model);
+    int32_t t, s, c, k, b;
     size_t n;
     memset(engine->totals, 0, batch * classes * sizeof *engine->totals);
     for (t = 0; t < model->timesteps; t++)
@@ -140,9 +157,11 @@ static void read_out(lsnn_engine *engine, const lsnn_layout *layout, size_t firs
                 const lsnn_population *population = &model->populations[source];
                 const size_t image = lsnn_image_bytes(population->height, population->width);
                 const size_t plane = lsnn_plane_bytes(model, layout->batch, population->height, population->width);
-                const uint8_t *from = engine->block + layout->spikes[source] + ((size_t)t * batch + n) * image;
+                const uint8_t *from = engine->block + layout->spikes[source] + ((size_t)(t * bits) * batch + n) * image;
                 for (c = 0; c < population->channels; c++, input++, from += plane) {
-                    const int32_t spikes = lsnn_count(from, image);
+                    int32_t spikes = 0;
+                    for (b = 0; b < bits; b++)
+                        spikes += lsnn_count(from + (size_t)b * batch * image, image) << b;
                     for (k = 0; spikes && k < model->classes; k++)
                         totals[k] += spikes * model->readout.codes[(int64_t)k * inputs + input];
                 }
@@ -159,7 +178,7 @@ static void make_masks(lsnn_engine *engine, const lsnn_layout *layout)
     for (g = 0; g < plan->group_count; g++) {
         const lsnn_group_plan *group = &plan->groups[g];
         if (group->method == LSNN_BITSLICED)
-            lsnn_make_masks(group, (size_t)engine->model.timesteps * (size_t)layout->batch,
+            lsnn_make_masks(group, (size_t)lsnn_binary_steps(&engine->model) * (size_t)layout->batch,
                             lsnn_plane_bytes(&engine->model, layout->batch, group->out_height, group->out_width),
                             engine->block + layout->masks[g]);
     }

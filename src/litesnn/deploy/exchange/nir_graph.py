@@ -7,7 +7,8 @@ NIR's neuron is an equation in continuous time, ``τ·v' = (v_leak − v) + r·x
 v = v_reset after it. A forward Euler step of length dt is ``v = (1 − dt/τ)·v + (r·dt/τ)·x``, so that ``τ = dt/(1 − λ)``
 and ``r = τ/dt = 1/(1 − λ)`` make it our neuron: 1.25·dt and 1.25 for λ = 0.2.
 
-A soft reset, which takes a number from the membrane, is none that NIR has.
+A soft reset, which takes a number from the membrane, is none that NIR has. Nor are graded spikes: neurons with a
+threshold for each level would not reset one another.
 
 Nodes sum what arrives at them, and none concatenates. A convolution of concatenated sources is therefore one
 convolution per source whose currents are summed, an identity a 1×1 convolution with a diagonal. The readout sums the
@@ -70,10 +71,14 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
             above ours, so that they fire where ours do.
 
     Raises:
-        InputError: the model is in fixed point, its neurons do not leak or have a soft reset, or the package ``nir``
-            is not installed.
+        InputError: the model is in fixed point, its spikes are graded, its neurons do not leak or have a soft reset, or
+            the package ``nir`` is not installed.
     """
     require_float(model, "NIR")
+    if model.levels > 1:
+        raise InputError(
+            f"NIR cannot carry graded spikes 0…{model.levels}: its neurons spike or do not; expected spike_levels = 1"
+        )
     for index in used_populations(model):
         neuron = neuron_of(model, model.populations[index])
         if neuron.reset is not None:

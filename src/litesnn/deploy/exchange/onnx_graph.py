@@ -130,7 +130,7 @@ class _Builder:
         """``scale·acc`` of a bundle of synapses."""
         x = image if synapses.sources == (IMAGE,) else self.gather(synapses.sources)
         if synapses.kernel:
-            self.require_exact(synapses.codes, MAX_INPUT if x == image else 1, name)
+            self.require_exact(synapses.codes, MAX_INPUT if x == image else self.model.levels, name)
             kernel = synapses.kernel
             weight = self.weight(synapses.codes)
             shape: dict[str, Any] = {
@@ -142,14 +142,22 @@ class _Builder:
         return self.node("Mul", x, self.constant(_per_channel(synapses.scale)))
 
     def fire(self, currents: Sequence[str], neuron: PackedNeuron, output: str) -> str:
-        """The spikes [T·B, C, H, W], 0 or 1, of neurons with these currents."""
+        """The spikes [T·B, C, H, W], 0 or 1 or graded ones, of neurons with these currents."""
         spikes = []
         u = fired = ""
         for x in currents:
             u = self.node("Add", self.leaked(u, fired, neuron), x) if u else x
-            fired = self.node("Greater", u, self.constant(np.float32(neuron.threshold)))
-            spikes.append(self.node("Cast", fired, to=self.onnx.TensorProto.FLOAT))
+            fired = self.above(u, neuron, 0)
+            spike = self.node("Cast", fired, to=self.onnx.TensorProto.FLOAT)
+            for level in range(1, neuron.levels):
+                more = self.node("Cast", self.above(u, neuron, level), to=self.onnx.TensorProto.FLOAT)
+                spike = self.node("Add", spike, more)
+            spikes.append(spike)
         return self.node("Concat", *spikes, axis=0, output=output)
+
+    def above(self, u: str, neuron: PackedNeuron, level: int) -> str:
+        """Whether membranes are above a threshold: a spike is how many they are above."""
+        return self.node("Greater", u, self.constant(np.float32(neuron.threshold) + np.float32(level)))
 
     def leaked(self, u: str, fired: str, neuron: PackedNeuron) -> str:
         """The membranes that remain after a step: zero where a neuron fired, or less by its soft reset."""
@@ -161,7 +169,7 @@ class _Builder:
     def read_out(self, readout: Readout, output: str) -> None:
         """The logits of the last timestep, ``(scale·A_T)/T + bias``."""
         timesteps, (_, height, width) = self.model.timesteps, self.shapes[readout.sources[0]]
-        self.require_exact(readout.codes, height * width * timesteps, "readout")
+        self.require_exact(readout.codes, height * width * timesteps * self.model.levels, "readout")
         counts = self.node("ReduceSum", self.gather(readout.sources), self.constant(np.array([2, 3])), keepdims=0)
         sums = self.node("Gemm", counts, self.weight(readout.codes), transB=1)  # [T·B, classes]
         by_step = self.node("Reshape", sums, self.constant(np.array([timesteps, -1, len(readout.codes)])))

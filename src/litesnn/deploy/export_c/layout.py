@@ -7,6 +7,8 @@ A *grid* is a size H×W with p zero lanes after every row and p zero rows after 
 lanes). A *map* is the spikes of a population on its grid, or its *fold*: the s² planes that a stride of s reads from
 each channel, so that on the device every convolution has a stride of 1.
 
+The spikes of a timestep are one binary *step*, or of graded spikes one for each of their bits, the lowest first.
+
 T timesteps, H×W pixels, k kernel size, s stride.
 """
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from litesnn.deploy.export_c.cost import event_cost, sliced_cost
 from litesnn.deploy.export_c.memory import Buffer, MemoryPlan, plan_memory
-from litesnn.deploy.packed import IMAGE, PackedModel, Population, Synapses, population_shapes
+from litesnn.deploy.packed import IMAGE, PackedModel, Population, Synapses, bit_planes, population_shapes
 from litesnn.errors import InputError
 
 __all__ = [
@@ -52,12 +54,12 @@ _ASSUMED_RATE = 0.2  # where none was measured
 
 @dataclass(frozen=True)
 class Grid:
-    """Lanes of planes of H×W pixels: ``lane = (t·(H + p) + y)·(W + p) + x``."""
+    """Lanes of planes of H×W pixels: ``lane = (step·(H + p) + y)·(W + p) + x``."""
 
     height: int
     width: int
     pad: int
-    timesteps: int
+    steps: int
 
     @property
     def pitch(self) -> int:
@@ -66,13 +68,13 @@ class Grid:
 
     @property
     def frame(self) -> int:
-        """Lanes from timestep to timestep."""
+        """Lanes from step to step."""
         return (self.height + self.pad) * self.pitch
 
     @property
     def words(self) -> int:
         """Words of a plane."""
-        return -(-self.timesteps * self.frame // 32)
+        return -(-self.steps * self.frame // 32)
 
     @property
     def margin(self) -> int:
@@ -181,6 +183,12 @@ class Layout:
         """Spike counts that the readout weighs."""
         return int(self.model.readout.codes.shape[1]) * self.model.timesteps
 
+    @property
+    def count_bits(self) -> int:
+        """Bits that hold the largest of them, 16 or 32."""
+        _, height, width = self.shapes[self.model.readout.sources[0]]
+        return 16 if self.model.levels * height * width < 2**16 else 32
+
     def frames(self, population: int) -> int:
         """Frames of currents: one if they come from one image alone, and are the same at every step."""
         alone = all(bundle.method == "image" for bundle in self.populations[population])
@@ -194,7 +202,7 @@ class Layout:
             "sums of one channel": self.sum_bits // 8 * self.sums,
             "currents of one channel": 4 * self.currents,
             "events of one plane": 2 * self.events,
-            "counts for the readout": 2 * self.counts,
+            "counts for the readout": self.count_bits // 8 * self.counts,
         }
 
     def bundles(self) -> Iterator[BundleLayout]:
@@ -236,7 +244,7 @@ def lay_out(model: PackedModel, *, method: Literal["events", "sliced"] | None = 
         counters=max((_counters(b.synapses) for b, _ in spiking if b.method == "sliced"), default=4),
         row_weights=max(_row_weights(populations), _most(model.readout.codes), 1),
         sums=max((2 * grid.margin + 32 * grid.words for _, grid in spiking), default=1),
-        events=max((model.timesteps * g.height * g.width for b, g in spiking if b.method == "events"), default=1),
+        events=max((g.steps * g.height * g.width for b, g in spiking if b.method == "events"), default=1),
     )
     _check_sizes(layout)
     return layout
@@ -258,7 +266,8 @@ def _grids(
             if synapses.sources != (IMAGE,) and synapses.kernel:
                 pad = max(pad, -(-(synapses.kernel // 2) // synapses.stride))
         pads[height, width] = pad
-    grids = tuple(Grid(height, width, pad, model.timesteps) for (height, width), pad in pads.items())
+    steps = model.timesteps * bit_planes(model.levels)
+    grids = tuple(Grid(height, width, pad, steps) for (height, width), pad in pads.items())
     for grid in grids:
         lanes = 32 * grid.words + grid.margin
         if lanes > _MAX_LANES or grid.margin > _MAX_OFFSET:
@@ -331,12 +340,13 @@ def _bundle(
 
 
 def _spikes(model: PackedModel, synapses: Synapses, grid: Grid) -> float:
-    """Expected spikes of one plane that is read, over all timesteps."""
+    """Expected spikes of one plane that is read, over all steps: of graded ones half the bits above the lowest."""
     populations: list[Population] = [model.populations[source] for source in synapses.sources]
     channels = [len(population.bias) for population in populations]
     rates = [_ASSUMED_RATE if population.rate is None else population.rate for population in populations]
     rate = float(np.average(rates, weights=channels))
-    return rate * model.timesteps * grid.height * grid.width
+    bits = (1 + bit_planes(model.levels)) / 2
+    return rate * bits * model.timesteps * grid.height * grid.width
 
 
 def _magnitudes(synapses: Synapses) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from litesnn.deploy.export_c.layout import Layout
-from litesnn.deploy.packed import InputSpec
+from litesnn.deploy.packed import InputSpec, bit_planes
 from litesnn.deploy.targets import Measurement
 from litesnn.front_end import EventFrames, LogMel
 
@@ -39,6 +39,8 @@ def readme(layout: Layout, measurements: Sequence[Measurement], *, name: str) ->
             f"`logits[t * SNN_CLASSES + k]` is an int32: divided by (t + 1)·2^{model.readout.fraction} it is the logit "
             "after timestep t + 1."
         )
+    if model.levels > 1:
+        arithmetic += f"; spikes are graded, 0 to {model.levels}, kept as {bit_planes(model.levels)} bits"
     measured = (
         "\n".join(target_lines(measurements)) if measurements else "Nothing was measured: no `--target` was given."
     )

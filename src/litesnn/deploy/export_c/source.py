@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from litesnn.deploy import bits as bitstrings
 from litesnn.deploy.export_c.layout import BundleLayout, Layout
-from litesnn.deploy.packed import PackedModel, Population, neuron_of
+from litesnn.deploy.packed import PackedModel, Population, bit_planes, neuron_of
 from litesnn.deploy.reference import Reference, quantize_input, take_input
 from litesnn.version import __version__
 
@@ -34,9 +34,13 @@ def model_header(layout: Layout) -> str:
     channels, height, width = model.input.shape
     fixed = model.fraction is not None
     bits = f"{model.fraction} fractional bits" if fixed else ""
+    thresholds = [_membrane(model.threshold, model, level) for level in range(model.levels)]
     neuron = [
         *([] if fixed else [("LEAK", _real(model.leak), "")]),
-        ("THRESHOLD", _membrane(model.threshold, model), bits),
+        ("LEVELS", model.levels, "the largest spike: 1, or of graded ones more"),
+        ("SPIKE_BITS", bit_planes(model.levels), "of a spike"),
+        ("THRESHOLD", thresholds[0], bits),
+        *([("THRESHOLDS", f"{{{', '.join(thresholds)}}}", bits)] if model.levels > 1 else []),
         ("RESET", _membrane(model.reset or 0.0, model), "what a spike takes from the membrane with a soft reset"),
         ("SOFT_RESET", int(model.reset is not None), "0: a spike takes all of it"),
         ("OWN_NEURONS", int(_own_neurons(model)), "1: populations have leaks and resets of their own"),
@@ -57,6 +61,7 @@ def model_header(layout: Layout) -> str:
         ("WITH_SLICED", int("sliced" in kinds), ""),
         ("SUM_BITS", layout.sum_bits, "enough for every sum of weights"),
         ("COUNTERS", layout.counters, "bits of the bit-sliced kernel's counters, enough likewise"),
+        ("COUNT_BITS", layout.count_bits, "enough for every count of spikes of a channel"),
         ("BUNDLES", max(map(len, layout.populations)), "of one population at most"),
         ("ARENA_WORDS", layout.arena_words, "static memory, from here on"),
         ("ROW_WEIGHTS", layout.row_weights, ""),
@@ -97,7 +102,7 @@ def model_source(layout: Layout) -> str:
 def golden_source(layout: Layout, inputs: NDArray[np.generic]) -> str:
     """``golden.c``: raw inputs [n, C, H, W] or [n, T, C, H, W], and the reference's logits and spikes for them.
 
-    Of the spikes of a population the CRC-32 of [T, C, H, W] bytes 0 and 1 is kept.
+    Of the spikes of a population the CRC-32 of [T, C, H, W] bytes, 0 and 1 or graded, is kept.
     """
     model = layout.model
     inputs = take_input(model, inputs)
@@ -323,9 +328,11 @@ def _neuron(model: PackedModel, population: Population) -> str:
     return f", {{{leak}{_membrane(neuron.reset or 0.0, model)}, {int(neuron.reset is not None)}}}"
 
 
-def _membrane(value: float, model: PackedModel) -> str:
-    """A number in the units of membranes."""
-    return _real(value) if model.fraction is None else f"INT32_C({round(value * 2**model.fraction)})"
+def _membrane(value: float, model: PackedModel, more: int = 0) -> str:
+    """A number in the units of membranes, and so many units more; floats are added in float32."""
+    if model.fraction is None:
+        return _real(np.float32(value) + np.float32(more))
+    return f"INT32_C({round((value + more) * 2**model.fraction)})"
 
 
 def _real(value: float | np.floating) -> str:

@@ -8,7 +8,7 @@
 #include "snn_internal.h"
 
 static snn_real currents[SNN_CURRENTS]; /* [T or 1, H, W] of one channel */
-static uint16_t counts[SNN_COUNTS];     /* spikes [C, T] that the readout weighs */
+static snn_count counts[SNN_COUNTS];    /* spikes [C, T] that the readout weighs */
 
 #if SNN_TRACE
 void (*snn_watch)(int population);
@@ -83,7 +83,7 @@ static void fold_map(const snn_fold *fold) {
     for (c = 0; c < from->channels; c++) {
         const uint32_t *plane = &snn_arena[from->first + c * wide->words];
         uint32_t *planes = &snn_arena[to->first + c * to->planes * narrow->words];
-        for (t = 0; t < SNN_TIMESTEPS; t++) {
+        for (t = 0; t < SNN_STEPS; t++) {
             for (y = 0; y < wide->height; y++) {
                 uint32_t lane = t * wide->frame + y * wide->pitch;
                 uint32_t row = t * narrow->frame + y / s * narrow->pitch;
@@ -140,16 +140,24 @@ static void image_currents(const snn_bundle *bundle, uint32_t count, const snn_g
     }
 }
 
+/* The sum of a binary step at a lane: of snn_sums, or the spike itself for an identity. */
+static int32_t sum_at(const uint32_t *identity, uint32_t margin, uint32_t lane) {
+    return identity ? (int32_t)(identity[lane >> 5] >> (lane & 31u) & 1u) : snn_sums[margin + lane];
+}
+
 /* Currents of sums of spikes: snn_sums, or the spikes themselves for an identity. */
 static void spike_currents(const snn_bundle *bundle, const uint32_t *identity, const snn_grid *grid, uint32_t margin,
                            snn_scale scale, int first) {
     uint32_t place = 0;
-    uint32_t t, y, x;
+    uint32_t t, y, x, bit;
     for (t = 0; t < SNN_TIMESTEPS; t++) {
         for (y = 0; y < grid->height; y++) {
-            uint32_t lane = t * grid->frame + y * grid->pitch;
+            uint32_t lane = t * SNN_SPIKE_BITS * grid->frame + y * grid->pitch;
             for (x = 0; x < grid->width; x++, lane++, place++) {
-                int32_t sum = identity ? (int32_t)(identity[lane >> 5] >> (lane & 31u) & 1u) : snn_sums[margin + lane];
+                int32_t sum = sum_at(identity, margin, lane);
+                for (bit = 1; bit < SNN_SPIKE_BITS; bit++) {
+                    sum += sum_at(identity, margin, lane + bit * grid->frame) * (1 << bit);
+                }
                 add_current(place, first, snn_current(scale, bundle->shift, sum));
             }
         }
@@ -162,6 +170,20 @@ static const uint32_t *plane_of(const uint8_t *maps, uint32_t channel) {
         channel -= snn_network.maps[*maps++].channels;
     }
     return &snn_arena[snn_network.maps[*maps].first + channel * grid_of(*maps)->words];
+}
+
+/* The spike of a membrane: how many thresholds it is above, of which each is at least the one before. */
+static int spike_of(snn_real u) {
+#if SNN_LEVELS > 1
+    static const snn_real thresholds[SNN_LEVELS] = SNN_THRESHOLDS;
+    int spike = 0;
+    while (spike < SNN_LEVELS && u > thresholds[spike]) {
+        spike++;
+    }
+    return spike;
+#else
+    return u > SNN_THRESHOLD;
+#endif
 }
 
 /* Leak, fire and reset: spikes of one channel from its currents. */
@@ -177,18 +199,20 @@ static void fire(const snn_population *population, uint32_t channel, const snn_g
 #endif
     uint32_t pixels = (uint32_t)grid->height * grid->width;
     uint32_t place = 0;
-    uint32_t t, y, x;
+    uint32_t t, y, x, bit;
     for (y = 0; y < grid->height; y++) {
         for (x = 0; x < grid->width; x++, place++) {
             snn_real u = 0;
-            int spiked = 0;
+            int spike = 0;
             for (t = 0; t < SNN_TIMESTEPS; t++) {
                 snn_real current = currents[population->frames == 1 ? place : t * pixels + place] + bias;
-                u = snn_membrane(neuron, u, spiked, current);
-                spiked = u > SNN_THRESHOLD;
-                if (spiked) {
-                    uint32_t lane = t * grid->frame + y * grid->pitch + x;
-                    plane[lane >> 5] |= 1u << (lane & 31u);
+                u = snn_membrane(neuron, u, spike, current);
+                spike = spike_of(u);
+                for (bit = 0; bit < SNN_SPIKE_BITS; bit++) {
+                    if (spike >> bit & 1) {
+                        uint32_t lane = (t * SNN_SPIKE_BITS + bit) * grid->frame + y * grid->pitch + x;
+                        plane[lane >> 5] |= 1u << (lane & 31u);
+                    }
                 }
             }
         }
@@ -261,11 +285,16 @@ static void read_out(snn_logit *logits) {
     const snn_readout *readout = &snn_network.readout;
     const snn_grid *grid = grid_of(readout->maps[0]);
     snn_cursor cursor;
-    uint32_t c, k, t, i;
+    uint32_t c, k, t, i, bit;
     for (c = 0; c < readout->channels; c++) {
         const uint32_t *plane = plane_of(readout->maps, c);
-        for (t = 0; t < SNN_TIMESTEPS; t++) { /* the lanes between pixels are zero */
-            counts[c * SNN_TIMESTEPS + t] = (uint16_t)count_spikes(plane, t * grid->frame, (t + 1) * grid->frame);
+        for (t = 0; t < SNN_TIMESTEPS; t++) {
+            uint32_t count = 0;
+            for (bit = 0; bit < SNN_SPIKE_BITS; bit++) { /* the lanes between pixels are zero */
+                uint32_t step = t * SNN_SPIKE_BITS + bit;
+                count += count_spikes(plane, step * grid->frame, (step + 1) * grid->frame) << bit;
+            }
+            counts[c * SNN_TIMESTEPS + t] = (snn_count)count;
         }
     }
     snn_rewind(&readout->weights, &cursor);
@@ -274,7 +303,7 @@ static void read_out(snn_logit *logits) {
         int32_t total = 0;
         for (t = 0; t < SNN_TIMESTEPS; t++) {
             for (i = 0; i < count; i++) {
-                total += SNN_CODE(snn_row[i]) * counts[SNN_CHANNEL(snn_row[i]) * SNN_TIMESTEPS + t];
+                total += SNN_CODE(snn_row[i]) * (int32_t)counts[SNN_CHANNEL(snn_row[i]) * SNN_TIMESTEPS + t];
             }
             logits[t * readout->classes + k] = snn_read(readout->scale[k], readout->shift, readout->bias[k],
                                                         readout->bias_shift, total, (int32_t)t + 1);
@@ -315,7 +344,13 @@ int snn_class(const snn_logit *logits) {
 int snn_spike(int population, int t, int channel, int y, int x) {
     const snn_map *map = &snn_network.maps[snn_network.populations[population].map];
     const snn_grid *grid = &snn_network.grids[map->grid];
-    uint32_t lane = (uint32_t)t * grid->frame + (uint32_t)y * grid->pitch + (uint32_t)x;
-    return (int)(snn_arena[map->first + (uint32_t)channel * grid->words + (lane >> 5)] >> (lane & 31u) & 1u);
+    uint32_t lane = (uint32_t)t * SNN_SPIKE_BITS * grid->frame + (uint32_t)y * grid->pitch + (uint32_t)x;
+    const uint32_t *plane = &snn_arena[map->first + (uint32_t)channel * grid->words];
+    uint32_t spike = 0;
+    uint32_t bit;
+    for (bit = 0; bit < SNN_SPIKE_BITS; bit++, lane += grid->frame) {
+        spike |= (plane[lane >> 5] >> (lane & 31u) & 1u) << bit;
+    }
+    return (int)spike;
 }
 #endif

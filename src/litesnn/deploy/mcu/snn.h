@@ -4,11 +4,12 @@
  * Out: the logits of every timestep. All memory is static and was planned when the model was exported. One network per
  * program, one caller at a time.
  *
- * Layer by layer, all T timesteps at once. Spikes are bits. A channel's spikes are one plane, a row of lanes:
+ * Layer by layer, all T timesteps at once. Spikes are bits: a timestep is one binary step, or of graded spikes one for
+ * each bit of them, the lowest first. A channel's spikes are one plane, a row of lanes:
  *
- *     lane = (t * (H + p) + y) * (W + p) + x
+ *     lane = (step * (H + p) + y) * (W + p) + x
  *
- * with p zero lanes after every row and p zero rows after every timestep, so that a weight at (dy, dx) reads the lane
+ * with p zero lanes after every row and p zero rows after every step, so that a weight at (dy, dx) reads the lane
  * dy * (W + p) + dx further on, wherever it is: no borders to look after. p is half of the largest kernel, rounded
  * down. Every plane starts at a whole word.
  */
@@ -35,6 +36,14 @@ typedef int16_t snn_sum; /* wide enough for every sum of the model's weights */
 typedef int32_t snn_sum;
 #endif
 
+#if SNN_COUNT_BITS == 16
+typedef uint16_t snn_count; /* spikes of a channel */
+#else
+typedef uint32_t snn_count;
+#endif
+
+#define SNN_STEPS (SNN_TIMESTEPS * SNN_SPIKE_BITS) /* binary steps */
+
 #if SNN_IMAGE_INPUT
 typedef uint8_t snn_input; /* pixels, or counts of events */
 #elif SNN_FIXED
@@ -50,7 +59,7 @@ enum { SNN_ALL_KEPT, SNN_BITMAP, SNN_GAPS };                        /* how the p
 typedef struct {
     uint16_t height, width;
     uint16_t pitch; /* lanes from row to row */
-    uint16_t frame; /* lanes from timestep to timestep */
+    uint16_t frame; /* lanes from step to step */
     uint16_t words; /* of one plane */
 } snn_grid;
 
@@ -147,7 +156,7 @@ int snn_class(const snn_logit *logits);
 /* Called after each population if it is set; for tests. */
 extern void (*snn_watch)(int population);
 
-/* The spikes of a population that has just been run, 0 or 1. */
+/* The spikes of a population that has just been run, 0 to SNN_LEVELS. */
 int snn_spike(int population, int t, int channel, int y, int x);
 #endif
 
