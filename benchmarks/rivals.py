@@ -165,7 +165,8 @@ class RivalTraining:
             bits=settings["bits"],
             seed=generator_for(settings["seed"], "rival").initial_seed(),
         )
-        return network.to(self.session.device, memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        return network.to(self.session.device)
 
     def done(self) -> bool:
         """Whether it is measured. Raises ``InputError`` if it was, with other settings."""
