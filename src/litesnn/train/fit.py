@@ -391,7 +391,6 @@ def fit_learner(
             for step, (x, y) in enumerate(augmented("train", epoch, steps)):
                 observer.before_step(step)
                 progress = schedule.at(epoch + step / steps)
-                observer.before_step(step)
                 means.add(training.step(x, y, progress))
                 observer.after_step(step)
                 averages.update(progress, schedule.at(epoch + (step + 1) / steps))
@@ -404,7 +403,7 @@ def fit_learner(
                     renew_statistics(
                         *(network, (x for x, _ in some)), execution=plan.execution, micro_batches=plan.micro_batches
                     )
-                measured = validate(network, validation, training.limits)
+                measured, watched = validate(network, validation, training.limits), observer.row()
             require_converging(run, recipe, "train", {"epoch": epoch + 1} | trained | measured, module.parameters())
             rank = _rank(measured, rank_limits(recipe, training.limits))
             is_best = best is None or rank > tuple(best)
