@@ -303,7 +303,7 @@ class Rival(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encoded inputs [B, C, H, W], of frames [B, T, C, H, W] with all channels side by side → logits [B, K]."""
-        x = _side_by_side(x) * INPUT_SCALE
+        x = (_side_by_side(x) * INPUT_SCALE).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(x)

@@ -21,7 +21,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 import litesnn
 from litesnn.config import Recipe, parse_change
-from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
+from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches, steps_per_epoch
 from litesnn.data.pin import DataPin, pin_rows
 from litesnn.data.sources import Data, load
 from litesnn.design import make_recipe
@@ -42,6 +42,7 @@ from litesnn.files import JsonLog, parse_json, read_text, validated, write_atomi
 from litesnn.planning.sensible import require_sensible
 from litesnn.runs import RunFolder, first_difference
 from litesnn.train.judgement import standard_error
+from litesnn.train.teacher import Teacher, digest_of, network_file_of, network_teacher
 from litesnn.training_loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.training_loop.graphs import set_lr
 from litesnn.training_loop.pinned import pinned
@@ -52,9 +53,6 @@ from rounds import print_row
 
 RESULT_VERSION = 1
 _BATCH = 256
-
-TeacherLogits = Callable[[Tensor], Tensor]
-"""Encoded inputs [B, …] to logits [B, K]."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,9 +71,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lr", type=float, default=0.1, help="largest learning rate, for batches of 128; it is scaled")
     made.add_argument("--weight-decay", type=float, default=5e-4, help="of convolutions and classifier")
     made.add_argument("--warmup", type=float, default=0.05, help="share of the steps in which the rate rises from 0")
-    made.add_argument("--teacher", type=Path, help="a litesnn run, a network.safetensors, or a run of this program")
-    made.add_argument("--teacher-weight", type=float, default=0.2, help="of the divergence from the teacher's logits")
-    made.add_argument("--temperature", type=float, default=3.0, help="of that divergence")
+    made.add_argument(
+        "--teacher",
+        type=Path,
+        help="a litesnn run, a network.safetensors or teacher.safetensors, or a run of this program; weight and "
+        "temperature are those of the recipe's train.teacher_weight and train.temperature",
+    )
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--time-limit", type=float, metavar="SECONDS", help="end after an epoch; the next call goes on")
@@ -137,29 +138,34 @@ class RivalTraining:
             "label_smoothing": train.label_smoothing,
             "augment": self.recipe.augment.model_dump(mode="json"),
             "data": json.loads(_pin(self.data).model_dump_json(exclude_none=True)),
-            "teacher": None if options.teacher is None else _teacher_digest(options.teacher),
-            "teacher_weight": options.teacher_weight if options.teacher is not None else 0.0,
-            "temperature": options.temperature if options.teacher is not None else 0.0,
         }
         self.teacher = None if options.teacher is None else load_teacher(options.teacher, self, session)
+        self.settings["teacher"] = None if self.teacher is None else self.teacher.sha256
+        self.settings["teacher_weight"] = 0.0 if self.teacher is None else train.teacher_weight
+        self.settings["temperature"] = 0.0 if self.teacher is None else train.temperature
         self.network = self.build()
         taught = "" if options.teacher is None else "-taught"
         self.name = f"{options.network}-w{options.width:g}-b{bits}{taught}-{self.recipe.seed}"
         self.folder = options.runs / self.name
         self.result_path = options.runs / "results" / f"{self.name}.json"
 
+    @property
+    def channels(self) -> int:
+        """Those of the input; frames have theirs side by side."""
+        return self.info.shape[0] * (self.recipe.timesteps if self.info.frames else 1)
+
     def build(self) -> Rival:
         """The network with its first weights, on the device."""
         settings = self.settings
-        channels = self.info.shape[0] * (self.recipe.timesteps if self.info.frames else 1)
         network = build_rival(
             settings["network"],
-            channels,
+            self.channels,
             len(self.info.classes),
             width=settings["width"],
             bits=settings["bits"],
             seed=generator_for(settings["seed"], "rival").initial_seed(),
         )
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         return network.to(self.session.device)
 
     def done(self) -> bool:
@@ -205,7 +211,10 @@ class RivalTraining:
             network.train()
             torch.manual_seed(generator_for(settings["seed"], "rival dropout", epoch).initial_seed())
             order = generator_for(settings["seed"], "train", epoch)  # as litesnn's own training
-            for step, (x, y) in enumerate(shuffled_batches(train, size, order, self.recipe.augment, most=steps)):
+            augment = self.recipe.augment
+            mirrored = mirrored_rows(augment, train, settings["seed"], epoch)
+            batches = shuffled_batches(train, size, order, augment, most=steps, mirrored=mirrored)
+            for step, (x, y) in enumerate(batches):
                 progress = (epoch + step / steps) / epochs
                 set_lr(optimizer, cosine_lr(settings["lr"], 0.0, progress, warmup=settings["warmup"]))
                 logits = network(x)
@@ -238,8 +247,7 @@ class RivalTraining:
         if self.teacher is None:
             return loss
         heat = self.settings["temperature"]
-        with torch.no_grad():
-            wanted = F.log_softmax(self.teacher(x) / heat, dim=1)
+        wanted = F.log_softmax(self.teacher(x) / heat, dim=1)
         found = F.log_softmax(logits / heat, dim=1)
         apart = heat**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
         taught: Tensor = loss + self.settings["teacher_weight"] * apart
@@ -336,46 +344,30 @@ def _require_same(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -
         raise InputError(f"{path} was made with other settings ({difference}); choose another folder for --runs")
 
 
-def load_teacher(path: Path, job: RivalTraining, session: Session) -> TeacherLogits:
-    """The logits of a litesnn network or of a rival that was trained on the same data.
+def load_teacher(path: Path, training: RivalTraining, session: Session) -> Teacher:
+    """A litesnn network, one that ``train.teacher = "auto"`` has trained, or a rival, trained on the same kind of data.
 
     Raises:
         InputError: there is none, or it has another input or other classes.
     """
-    if (path / "best.safetensors").is_file():
-        return _rival_teacher(path / "best.safetensors", job, session)
-    network = litesnn.load(path).to(session.device)
-    if (network.info.shape, network.info.kind, network.info.classes) != (
-        *(job.info.shape, job.info.kind),
-        job.info.classes,
-    ):
-        raise InputError(f"--teacher {path} was trained on other data than {job.data.name}: shapes or classes differ")
-    return lambda x: network(x).logits[-1]
-
-
-def _rival_teacher(path: Path, job: RivalTraining, session: Session) -> TeacherLogits:
-    tensors, said = load_tensors(path, "rival")
+    best = path / "best.safetensors"
+    if not best.is_file():
+        found = network_file_of(path)
+        return network_teacher(found, training.info, training.recipe.timesteps, session.device)
+    tensors, said = load_tensors(best, "rival")
     settings = said["settings"]
-    if settings["data"] != job.settings["data"]:
-        raise InputError(f"--teacher {path} was trained on other data than {job.data.name}")
-    channels = job.info.shape[0] * (job.recipe.timesteps if job.info.frames else 1)
+    if settings["data"] != training.settings["data"]:
+        raise InputError(f"--teacher {path} was trained on other data than {training.data.name}")
     network = build_rival(
-        settings["network"], channels, len(job.info.classes), width=settings["width"], bits=settings["bits"], seed=0
+        settings["network"],
+        training.channels,
+        len(training.info.classes),
+        width=settings["width"],
+        bits=settings["bits"],
+        seed=0,
     )
-    load_into(network, tensors, path)
-    frozen: nn.Module = network.to(session.device).eval()
-    return lambda x: frozen(x)
-
-
-def _teacher_digest(path: Path) -> str:
-    """What the weights of a teacher are, whatever its path."""
-    import hashlib
-
-    files = [path] if path.is_file() else [path / "best.safetensors", path / "network.safetensors"]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise InputError(f"--teacher {path}: expected a litesnn run, a network.safetensors, or a run of this program")
-    return hashlib.sha256(found.read_bytes()).hexdigest()
+    load_into(network, tensors, best)
+    return Teacher(network.to(session.device).eval().requires_grad_(requires_grad=False), digest_of(best))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ typedef struct {
     uint8_t *out;
     size_t written, most;
     uint32_t random;
-    int fixed, neurons, graded; /* whether populations say their neurons, as in versions 2 and 4; 3 and 4: graded spikes */
+    int fixed, neurons, graded; /* populations say their neurons, as in versions 2 and 4; spikes are graded, as in 3 and 4 */
     shape image, populations[MAX_POPULATIONS];
 } draft;
 

@@ -14,6 +14,7 @@ import rivals
 from litesnn.data.batches import generator_for, shuffled_batches
 from litesnn.errors import InputError
 from litesnn.runs import RunFolder
+from litesnn.train.teacher import Teacher
 from litesnn.training_loop.session import Session
 from rival_networks import FLOAT, RIVALS, ActivationRange, Codes, QuantizedLayer, Rival, _rescaled, build_rival
 from whole_job import Problem
@@ -197,6 +198,12 @@ def test_batches_are_those_of_a_litesnn_run(
         (96, recipe.train.batch_size, generator_for(recipe.seed, "train", epoch).initial_seed()) for epoch in range(2)
     ]
     assert seen[0][3] == recipe.augment
+    assert (
+        rivals.rivals(
+            [*runs, "--like", str(finished), "--epochs", "1", "--bits", "4", "--set", "augment.flip=alternating"]
+        )
+        == 0
+    )
     with pytest.raises(InputError, match="--like has a recipe and data of its own"):
         rivals.rivals([*runs, "--like", str(finished), "--data", "digits"])
     with pytest.raises(InputError, match="--like means its own data"):
@@ -213,7 +220,8 @@ def test_teachers(problem: Problem, finished: Path, tmp_path: Path) -> None:
     assert set(names) == {"resnet8-w0.5-b32-0", "resnet8-w0.25-b8-taught-0", "resnet8-w0.25-b4-taught-0"}
     digests = {names[name]["settings"]["teacher"] for name in names if "taught" in name}
     assert len(digests) == 2
-    with pytest.raises(InputError, match="none: expected a litesnn run"):
+    assert names["resnet8-w0.25-b4-taught-0"]["settings"]["temperature"] == 3.0
+    with pytest.raises(InputError, match="none"):
         rivals.rivals([*said, "--teacher", str(tmp_path / "none")])
 
 
@@ -225,7 +233,7 @@ def test_the_divergence_by_hand(problem: Problem, tmp_path: Path) -> None:
     y = torch.tensor([2])
     plain = float(job.loss(logits, logits, y))
     assert plain == pytest.approx(0.142932, abs=1e-5)
-    job.teacher = lambda x: wanted
+    job.teacher = Teacher(lambda x: wanted)
     p, q = wanted.div(2).softmax(1), logits.div(2).softmax(1)
     divergence = float((p * (p / q).log()).sum())
     assert float(job.loss(logits, logits, y)) == pytest.approx(plain + 0.5 * 4 * divergence)

@@ -85,8 +85,6 @@ def adaptive(monkeypatch: pytest.MonkeyPatch) -> NeuronModel:
     return ADAPTIVE
 
 
-with_adaptive = pytest.mark.parametrize("model", [*ROWS, ADAPTIVE], ids=lambda model: model.key)
-
 of_all_levels = pytest.mark.parametrize(
     ("model", "levels"),
     [*((model, 1) for model in (*ROWS, ADAPTIVE)), *((model, LEVELS) for model in GRADED)],
@@ -518,13 +516,16 @@ def test_graded_spikes_are_searched_and_trained_to_the_same_bytes(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@with_adaptive
-def test_steps_are_recorded_on_a_gpu_and_are_those_of_the_cpu(model: NeuronModel, adaptive: NeuronModel) -> None:
+@of_all_levels
+def test_steps_are_recorded_on_a_gpu_and_are_those_of_the_cpu(
+    model: NeuronModel, levels: int, adaptive: NeuronModel
+) -> None:
     made = tiny_recipe(width=4)
+    gene = genotype(neuron=model.key, keep=0.9, bits=4, spike_levels=levels)
     x, y = quantized_images((2, 8, 8), 12), torch.arange(12) % 3
     found = []
     for device in ("cpu", "cuda"):
-        network = build_network(genotype(neuron=model.key, keep=0.9, bits=4), input_info((2, 8, 8)), 0).train()
+        network = build_network(gene, input_info((2, 8, 8)), 0).train()
         loop = TrainLoop(Trainee(network, made).to(device), made)
         for _ in range(6):
             loop.step(x.to(device), y.to(device), 0.3)

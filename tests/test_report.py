@@ -455,4 +455,6 @@ def test_the_teacher_of_a_training_is_named(tmp_path: Path) -> None:
     _change(tmp_path / "metrics.json", teacher={"name": "auto", "epochs": 2, "validation_accuracy": 0.875})
     (tmp_path / "teacher.jsonl").write_text('{"epoch": 1, "seconds": 60}\n{"epoch": 2, "seconds": 66}\n')
     words = Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words
-    assert "a residual network with ReLU, 2 epochs in 2.1 minutes, validation accuracy 87.5%" in words
+    assert [word for word in words if "ReLU" in word] == [
+        "a residual network with ReLU, 2 epochs in 2.1 minutes, validation accuracy 87.5\u202f%"
+    ]

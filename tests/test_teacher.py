@@ -174,10 +174,14 @@ def test_it_learns_and_says_so(problem: Problem, tmp_path: Path) -> None:
     assert float(accuracy) == pytest.approx(log[-1]["validation_accuracy"])
 
 
-def test_it_goes_on_as_if_unbroken(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unbroken = derived(tmp_path / "a", problem, AUTO)
+@pytest.mark.parametrize("flip", [False, "alternating"])
+def test_it_goes_on_as_if_unbroken(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool | str
+) -> None:
+    changes = AUTO | {"augment.flip": flip}
+    unbroken = derived(tmp_path / "a", problem, changes)
     train_teacher(unbroken)
-    context = derived(tmp_path / "b", problem, AUTO)
+    context = derived(tmp_path / "b", problem, changes)
     torch.manual_seed(5)
     broken(lambda: train_teacher(context), monkeypatch, module, "_validated", 2)
     assert context.run.checkpoint("teacher").exists()

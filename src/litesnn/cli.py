@@ -399,7 +399,7 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="with --data: a recipe whose [data] says which rows and classes are meant"),
+        typer.Option("--recipe", help="with --data: a recipe whose data section says which rows and classes are meant"),
     ] = None,
     changes: Annotated[
         list[str] | None,

@@ -81,7 +81,7 @@ class Evaluation:
             timesteps.
         analog_macs: MACs of the layers that read the input.
         energy_nj: estimate of the arithmetic's energy in nanojoules (:mod:`litesnn.costs.energy`).
-        firing_rate: spikes per neuron and timestep.
+        firing_rate: share of the neurons that fire at a timestep.
         layers: a row for each bundle of synapses and the readout: "name", "bits", "weights", "kept", and SynOps.
         populations: a row for each: "name", "channels", "height", "width", "rate".
         engine: "native" or "reference".

@@ -45,7 +45,7 @@ def _figures(found: Evaluation) -> Table:
         ("Bit-SynOps", f"{found.bit_synops:,.0f}"),
         ("MACs of the input", f"{found.analog_macs:,}"),
         ("energy estimate, nJ", f"{found.energy_nj:,.4g}"),
-        ("spikes per neuron and timestep", f"{found.firing_rate:.2%}"),
+        ("neurons that fire at a timestep", f"{found.firing_rate:.2%}"),
         ("computed by", by),
     ]
     if found.synops_virtual != found.synops:

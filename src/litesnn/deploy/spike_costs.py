@@ -99,7 +99,7 @@ class SpikeCosts:
         ]
 
     def mean_rate(self) -> float:
-        """Spikes per neuron and timestep over all populations."""
+        """Share of the neurons and timesteps with a spike, over all populations."""
         neurons = sum(int(np.prod(shape)) for shape in self._shapes)
         return sum(self._fired) / (self.inputs * self.model.timesteps * neurons)
 

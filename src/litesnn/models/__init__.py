@@ -60,7 +60,7 @@ class ModelRecord(BaseModel):
     timesteps: int = Field(ge=1)
     bit_synops: float = Field(ge=0, description="per input, mean over the test rows")
     synops: float = Field(ge=0)
-    firing_rate: float = Field(ge=0, le=1, description="spikes per neuron and timestep")
+    firing_rate: float = Field(ge=0, le=1, description="share of the neurons that fire at a timestep")
     measured: dict[str, Any] = Field(description="all that litesnn evaluate measured, but for times")
 
     @property

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from litesnn.config import AUTO, Recipe
-from litesnn.data.batches import Samples, generator_for, shuffled_batches, steps_per_epoch
+from litesnn.data.batches import Samples, generator_for, mirrored_rows, shuffled_batches, steps_per_epoch
 from litesnn.data.bounds import require_file
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, validated
@@ -174,7 +174,8 @@ def train_teacher(context: StageContext) -> Path:
             started, means = time.perf_counter(), RunningMeans()
             network.train()
             order = generator_for(recipe.seed, "teacher", epoch)
-            batches = shuffled_batches(train, settings.batch_size, order, recipe.augment, most=steps)
+            mirrored = mirrored_rows(recipe.augment, train, recipe.seed, epoch)
+            batches = shuffled_batches(train, settings.batch_size, order, recipe.augment, most=steps, mirrored=mirrored)
             for step, (x, y) in enumerate(batches):
                 means.add(loop.step(x, y, (epoch + step / steps) / settings.epochs))
                 bar.advance(task)

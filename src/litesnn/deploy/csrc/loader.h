@@ -3,8 +3,8 @@
  * An image is a sequence of 32-bit little-endian words, arrays of int8 filled up with zeros to whole words:
  *
  *   magic "LSNN", version (1; 1 more where the populations say their neurons, 2 more where spikes are graded), bytes of
- *   the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels, 1 float numbers, 2 uint8 counts of events, another frame [C, H, W] at each
- *   timestep), classes K, populations P,
+ *   the image, timesteps T, channels C, height H, width W, kind (0 uint8 pixels, 1 float numbers, 2 uint8 counts of
+ *   events, another frame [C, H, W] at each timestep), classes K, populations P,
  *   fraction F (0: float arithmetic), leak f32, threshold f32 (fixed: Θ i32), (versions 3 and 4: levels D, the largest
  *   spike,)
  *   mean f32 [C], std f32 [C],
