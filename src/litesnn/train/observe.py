@@ -145,7 +145,7 @@ def gradient_shares(network: Network, x: Tensor) -> dict[str, float]:
         for name, neurons in populations.items():
             listen(name, neurons)
         with processes.apart():  # every process looks at the same rows
-            network(x)
+            network.backbone.run(x, network.timesteps, network.mixes(), integer=True)
     finally:
         for neurons in populations.values():
             neurons.listener = None
