@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-avx2 test-x86-64 test-slow test-interop fuzz lint docs format benchmark benchmark-engine benchmark-search benchmark-train clean
+.PHONY: demo test test-jobs test-avx2 test-x86-64 test-slow test-interop fuzz lint docs format benchmark benchmark-engine benchmark-search benchmark-train clean
 
 # All that the native libraries are built from; the folders themselves, because a file may be gone.
 CSRC := src/litesnn/deploy/csrc src/litesnn/snn/csrc
@@ -25,9 +25,13 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-# The same as on CPUs that have less than this one, torch included.
+# Whole jobs, which take seconds each.
+test-jobs: .venv/installed
+	$(BIN)/pytest -m job -n auto --maxprocesses 4 --dist worksteal
+
+# Both as on CPUs that have less than this one, torch included.
 test-avx2 test-x86-64: test-%: .venv/installed
-	LITESNN_CPU=$* $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	LITESNN_CPU=$* $(BIN)/pytest -m 'not slow and not interop' -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

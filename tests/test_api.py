@@ -44,6 +44,7 @@ def test_errors_have_one_root_and_exit_codes() -> None:
     assert (litesnn.LitesnnError.exit_code, litesnn.InputError.exit_code, litesnn.BudgetExceeded.exit_code) == (1, 2, 3)
 
 
+@pytest.mark.job
 def test_design_gives_what_the_command_gives(problem: Problem, finished: Path, tmp_path: Path) -> None:
     made = litesnn.design(data=str(problem.data), recipe=problem.recipe, run=tmp_path / "run", device="cpu")
     assert isinstance(made, litesnn.Design)
@@ -60,6 +61,7 @@ def test_design_gives_what_the_command_gives(problem: Problem, finished: Path, t
     assert {name for name in after if after[name] != before[name]} <= {".lock"}
 
 
+@pytest.mark.job
 def test_design_is_silent_but_for_warnings(problem: Problem, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = {"data": str(problem.data), "recipe": problem.recipe, "run": tmp_path / "run"}
     litesnn.design(**options, budget=litesnn.Budget(packed_bytes=4000), seed=3, changes=FAST)  # type: ignore[arg-type]
@@ -71,6 +73,7 @@ def test_design_is_silent_but_for_warnings(problem: Problem, tmp_path: Path, cap
         litesnn.design(**options, seed=4)  # type: ignore[arg-type]
 
 
+@pytest.mark.job
 def test_over_budget_raises_and_leaves_every_file(problem: Problem, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(litesnn.BudgetExceeded, match=r"bit_synops .* over its limit of 2") as caught:
@@ -149,6 +152,7 @@ class Stop(Exception):
     """What a caller may raise."""
 
 
+@pytest.mark.job
 def test_a_call_after_each_epoch_may_stop_the_run_which_goes_on(
     problem: Problem, finished: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_arms_change_nothing_but_the_search(tmp_path: Path) -> None:
         plan(tmp_path, recipe="paper").recipe_of(Task("joint", 0))
 
 
+@pytest.mark.job
 def test_all_arms_once(problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, figures = tmp_path / "runs", tmp_path / "figures.json"
     said = arguments(

@@ -252,6 +252,7 @@ def test_figures_by_hand() -> None:
     }
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_program_prints_figures_and_keeps_all_times(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -300,6 +301,7 @@ def test_wrong_options(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.job
 def test_peak_memory_holds_what_a_step_keeps() -> None:
     case = Case("search", "digits", 128)
     backbone = backbone_of(case)
@@ -313,6 +315,7 @@ def test_peak_memory_holds_what_a_step_keeps() -> None:
         peak_in_new_process(case, "nobody", threads=1)
 
 
+@pytest.mark.job
 def test_gpu_steps_measure_what_is_missing_and_ways_compute_the_same() -> None:
     rows = [
         {"case": "cifar10-s:2", "stage": stage, "way": way}

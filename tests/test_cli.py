@@ -127,6 +127,7 @@ def test_a_finished_design_is_left_alone(copy: Path, problem: Problem) -> None:
     assert after == before
 
 
+@pytest.mark.job
 def test_the_installed_program(tmp_path: Path) -> None:
     """The real process: exit code and streams as a shell sees them."""
     program = Path(sys.executable).with_name("litesnn")
@@ -144,6 +145,7 @@ def test_another_seed_is_another_search(problem: Problem, tmp_path: Path) -> Non
     assert first != second
 
 
+@pytest.mark.job
 def test_paper_mode(problem: Problem, tmp_path: Path) -> None:
     changes = [
         "search.sampling=false",
@@ -289,6 +291,7 @@ def test_a_recipe_that_is_no_recipe(problem: Problem, tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.job
 def test_an_impossible_size_says_what_the_smallest_needs(problem: Problem, tmp_path: Path) -> None:
     options = [*problem.options(tmp_path / "run"), "--set", "search.epochs=1", "--set", "train.epochs=1"]
     message = refused(litesnn("design", *options, "--budget", "200 B"))

@@ -124,6 +124,7 @@ def test_it_leaves_the_files_of_a_design(first: tuple[Path, Outcome]) -> None:
     assert "30 of 30 predictions are the module&#39;s own" in (run / "report.html").read_text()
 
 
+@pytest.mark.job
 def test_a_file_that_differs_from_the_module_is_not_packed(
     copy: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_choice_is_that_of_the_metrics(first: tuple[Path, Outcome]) -> None:
     assert choice.timesteps == metrics["timesteps"] <= 2
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("key", [key for key, cost in COSTS.items() if cost.expected is not None])
 def test_every_cost_can_be_limited(first: tuple[Path, Outcome], place: Path, tmp_path: Path, key: str) -> None:
     limit = 1.1 * COSTS[key].measured(json.loads((first[0] / "metrics.json").read_text()))
@@ -226,6 +228,7 @@ def test_a_finished_run_is_left_as_it_is(copy: Path, place: Path) -> None:
     assert {name for name in before if before[name] != after[name]} <= {".lock"}
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("stage", ["search", "train"])
 def test_a_stage_that_was_cut_short_goes_on(
     stage: str, first: tuple[Path, Outcome], place: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
@@ -290,6 +293,7 @@ def compress_events(name: str, place: Path, folder: Path, run: Path) -> Outcome:
     return litesnn("compress", "--model", f"{place / 'net.py'}:{name}", "--run", run, *options)
 
 
+@pytest.mark.job
 def test_a_module_that_makes_one_timestep_sees_a_frame_in_each(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +318,7 @@ def test_a_module_that_makes_all_timesteps_of_an_image_is_refused_for_events(
     assert "class Loop: its forward makes all timesteps of one input; events need one that makes one timestep" in line
 
 
+@pytest.mark.job
 def test_soft_resets_and_leaks_that_neurons_learn_are_in_the_file(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = compress(place, run, name="Soft")
@@ -334,6 +339,7 @@ def test_soft_resets_and_leaks_that_neurons_learn_are_in_the_file(place: Path, t
 # --- what cannot be packed, and what costs too much ---
 
 
+@pytest.mark.job
 def test_a_module_that_cannot_be_packed_is_measured_and_reported(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = compress(place, run, name="Tired")
@@ -457,6 +463,7 @@ def test_weights_are_safetensors_alone(place: Path, tmp_path: Path) -> None:
     assert "start.pt is damaged or not a safetensors file" in line
 
 
+@pytest.mark.job
 def test_settings_that_mean_nothing(place: Path, tmp_path: Path) -> None:
     widths = compress(place, tmp_path / "run", "--set", "search.widths=[0.5, 1.0]")
     assert refused(widths).startswith("search.widths: a user's module keeps its widths")

@@ -165,6 +165,7 @@ def free_run(tmp_path_factory: pytest.TempPathFactory, problem: Problem) -> dict
     return metrics
 
 
+@pytest.mark.job
 @every_row
 def test_a_limit_goes_through_the_whole_job(
     cost: Cost, problem: Problem, free_run: dict[str, Any], tmp_path: Path

@@ -32,6 +32,7 @@ def ended(code: str, said: Mapping[str, str]) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env={**rest, **said}, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("value", "capability", "without"),
     [("avx512", "", set()), ("avx2", "AVX2", {"avx512"}), ("x86-64", "DEFAULT", {"avx512", "avx2"})],
@@ -55,6 +56,7 @@ def test_what_is_said_already_stays() -> None:
     assert ended(code, {VARIABLE: ""}).stdout.split() == ["None"] * 3
 
 
+@pytest.mark.job
 def test_torch_may_be_there_already() -> None:
     found = ended("import torch, litesnn", {VARIABLE: "avx2"})
     assert found.returncode == 0

@@ -111,6 +111,7 @@ def parts_bytes(network: Network) -> int:
     return total
 
 
+@pytest.mark.job
 @settings(max_examples=12)
 @given(st.integers(0, 2**31), st.floats(0, 1), st.none() | st.floats(0, 1), st.sampled_from([(0, 0), (0, 1), (1, 1)]))
 def test_the_choice_is_the_best_of_all(seed: int, room: float, work: float | None, levels: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from litesnn.training_loop.progress import RunningMeans
 from whole_job import ALL_FILES, Problem, contents, litesnn, recipe
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("stage", ["search", "train"])
 def test_too_large_a_rate_is_one_line_and_a_lower_one_goes_on(
     problem: Problem, finished: Path, tmp_path: Path, stage: str

@@ -477,6 +477,7 @@ def test_library_tools_find_one_folder_of_sources_without_main(tmp_path: Path) -
     assert not any(" main(" in path.read_text() for path in (tmp_path / "firmware" / "src").iterdir())
 
 
+@pytest.mark.job
 def test_what_a_killed_export_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
     model = cell_model(np.random.default_rng(1), cells=1, width=3)
     out = tmp_path / "firmware"

@@ -58,32 +58,38 @@ def append(path: Path, row: str) -> None:
         table.write("\n" + row)
 
 
+@pytest.mark.job
 def test_a_cost_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "costs/slots.py", "costs/__init__.py", "A cost")
     assert passed(sources, "test_costs.py", "kept_weights") >= 8
 
 
+@pytest.mark.job
 def test_a_stage_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "digest.py", "stages.py", "A stage")
     assert passed(sources, "test_stages.py", "digest") >= 5
 
 
+@pytest.mark.job
 def test_a_strategy_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "search/chance.py", "strategies.py", "A strategy of search")
     assert passed(sources, "test_strategies.py", "chance") >= 5
 
 
+@pytest.mark.job
 def test_a_quantizer_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "quantizers/largest.py", "quantizers/__init__.py", "A quantizer")
     assert passed(sources, "test_quantizers.py", "largest") >= 10
 
 
+@pytest.mark.job
 def test_an_operation_takes_a_row(sources: Path) -> None:
     (row,) = examples("An operation")
     append(sources / "genotype.py", row)
     assert passed(sources, "test_operations.py", "trio3x3") >= 10
 
 
+@pytest.mark.job
 def test_a_neuron_takes_a_module_and_a_row(sources: Path) -> None:
     add(sources, "neurons/subtract.py", "neurons/__init__.py", "A neuron")
     assert passed(sources, "test_neurons.py", "subtract") >= 16

@@ -215,6 +215,7 @@ class TestRunFolder:
             source_of((X, Y), tmp_path)
         assert not (tmp_path / "data.npz").exists()
 
+    @pytest.mark.job
     def test_a_design_of_arrays_goes_on(self, problem: Problem, tmp_path: Path) -> None:
         x, y = inputs()
         options: dict[str, Any] = {"recipe": problem.recipe, "run": tmp_path / "run", "device": "cpu"}

@@ -102,6 +102,7 @@ def test_it_installs_extras_that_exist() -> None:
     assert set(extras[1].split(",")) <= set(known)
 
 
+@pytest.mark.job
 def test_the_guide_with_a_short_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     left_out = run_guide(short=True)
@@ -124,6 +125,7 @@ def test_compress_is_commands() -> None:
     assert sorted(model.partition(":")[0] for model in models) == [f"examples/{name}" for name in files]
 
 
+@pytest.mark.job
 def test_compress_with_a_short_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     copy_examples(tmp_path)

@@ -202,6 +202,7 @@ def test_what_is_kept_of_graded_spikes_are_those_of_all_bit_planes(
     assert Genotype.from_json(derive(context).read_text()).spike_levels == 3
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("update", ["alternating", "joint"])
 def test_an_epoch_may_end_early(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
     name, steps = "joint_step" if update == "joint" else "weight_step", [0]

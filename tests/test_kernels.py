@@ -251,6 +251,7 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.job
 def test_threads_are_those_of_torch_whoever_else_has_loaded_openmp() -> None:
     """scikit-learn brings an OpenMP library of its own; its threads and torch's would take each other's cores."""
     script = (

@@ -129,6 +129,7 @@ def test_other_words_are_refused_by_their_key(copy: Path, problem: Problem, othe
     assert contents(copy) == before
 
 
+@pytest.mark.job
 def test_its_recipe_makes_the_same_again(made: tuple[Path, Outcome], tmp_path: Path) -> None:
     run, again = made[0], tmp_path / "again"
     epochs = len(JsonLog.read(run / "train.jsonl"))
@@ -143,6 +144,7 @@ def test_its_recipe_makes_the_same_again(made: tuple[Path, Outcome], tmp_path: P
     assert found.metrics["test_accuracy"] == RunFolder(run).metrics()["test_accuracy"]
 
 
+@pytest.mark.job
 @pytest.mark.usefixtures("_planned_already")
 def test_killed_in_training_it_goes_on_with_the_same_recipe(
     copy: Path, problem: Problem, monkeypatch: pytest.MonkeyPatch
@@ -175,6 +177,7 @@ def test_a_lost_log_of_the_search_does_not_stop_the_training(copy: Path) -> None
     assert (copy / "network.safetensors").exists()
 
 
+@pytest.mark.job
 def test_data_given_in_python(tmp_path: Path) -> None:
     options: dict[str, Any] = {"budget": LIMITS, "run": tmp_path / "run", "device": "cpu", "time": 1}
     found = package.design(data=inputs(90), **options)
@@ -197,6 +200,7 @@ def begun(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {"recipe.toml", ".lock"}
 
 
+@pytest.mark.job
 def test_a_dry_run_says_what_will_be_done_and_does_nothing(problem: Problem, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = litesnn("design", *words(problem, run), "--dry-run")

@@ -136,6 +136,7 @@ def test_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_candidate(plan.recipe, input_info(plan.data)) >= 3_200_000
 
 
+@pytest.mark.job
 @settings(max_examples=20)
 @given(
     shape=st.tuples(st.sampled_from((1, 2, 3)), st.integers(1, 70), st.integers(1, 70)),
@@ -190,6 +191,7 @@ def needed(error: InputError) -> int:
     return int(found[1])
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("shape", "classes", "kind"),
     [((3, 32, 32), 100, "image"), ((2, 4, 5), 2, "events")],

@@ -136,6 +136,7 @@ print((peak() - before) / estimate)
 """
 
 
+@pytest.mark.job
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
     ("batch", "how", "recipe"),

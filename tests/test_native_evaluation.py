@@ -50,6 +50,7 @@ def test_the_engine_is_measured_on_the_test_set(copy: Path) -> None:
     assert f"{len(guesses)} of {len(guesses)} predictions as torch's" in " ".join(outcome.out.split())
 
 
+@pytest.mark.job
 def test_summary_and_report_tell_of_it(copy: Path) -> None:
     assert 'id="engine"' not in (copy / "report.html").read_text()
     evaluate(copy)
@@ -71,6 +72,7 @@ def test_needs_a_packed_model_and_metrics(copy: Path) -> None:
     assert "metrics.json is missing: run 'litesnn evaluate" in outcome.err
 
 
+@pytest.mark.job
 def test_a_broken_budget_is_still_one(copy: Path) -> None:
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["budgets"][0] |= {"kept": False, "limit": 1}

@@ -431,6 +431,7 @@ def design(request: pytest.FixtureRequest, problem: Problem, tmp_path_factory: p
     return RunFolder(run)
 
 
+@pytest.mark.job
 def test_the_whole_job_ends_with_a_network_that_is_exact(design: RunFolder) -> None:
     model = NEURONS[design.recipe().model.neuron]
     network = load_network(design.need("train"))

@@ -61,6 +61,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert caught.value is error
 
 
+@pytest.mark.job
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_prediction_without_memory(tmp_path: Path) -> None:
     from litesnn.deploy.packed import write

@@ -231,6 +231,7 @@ def test_the_search_learns_with_it(row: Quantizer) -> None:
     assert [group["weight_decay"] for group in groups[1:]] == ([0.0] if own else [])
 
 
+@pytest.mark.job
 @every_row
 def test_a_whole_job(row: Quantizer, problem: Problem, tmp_path: Path) -> None:
     """Designed under a budget: the packed file keeps it, and computes what torch does."""
@@ -288,6 +289,7 @@ def test_an_unknown_one_is_refused_by_name(problem: Problem) -> None:
         Genotype.from_json(json.dumps(gene))
 
 
+@pytest.mark.job
 @every_row
 def test_a_user_module_is_compressed_with_it_or_refuses_it_by_name(
     row: Quantizer, problem: Problem, tmp_path: Path

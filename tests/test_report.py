@@ -108,6 +108,7 @@ def test_css_variables_of_the_drawings_are_defined(tmp_path: Path) -> None:
     assert {"--ink", "--series-1"} <= used <= defined
 
 
+@pytest.mark.job
 def test_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     examples = write_fake_run(tmp_path / "run")
     first = write_report(tmp_path / "run", examples).read_bytes()
@@ -162,6 +163,7 @@ OPTIONAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.job
 def test_each_optional_metric_may_be_missing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     examples = write_fake_run(run, search=False)
@@ -447,6 +449,7 @@ def test_a_unit_with_a_prefix_gets_no_second_one(nanojoules: float, words: str) 
     assert plots.si(nanojoules, "nJ") == words
 
 
+@pytest.mark.job
 def test_the_teacher_of_a_training_is_named(tmp_path: Path) -> None:
     examples = write_fake_run(tmp_path)
     assert "Teacher" not in Page(write_report(tmp_path, examples).read_text(encoding="utf-8")).words

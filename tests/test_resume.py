@@ -63,6 +63,7 @@ def test_killed_in_search_and_in_training(problem: Problem, finished: Path, tmp_
     assert {name for name in left if not name.endswith(".tmp")} == ALL_FILES
 
 
+@pytest.mark.job
 def test_killed_between_log_and_checkpoint(
     problem: Problem, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_log_that_was_lost_does_not_stop_a_resumed_run(
     assert [row["epoch"] for row in rows(run / "search.jsonl")] == [1, 3, 4]
 
 
+@pytest.mark.job
 def test_ctrl_c_says_how_to_go_on(problem: Problem, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with start("search", *problem.options(run)) as process:
@@ -121,6 +123,7 @@ def test_a_lost_network_is_trained_again_without_a_search(copy: Path, finished: 
     assert contents(copy) == contents(finished)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("lost", "made"),
     [
@@ -211,6 +214,7 @@ def fail_to_sync(monkeypatch: pytest.MonkeyPatch, name: str, *, after: int) -> N
     monkeypatch.setattr(os, "fsync", fsync)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("name", "after"),
     [
@@ -248,6 +252,7 @@ runpy.run_module("litesnn", run_name="__main__")
 """
 
 
+@pytest.mark.job
 def test_a_log_that_cannot_be_written(problem: Problem, tmp_path: Path) -> None:
     """Files of at most 500 B stand in for a full disk; here even a line of the log does not fit."""
     run = tmp_path / "run"

@@ -67,6 +67,7 @@ def copy(pair_design: tuple[Path, list[Outcome]], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.job
 def test_two_processes_make_one_run_folder(pair_design: tuple[Path, list[Outcome]]) -> None:
     run, (first, second) = pair_design
     assert (first.code, first.complaints) == (0, "")
@@ -98,6 +99,7 @@ def wait_for_lines(log: Path, count: int) -> None:
 LOST = "litesnn: error: a worker ended or was stopped; the same command goes on from the last checkpoint ("
 
 
+@pytest.mark.job
 def test_killed_and_resumed_in_search_and_in_training(
     problem: Problem, pair_design: tuple[Path, list[Outcome]], tmp_path: Path
 ) -> None:
@@ -303,6 +305,7 @@ def with_few_measured_steps(scratch: Path, *arguments: str | Path) -> Outcome:
     return command(scratch, *arguments)
 
 
+@pytest.mark.job
 def test_one_process_makes_the_recipe_for_all(problem: Problem, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (tmp_path / "scratch").mkdir()

@@ -96,6 +96,7 @@ def test_its_settings_are_keys_of_recipes(stage: Stage) -> None:
         assert {first_reader(name) for name in inner} <= set(list(STAGES)[: list(STAGES).index(stage.name) + 1])
 
 
+@pytest.mark.job
 @every_stage
 def test_without_its_result_it_and_all_that_follows_are_made_anew(
     stage: Stage, problem: Problem, complete: Path, tmp_path: Path
@@ -160,6 +161,7 @@ def one_more(stage: Stage, *, after: str) -> Iterator[None]:
         STAGES.update(rows)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("after", ["evaluate", "pack", "report"])
 def test_another_stage_takes_a_row(problem: Problem, finished: Path, tmp_path: Path, after: str) -> None:
     run = copied(finished, tmp_path)
@@ -226,6 +228,7 @@ def test_a_setting_of_another_stage_leaves_those_before_it_alone() -> None:
 # --- what is read once, and handed on ---
 
 
+@pytest.mark.job
 def test_a_recipe_is_parsed_once(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     real = Recipe.from_toml

@@ -49,6 +49,7 @@ def test_its_function_takes_a_context(strategy: Strategy) -> None:
     assert parameter.annotation in ("SearchContext", SearchContext)
 
 
+@pytest.mark.job
 @every_strategy
 def test_a_design_goes_through_within_the_budget(strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -88,6 +89,7 @@ def test_its_epochs_take_the_samples_that_its_row_says(strategy: Strategy, probl
     assert search_pace(made, data, Session(), seconds=0.0).step > 0
 
 
+@pytest.mark.job
 @every_strategy
 def test_a_user_module_is_searched_or_refused_in_a_line(strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
     module = tmp_path / "module.py"

@@ -194,6 +194,7 @@ def test_unbatched() -> None:
     torch.testing.assert_close(conv2d(x, weight, stride=2), F.conv2d(x, weight, stride=2))
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("torchs", "onednn"), [("avx2", "AVX2"), ("default", "SSE41"), ("", "")])
 def test_no_memory_is_overwritten(torchs: str, onednn: str) -> None:
     """On a CPU with AVX2 the process dies without the guard."""

@@ -364,6 +364,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.job
 def test_a_design_with_a_module(problem: Problem, classes: Path, tmp_path: Path) -> None:
     """Named again it goes on; nobody else's file is run, and no other teacher is taken."""
     run, name = tmp_path / "run", f"{classes}:Net"
@@ -407,6 +408,7 @@ def test_a_design_with_another_run(problem: Problem, finished: Path, tmp_path: P
     assert "teacher.sha256 was" in refused(litesnn("design", "--run", run, "--teacher", old, "--seed", "0"))
 
 
+@pytest.mark.job
 def test_compress_with_the_module_as_it_was(problem: Problem, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(MODULE)
     name = f"{tmp_path / 'net.py'}:Net"

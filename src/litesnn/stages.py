@@ -109,7 +109,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="evaluate",
             output="metrics.json",
-            meaning="Measure the trained network on the test split. Exit code 3 if it breaks its budget.",
+            meaning="Measure a run's trained network on its test split, with exit code 3 if it breaks its budget.",
             design="litesnn.train.evaluate:evaluate",
             compress="litesnn.compression.stages:evaluate",
             needs=("train",),
