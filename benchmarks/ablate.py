@@ -201,8 +201,8 @@ class Bench:
             write_atomically(run.output("derive"), genotype.to_json())
         job = Job(run, self.session, data)
         with held(run, recipe):
-            for stage in ("train", "evaluate") if self.test else ("train",):
-                if not run.done(stage):
+            for stage in ("teacher", "train", "evaluate")[: 3 if self.test else 2]:
+                if stage in run.needs() and not run.done(stage):
                     job.do(stage)
         result = self.measured(variant, run, genotype, data)
         path = self.result_path(variant)
