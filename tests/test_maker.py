@@ -245,6 +245,8 @@ def test_the_size_that_is_named_is_possible_and_a_byte_less_is_not(
         ("train.lr", 0.01),
         ("train.nesterov", False),
         ("train.momentum", 0.5),
+        ("train.init", "normal"),
+        ("model.spike_levels", 1),
     ],
 )
 def test_what_was_said_stays_and_has_no_reason(monkeypatch: pytest.MonkeyPatch, key: str, said: Any) -> None:
@@ -253,6 +255,19 @@ def test_what_was_said_stays_and_has_no_reason(monkeypatch: pytest.MonkeyPatch, 
     assert value(plan.recipe, key) == said
     assert key not in plan.reasons
     require_possible(plan.recipe, input_info(plan.data))
+
+
+@pytest.mark.parametrize(
+    ("said", "levels"),
+    [({}, 3), ({"model.neuron": "plif"}, 3), ({"model.neuron": "lif-soft"}, 1), ({"search.mode": "paper"}, 1)],
+)
+def test_spikes_are_graded_where_neurons_can(
+    monkeypatch: pytest.MonkeyPatch, said: Mapping[str, Any], levels: int
+) -> None:
+    pretend(monkeypatch, COLOUR)
+    plan = plan_for(said)
+    assert plan.recipe.model.spike_levels == levels
+    assert ("model.spike_levels" in plan.reasons) == (levels == 3)
 
 
 def test_whole_tables_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:

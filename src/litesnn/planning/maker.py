@@ -29,6 +29,7 @@ from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
 from litesnn.front_end import InputKind
 from litesnn.genotype import CellGene, Genotype, StemGene
+from litesnn.neurons import NEURONS
 from litesnn.planning.macro import MacroPath, deep_path, macro_paths, uniform_bytes, uniform_cost, widest
 from litesnn.planning.mirror import why_mirror
 from litesnn.planning.scale import HARDLY_BEGUN
@@ -409,6 +410,8 @@ def _fixed_choices(draft: _Draft) -> None:
         draft.set("search.sampling", True)
         draft.set("search.keeps", [0.5, 1.0])
         draft.set("search.widths", [0.5, 0.75, 1.0])
+        if NEURONS[draft.recipe().model.neuron].graded:
+            draft.set("model.spike_levels", 3, "spikes of two bits tell more than two timesteps, in half the time")
     draft.set("search.lr", 0.1)
     draft.set("search.alpha_lr", 0.01)
     draft.set("search.beta_lr", 0.03)
@@ -418,6 +421,7 @@ def _fixed_choices(draft: _Draft) -> None:
     draft.set("train.nesterov", True)
     draft.set("train.warmup", 0.05)
     draft.set("train.label_smoothing", 0.1)
+    draft.set("train.init", "identity", "what layers read gets through them from the first step on")
 
 
 def _macro_path(draft: _Draft, info: InputInfo) -> MacroPath:

@@ -77,7 +77,8 @@ def nir_graph(model: PackedModel, *, fires_at_threshold: bool = False) -> Any:
     require_float(model, "NIR")
     if model.levels > 1:
         raise InputError(
-            f"NIR cannot carry graded spikes 0…{model.levels}: its neurons spike or do not; expected spike_levels = 1"
+            f"NIR cannot carry graded spikes 0…{model.levels}: its neurons spike or do not; expected a design with "
+            "--set model.spike_levels=1"
         )
     for index in used_populations(model):
         neuron = neuron_of(model, model.populations[index])
