@@ -45,12 +45,13 @@ from litesnn.data.sources import Data, load
 from litesnn.design import Job, make_recipe
 from litesnn.errors import InputError
 from litesnn.files import JsonLog, write_atomically
-from litesnn.genotype import CellGene, Edge, Genotype, StemGene
+from litesnn.genotype import CellGene, Genotype, StemGene
 from litesnn.network_file import load_network
 from litesnn.runs import RunFolder, held
+from litesnn.search.baselines import plain_edges
 from litesnn.search.derive import largest_file
 from litesnn.snn.cost import Meter
-from litesnn.snn.network import InputInfo, Network
+from litesnn.snn.network import InputInfo
 from litesnn.train.fit import validate
 from litesnn.training_loop.session import Session, begin_session, input_info
 from machine import conditions
@@ -116,21 +117,13 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def uniform_network(recipe: Recipe, *, bits: int, width: int, timesteps: int) -> Genotype:
     """The plain network of a recipe's macro path: 3×3 convolutions from the nearest sources, one bit-width."""
     model = recipe.model
-    edges = tuple(
-        Edge(node=node, source=source, op="conv3x3")
-        for node in range(model.nodes)
-        for source in range(max(0, node + 2 - model.edges_per_node), node + 2)
-    )
     return Genotype(
         timesteps=timesteps,
         stem=StemGene(channels=model.stem_channels, stride=model.stem_stride, bits=model.io_bits),
-        edges=edges,
+        edges=plain_edges(recipe),
         cells=tuple(CellGene(level=level, width=width * 2**level, bits=bits, keep=1.0) for level in model.levels),
         classifier_bits=model.io_bits,
-        arithmetic=model.arithmetic,
-        quantizer=model.quantizer,
-        neuron=model.neuron,
-        spike_levels=model.spike_levels,
+        **model.kinds,
     )
 
 
@@ -138,11 +131,9 @@ def network_of(variant: Variant, info: InputInfo) -> Genotype:
     """The genotype of a variant. Raises ``InputError`` if its network is not understood, or nothing fits."""
     said, recipe = dict(variant.network), variant.recipe
     if "genotype" in said:
-        model = recipe.model
         read = Genotype.read(Path(said["genotype"])).model_dump()
-        kinds = {"arithmetic", "quantizer", "neuron", "spike_levels"}
         changed = {"timesteps": said["timesteps"]} if "timesteps" in said else {}
-        return Genotype.model_validate(read | {key: getattr(model, key) for key in kinds} | changed)
+        return Genotype.model_validate(read | recipe.model.kinds | changed)
     unknown = sorted(said.keys() - {"bits", "packed_bytes", "width", "timesteps"})
     if unknown or "bits" not in said or ("width" in said) == ("packed_bytes" in said):
         raise InputError(f"{variant.name}: network: expected bits, and packed_bytes or width; found {said}")
@@ -229,7 +220,7 @@ class Bench:
             **found,
             "largest_file": largest_file(genotype, input_info(data)),
             "firing_rates": rates,
-            "firing_rate": _over_neurons(network, rates),
+            "firing_rate": float(meter.firing_rate()),
             "n_validation": len(validation),
             "train_seconds": sum(row["seconds"] for row in log),
             "epochs": [
@@ -240,17 +231,6 @@ class Bench:
             "conditions": conditions(["torch"], threads=torch.get_num_threads()),
             "settings": variant.recipe.model_dump(mode="json"),
         }
-
-
-def _over_neurons(network: Network, rates: Mapping[str, float]) -> float:
-    """The share of all neurons that fire in a timestep."""
-    backbone, genotype = network.backbone, network.genotype
-    height, width = backbone.map_size(0)
-    neurons = {"stem": genotype.stem.channels * height * width}
-    for index, gene in enumerate(genotype.cells):
-        height, width = backbone.map_size(gene.level)
-        neurons |= {f"cell {index + 1} node {node}": gene.width * height * width for node in range(genotype.nodes)}
-    return sum(rates[name] * count for name, count in neurons.items()) / sum(neurons.values())
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

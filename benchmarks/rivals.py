@@ -42,7 +42,8 @@ from litesnn.files import JsonLog, parse_json, read_text, validated, write_atomi
 from litesnn.planning.sensible import require_sensible
 from litesnn.runs import RunFolder, first_difference
 from litesnn.train.judgement import standard_error
-from litesnn.train.teacher import Teacher, digest_of, network_file_of, network_teacher
+from litesnn.train.losses import divergence
+from litesnn.train.teacher import Teacher, digest_of, network_file_of, network_teacher, validate_plainly
 from litesnn.training_loop.checkpoint import load_into, load_state, load_tensors, save_state, save_tensors
 from litesnn.training_loop.graphs import set_lr
 from litesnn.training_loop.pinned import pinned
@@ -154,17 +155,20 @@ class RivalTraining:
         """Those of the input; frames have theirs side by side."""
         return self.info.shape[0] * (self.recipe.timesteps if self.info.frames else 1)
 
-    def build(self) -> Rival:
-        """The network with its first weights, on the device."""
-        settings = self.settings
-        network = build_rival(
+    def of_settings(self, settings: Mapping[str, Any], seed: int) -> Rival:
+        """The network that settings name, for the data of this training."""
+        return build_rival(
             settings["network"],
             self.channels,
             len(self.info.classes),
             width=settings["width"],
             bits=settings["bits"],
-            seed=generator_for(settings["seed"], "rival").initial_seed(),
+            seed=seed,
         )
+
+    def build(self) -> Rival:
+        """The network with its first weights, on the device."""
+        network = self.of_settings(self.settings, generator_for(self.settings["seed"], "rival").initial_seed())
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         return network.to(self.session.device)
 
@@ -226,7 +230,7 @@ class RivalTraining:
                 rows += len(y)
             if not torch.isfinite(loss):
                 raise InputError(f"{self.folder}: training diverged in epoch {epoch + 1}; try a lower --lr")
-            measured = _validate(network, validation)
+            measured = validate_plainly(network, validation)
             rank = (measured["validation_accuracy"], -measured["validation_loss"])
             is_best = best is None or rank > tuple(best)
             row: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - started, 3)}
@@ -246,10 +250,7 @@ class RivalTraining:
         loss = F.cross_entropy(logits, y, label_smoothing=self.settings["label_smoothing"])
         if self.teacher is None:
             return loss
-        heat = self.settings["temperature"]
-        wanted = F.log_softmax(self.teacher(x) / heat, dim=1)
-        found = F.log_softmax(logits / heat, dim=1)
-        apart = heat**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        apart = divergence(logits[None], self.teacher(x), self.settings["temperature"])
         taught: Tensor = loss + self.settings["teacher_weight"] * apart
         return taught
 
@@ -358,28 +359,9 @@ def load_teacher(path: Path, training: RivalTraining, session: Session) -> Teach
     settings = said["settings"]
     if settings["data"] != training.settings["data"]:
         raise InputError(f"--teacher {path} was trained on other data than {training.data.name}")
-    network = build_rival(
-        settings["network"],
-        training.channels,
-        len(training.info.classes),
-        width=settings["width"],
-        bits=settings["bits"],
-        seed=0,
-    )
+    network = training.of_settings(settings, seed=0)
     load_into(network, tensors, best)
     return Teacher(network.to(session.device).eval().requires_grad_(requires_grad=False), digest_of(best))
-
-
-@torch.no_grad()
-def _validate(network: Rival, rows: Samples) -> dict[str, float]:
-    """Loss and accuracy of the fake-quantized network."""
-    network.eval()
-    loss, correct = 0.0, 0
-    for x, y in rows.batches(_BATCH):
-        logits = network(x)
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        correct += int((logits.argmax(1) == y).sum())
-    return {"validation_loss": loss / len(rows), "validation_accuracy": correct / len(rows)}
 
 
 @torch.no_grad()

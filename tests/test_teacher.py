@@ -183,7 +183,7 @@ def test_it_goes_on_as_if_unbroken(
     train_teacher(unbroken)
     context = derived(tmp_path / "b", problem, changes)
     torch.manual_seed(5)
-    broken(lambda: train_teacher(context), monkeypatch, module, "_validated", 2)
+    broken(lambda: train_teacher(context), monkeypatch, module, "validate_plainly", 2)
     assert context.run.checkpoint("teacher").exists()
     assert not context.run.done("teacher")
     train_teacher(context)

@@ -97,6 +97,11 @@ class ModelSettings(_Settings):
         ),
     )
 
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The fields of a genotype that say how all of its layers and neurons compute."""
+        return self.model_dump(include={"arithmetic", "quantizer", "neuron", "spike_levels"})
+
     @field_validator("ops")
     @classmethod
     def _known_ops(cls, ops: tuple[str, ...]) -> tuple[str, ...]:

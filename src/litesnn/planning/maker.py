@@ -647,10 +647,7 @@ def _uniform_genotype(recipe: Recipe, timesteps: int) -> Genotype:
             for level in model.levels
         ),
         classifier_bits=model.io_bits,
-        arithmetic=model.arithmetic,
-        quantizer=model.quantizer,
-        neuron=model.neuron,
-        spike_levels=model.spike_levels,
+        **model.kinds,
     )
 
 

@@ -18,7 +18,7 @@ from litesnn.genotype import Edge, Genotype, all_edges
 from litesnn.search.derive import Preferences, choose, largest_file, wiring
 from litesnn.snn.network import InputInfo
 
-__all__ = ["compress_uniformly", "matched_random_genotype", "random_genotype", "uniform_genotype"]
+__all__ = ["compress_uniformly", "matched_random_genotype", "plain_edges", "random_genotype", "uniform_genotype"]
 
 
 def random_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequence[float]], *, seed: int) -> Genotype:
@@ -87,12 +87,16 @@ def uniform_genotype(recipe: Recipe, info: InputInfo, rates: Mapping[str, Sequen
     Raises:
         InputError: not even the narrowest fits.
     """
-    edges = tuple(
+    return _widest(recipe, info, rates, plain_edges(recipe), bits, keep=1.0)
+
+
+def plain_edges(recipe: Recipe) -> tuple[Edge, ...]:
+    """The plain wiring: into each node 3×3 convolutions from the nearest sources."""
+    return tuple(
         Edge(node=node, source=source, op="conv3x3")
         for node in range(recipe.model.nodes)
         for source in range(max(0, node + 2 - recipe.model.edges_per_node), node + 2)
     )
-    return _widest(recipe, info, rates, edges, bits, keep=1.0)
 
 
 def compress_uniformly(recipe: Recipe, info: InputInfo, searched: Preferences, *, bits: int, keep: float) -> Genotype:

@@ -651,10 +651,7 @@ def _genotype(chosen: Sequence[Option], timesteps: int, edges: tuple[Edge, ...],
         edges=edges,
         cells=cells,
         classifier_bits=model.io_bits,
-        arithmetic=model.arithmetic,
-        quantizer=model.quantizer,
-        neuron=model.neuron,
-        spike_levels=model.spike_levels,
+        **model.kinds,
     )
 
 

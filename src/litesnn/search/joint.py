@@ -207,10 +207,7 @@ def build_supernet(recipe: Recipe, shape: tuple[int, int, int], classes: int) ->
             for level in model.levels
         ),
         classifier_bits=model.io_bits,
-        arithmetic=model.arithmetic,
-        quantizer=model.quantizer,
-        neuron=model.neuron,
-        spike_levels=model.spike_levels,
+        **model.kinds,
     )
     choices = Choices(model.ops, settings.bits, settings.keeps, settings.widths, model.edges_per_node)
     with torch.random.fork_rng(devices=[]):

@@ -63,6 +63,7 @@ __all__ = [
     "require_fit",
     "teacher_record",
     "train_teacher",
+    "validate_plainly",
 ]
 
 _KIND = "teacher"
@@ -179,7 +180,7 @@ def train_teacher(context: StageContext) -> Path:
             for step, (x, y) in enumerate(batches):
                 means.add(loop.step(x, y, (epoch + step / steps) / settings.epochs))
                 bar.advance(task)
-            row: dict[str, Any] = {"epoch": epoch + 1} | means.means() | _validated(network, validation)
+            row: dict[str, Any] = {"epoch": epoch + 1} | means.means() | validate_plainly(network, validation)
             require_converging(run, recipe, "teacher", row, network.parameters())
             row |= {"seconds": round(time.perf_counter() - started, 3), "learning_rate": loop.lr}
             row["options"] = session.options()
@@ -213,8 +214,8 @@ class _Saved(BaseModel):
 
 
 @torch.no_grad()
-def _validated(network: ResidualNetwork, rows: Samples) -> dict[str, float]:
-    """Loss and accuracy on a split."""
+def validate_plainly(network: torch.nn.Module, rows: Samples) -> dict[str, float]:
+    """Loss and accuracy on a split of a network that gives one set of logits [B, K]."""
     network.eval()
     loss, correct = 0.0, 0
     for x, y in rows.batches(_EVALUATION_BATCH):
